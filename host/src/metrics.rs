@@ -1,0 +1,1 @@
+//! The counters, defined against each other.
