@@ -25,6 +25,8 @@ mod redis_server;
 mod report;
 mod run;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 /// Measures Larder beside what people would pick instead.
@@ -43,8 +45,19 @@ enum Command {
     Peer(peer::Options),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Arguments::parse().command {
+fn main() -> ExitCode {
+    match execute(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        // The message alone: a backtrace says nothing about a program that is not installed.
+        Err(error) => {
+            eprintln!("larder-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(command: Command) -> anyhow::Result<()> {
+    match command {
         // The runner has one thread on purpose: children inherit the affinity of the thread that starts
         // them, so pinning a child is pinning this thread for the length of one spawn.
         Command::Run(options) => tokio::runtime::Builder::new_current_thread()
