@@ -50,10 +50,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let config = Arc::new(config);
     let (empty, _) = Snapshot::build(&Config { routes: Vec::new(), ..(*config).clone() }, Arc::default(), &metrics);
     let routes = Arc::new(ArcSwap::from_pointee(empty));
-    let registry = Registry::open(&config, rebind(&config, &routes, &metrics)).await.context("opening the plugin directory")?;
-    let (snapshot, problems) = Snapshot::build(&config, registry.set(), &metrics);
-    report(&problems)?;
-    routes.store(Arc::new(snapshot));
+    let rebind = rebind(&config, &routes, &metrics);
+    let registry = Registry::open(&config, rebind).await.context("opening the plugin directory")?;
+    bind(&config, &registry, &routes, &metrics)?;
 
     let (stop, stopping) = watch::channel(false);
     let service = Arc::new(Service { routes: Arc::clone(&routes), cache: Arc::clone(&cache), metrics: Arc::clone(&metrics) });
@@ -130,6 +129,25 @@ fn rebind(
         }
         routes.store(Arc::new(snapshot));
     })
+}
+
+/// Binds the routes for the first time. A plugin may be swapped while this runs, and its table must not be replaced by
+/// the older one made here: so the set is looked at again after the table is in place.
+fn bind(
+    config: &Config,
+    registry: &Registry,
+    routes: &ArcSwap<Snapshot>,
+    metrics: &Metrics,
+) -> anyhow::Result<()> {
+    loop {
+        let plugins = registry.set();
+        let (snapshot, problems) = Snapshot::build(config, Arc::clone(&plugins), metrics);
+        report(&problems)?;
+        routes.store(Arc::new(snapshot));
+        if Arc::ptr_eq(&plugins, &registry.set()) {
+            return Ok(());
+        }
+    }
 }
 
 fn report(problems: &[Problem]) -> anyhow::Result<()> {
