@@ -89,3 +89,18 @@ impl metadata::Guest for Demo {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Settings;
+
+    #[test]
+    fn the_descriptor_tells_the_defaults() {
+        let descriptor: serde_json::Value =
+            serde_json::from_str(include_str!("../descriptor.json")).unwrap();
+        let told = &descriptor["settings"]["properties"];
+        let Settings { text, latency_ms } = Settings::default();
+        assert_eq!(told["text"]["default"], text);
+        assert_eq!(told["latency_ms"]["default"], latency_ms);
+    }
+}

@@ -12,7 +12,7 @@ use wasip3::wit_future;
 /// An answer that came whole.
 pub(crate) struct Response {
     pub(crate) status: u16,
-    headers: Vec<(String, Vec<u8>)>,
+    pub(crate) headers: Vec<(String, Vec<u8>)>,
     pub(crate) body: Vec<u8>,
 }
 

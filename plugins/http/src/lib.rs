@@ -323,3 +323,103 @@ impl metadata::Guest for Http {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Outcome, Param, Settings, fetch, outcome, part, retry_after_ms, url};
+    use std::collections::BTreeMap;
+
+    fn check_url(template: &str, parts: &[(&str, &str)], expect: Result<&str, &str>) {
+        let settings = Settings {
+            url: template.to_owned(),
+            headers: BTreeMap::new(),
+            timeout_ms: None,
+            body_max: 0,
+        };
+        let parts: Vec<Param> = parts
+            .iter()
+            .map(|&(name, value)| Param {
+                name: name.to_owned(),
+                value: value.to_owned(),
+            })
+            .collect();
+        let made = url(&settings, |name| part(&parts, name)).map(|url| url.to_string());
+        assert_eq!(
+            made.as_deref().map_err(|failure| failure.code.as_str()),
+            expect
+        );
+    }
+
+    #[test]
+    fn a_part_stays_within_its_place_in_the_url() {
+        let check = |value, expect| {
+            check_url("http://h:9/c/{id}?x={id}", &[("id", value)], expect);
+        };
+        check("DE", Ok("http://h:9/c/DE?x=DE"));
+        check(
+            "a/b?c#d&e=%",
+            Ok("http://h:9/c/a%2Fb%3Fc%23d%26e%3D%25?x=a%2Fb%3Fc%23d%26e%3D%25"),
+        );
+        check("é ", Ok("http://h:9/c/%C3%A9%20?x=%C3%A9%20"));
+        check("...", Ok("http://h:9/c/...?x=..."));
+        check("%2e%2e", Ok("http://h:9/c/%252e%252e?x=%252e%252e"));
+        check(".", Err("part-is-dots"));
+        check("..", Err("part-is-dots"));
+    }
+
+    #[test]
+    fn what_the_settings_get_wrong_is_told() {
+        check_url(
+            "http://h/{id}/{lang}",
+            &[("id", "1")],
+            Err("template-part-missing"),
+        );
+        check_url("ftp://h/{id}", &[("id", "1")], Err("url-invalid"));
+        check_url("/relative", &[], Err("url-invalid"));
+    }
+
+    #[test]
+    fn every_status_has_its_outcome() {
+        let check = |status, known, expect: &str| {
+            let response = fetch::Response {
+                status,
+                headers: Vec::new(),
+                body: Vec::new(),
+            };
+            let said = match outcome(response, known) {
+                Ok(Outcome::Found(_)) => "found".to_owned(),
+                Ok(Outcome::Missing(_)) => "missing".to_owned(),
+                Ok(Outcome::NotModified(_)) => "not-modified".to_owned(),
+                Err(failure) => format!("{:?}", failure.kind),
+            };
+            assert!(said.ends_with(expect), "{status} is {said}, not {expect}");
+        };
+        for (status, expect) in [
+            (200, "found"),
+            (203, "found"),
+            (404, "missing"),
+            (410, "missing"),
+            (400, "InvalidRequest"),
+            (401, "Denied"),
+            (403, "Denied"),
+            (429, "RateLimited"),
+            (500, "Unavailable"),
+            (503, "Unavailable"),
+            (302, "Internal"),
+            (418, "Internal"),
+        ] {
+            check(status, false, expect);
+            check(status, true, expect);
+        }
+        check(304, true, "not-modified");
+        check(304, false, "Internal");
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        assert_eq!(retry_after_ms("120"), Some(120_000));
+        assert_eq!(retry_after_ms("Fri, 31 Dec 1999 23:59:59 GMT"), Some(0));
+        assert_eq!(retry_after_ms("soon"), None);
+        assert_eq!(retry_after_ms("18446744073709551615"), None);
+    }
+}
