@@ -1,6 +1,8 @@
 //! `larder serve`: wires the rooms together and runs them until SIGTERM. The one place that knows all of them.
 
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +14,9 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
+use tracing_subscriber::EnvFilter;
 
+use super::args::Settings;
 use crate::admin::Admin;
 use crate::cache::clock::{Clock, SystemClock};
 use crate::cache::generations::Generations;
@@ -26,12 +30,43 @@ use crate::metrics::{Metrics, Sample};
 use crate::plugin::{PluginSet, Registry};
 use crate::route::Snapshot;
 
-/// Serves until SIGTERM or SIGINT, then drains.
-///
-/// # Errors
-/// What keeps it from starting: an address in use, a Redis URL that is none, a plugin directory that cannot be read,
-/// a route bound to a plugin of the wrong kind.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+/// Serves until it is told to stop. Exits with 1 on what keeps it from starting.
+pub(super) fn run(settings: &Settings) -> ExitCode {
+    let (config, warnings) = match settings.load() {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            super::complain(problems);
+            return ExitCode::FAILURE;
+        }
+    };
+    super::complain(warnings);
+    log_to_stderr();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: the runtime cannot be started: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(serve(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `LARDER_LOG` filters as `RUST_LOG` does elsewhere; `info` by default.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env("LARDER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+}
+
+/// Wires the rooms together, serves until SIGTERM or SIGINT, then drains. Fails on what keeps it from starting: an
+/// address in use, a plugin directory that cannot be read, a route bound to a plugin of the wrong kind.
+async fn serve(config: Config) -> anyhow::Result<()> {
     raise_descriptor_limit();
     // Addresses first: a port in use is told before plugins are compiled.
     let public = listen(config.server.listen, "[server] listen").await?;
