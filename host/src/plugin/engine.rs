@@ -37,7 +37,11 @@ impl Engine {
     ///
     /// # Errors
     /// What is wrong with the component and how to mend it.
-    pub async fn compile(self: &Arc<Self>, _name: &str, _bytes: Bytes) -> Result<Arc<Compiled>, Refusal> {
+    pub async fn compile(
+        self: &Arc<Self>,
+        _name: &str,
+        _bytes: Bytes,
+    ) -> Result<Arc<Compiled>, Refusal> {
         Err(Refusal::bare("the engine is not built yet"))
     }
 
@@ -45,7 +49,10 @@ impl Engine {
     ///
     /// # Errors
     /// It trapped or passed a limit.
-    pub async fn describe(self: &Arc<Self>, _compiled: &Compiled) -> Result<Option<Description>, Refusal> {
+    pub async fn describe(
+        self: &Arc<Self>,
+        _compiled: &Compiled,
+    ) -> Result<Option<Description>, Refusal> {
         Err(Refusal::bare("the engine is not built yet"))
     }
 
