@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use super::bindings;
 use super::breaker::Breaker;
 use super::driver::{Shared, Ticket};
-use super::fault;
+use super::fault::{self, Denials};
 use super::instance::{Live, Mould};
 use super::queue::{Job, NotTaken};
 use crate::cache::{Loader, Outcome, Question};
@@ -69,10 +69,10 @@ impl Loader for AsyncLoader {
         let breaker = Arc::clone(&self.breaker);
         Box::pin(async move {
             let admission = breaker.admit(Clock::now())?;
+            let denials = Denials::watch(&shared.mould.kit);
             let result = ask(&shared, question).await;
             admission.ended(Clock::now(), &result);
-            result
-                .map_err(|failure| fault::with_denial(failure, shared.mould.kit.egress.as_deref()))
+            result.map_err(|failure| denials.explain(failure))
         })
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use super::backoff::Backoff;
 use super::bindings::{self, Answer};
 use super::breaker::Breaker;
-use super::fault;
+use super::fault::{self, Denials};
 use super::instance::{self, Live, Mould};
 use super::meter::Meter;
 use crate::cache::{Loader, Outcome, Question};
@@ -102,9 +102,10 @@ impl Loader for BlockingLoader {
         let breaker = Arc::clone(&self.breaker);
         Box::pin(async move {
             let admission = breaker.admit(Clock::now())?;
+            let denials = Denials::watch(&pool.mould.kit);
             let result = pool.ask(question).await;
             admission.ended(Clock::now(), &result);
-            result.map_err(|failure| fault::with_denial(failure, pool.mould.kit.egress.as_deref()))
+            result.map_err(|failure| denials.explain(failure))
         })
     }
 }

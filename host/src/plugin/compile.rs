@@ -8,7 +8,9 @@
 use std::fs::{self, File};
 use std::hash::{Hash as _, Hasher as _};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -76,7 +78,8 @@ impl std::fmt::Debug for Compiled {
 
 /// The cache and the worker before it.
 pub(super) struct Compiler {
-    directory: Arc<PathBuf>,
+    /// `None`: it cannot be kept from other users, so nothing is mapped from it.
+    directory: Option<Arc<PathBuf>>,
     compatibility: u64,
     worker: Arc<Semaphore>,
     compiled: Arc<AtomicU64>,
@@ -96,11 +99,14 @@ impl Compiler {
                     directory.display()
                 )
             })?;
+        let kept = ours_alone(directory);
+        if kept {
+            prune(directory);
+        }
         let mut hash = Xxh3::new();
         engine.precompile_compatibility_hash().hash(&mut hash);
-        prune(directory);
         Ok(Self {
-            directory: Arc::new(directory.to_owned()),
+            directory: kept.then(|| Arc::new(directory.to_owned())),
             compatibility: hash.finish(),
             worker: Arc::new(Semaphore::new(1)),
             compiled: Arc::default(),
@@ -121,13 +127,15 @@ impl Compiler {
             .map_err(|_| Refusal::bare("the server is stopping"))?;
         let engine = engine.clone();
         let name = name.to_owned();
-        let directory = Arc::clone(&self.directory);
+        let directory = self.directory.clone();
         let compatibility = self.compatibility;
         let (compiled, mapped) = (Arc::clone(&self.compiled), Arc::clone(&self.mapped));
         let work = move || {
             let digest = blake3::hash(&bytes).to_hex().to_string();
-            let file = directory.join(format!("{}-{compatibility:016x}.cwasm", &digest[..32]));
-            if let Some(component) = map(&engine, &file) {
+            let file = directory.map(|directory| {
+                directory.join(format!("{}-{compatibility:016x}.cwasm", &digest[..32]))
+            });
+            if let Some(component) = file.as_ref().and_then(|file| map(&engine, file)) {
                 mapped.fetch_add(1, Ordering::Relaxed);
                 return Ok((component, digest));
             }
@@ -135,7 +143,9 @@ impl Compiler {
                 .map_err(|error| examine::not_compiled(&name, &bytes, &error))?;
             compiled.fetch_add(1, Ordering::Relaxed);
             // A cache that cannot be written costs time at the next start, nothing else.
-            if let Err(error) = keep(&component, &file) {
+            if let Some(file) = file
+                && let Err(error) = keep(&component, &file)
+            {
                 tracing::warn!(plugin = name, file = %file.display(), "compiled code was not kept: {error:#}");
             }
             Ok((component, digest))
@@ -155,6 +165,17 @@ impl Compiler {
     }
 }
 
+/// Makes the directory one that no other user can enter; says whether it is.
+fn ours_alone(directory: &Path) -> bool {
+    let ours = fs::set_permissions(directory, fs::Permissions::from_mode(0o700))
+        .and_then(|()| fs::metadata(directory))
+        .is_ok_and(|meta| meta.uid() == rustix::process::geteuid().as_raw());
+    if !ours {
+        tracing::warn!(directory = %directory.display(), "the directory belongs to another user, so compiled code is not cached in it");
+    }
+    ours
+}
+
 /// The component from the cache; `None` if it is not there, is not what was written, or does not fit.
 #[allow(
     unsafe_code,
@@ -169,7 +190,7 @@ fn map(engine: &wasmtime::Engine, file: &Path) -> Option<Component> {
         return None;
     }
     // SAFETY: `deserialize_file` runs what the file holds, so the file must be what `Component::serialize` gave, unchanged.
-    // It lies in a directory that only this process's user can enter (mode 0700, made by us), is put there by a rename of a
+    // It lies in a directory that only this process's user can enter (checked by `ours_alone`), is put there by a rename of a
     // complete file, is never written in place, and its bytes have just been compared with the digest that was written
     // beside it. Who can change it in between is the same user, who can replace this very program too. Files of another
     // wasmtime, other settings or another processor have another name, and wasmtime itself refuses them.

@@ -102,18 +102,33 @@ pub(super) fn stopped(name: &str) -> Failure {
     )
 }
 
-/// Adds the newest denial to the message of a call that failed for want of a grant.
-pub(super) fn with_denial(mut failure: Failure, egress: Option<&Egress>) -> Failure {
-    let concerns_source = matches!(
-        failure.kind,
-        FailureKind::Denied | FailureKind::Unavailable | FailureKind::Internal
-    );
-    if concerns_source
-        && let Some(denial) = egress.and_then(|egress| egress.denials().pop())
-        && !failure.message.contains(&denial)
-    {
-        failure.message.push_str("; ");
-        failure.message.push_str(&denial);
+/// How often the egress of a plugin had denied something when a call began.
+pub(super) struct Denials<'a> {
+    egress: Option<&'a Egress>,
+    before: u64,
+}
+
+impl<'a> Denials<'a> {
+    /// Begins to look.
+    pub(super) fn watch(kit: &'a Kit) -> Self {
+        let egress = kit.egress.as_deref();
+        Self {
+            egress,
+            before: egress.map_or(0, Egress::denied_count),
+        }
     }
-    failure
+
+    /// Adds the newest denial to the message of a failure, if there was one meanwhile.
+    pub(super) fn explain(&self, mut failure: Failure) -> Failure {
+        let denied = self
+            .egress
+            .filter(|egress| egress.denied_count() > self.before);
+        if let Some(denial) = denied.and_then(|egress| egress.denials().pop())
+            && !failure.message.contains(&denial)
+        {
+            failure.message.push_str("; ");
+            failure.message.push_str(&denial);
+        }
+        failure
+    }
 }

@@ -11,7 +11,7 @@ use super::blocking::{self, BlockingLoader};
 use super::breaker::Breaker;
 use super::compile::Compiled;
 use super::engine::{Description, Engine};
-use super::fault;
+use super::fault::{self, Denials};
 use super::instance::{self, Mould};
 use super::limits::Limits;
 use super::meter::Meter;
@@ -161,14 +161,15 @@ async fn begin(
     } else {
         blocking::meter(&mould)
     };
+    let denials = Denials::watch(kit);
     let mut first = mould.begin(meter).await.map_err(|failure| {
-        let failure = fault::with_denial(failure, kit.egress.as_deref());
+        let failure = denials.explain(failure);
         Refusal::bare(format!("`{}` does not start: {failure}", kit.name))
     })?;
     let probe = mould
         .probe(&mut first)
         .await
-        .map_err(|failure| fault::with_denial(failure, kit.egress.as_deref()));
+        .map_err(|failure| denials.explain(failure));
     let breaker = Arc::clone(breaker);
     let source = if is_async {
         Source::Async(Arc::new(AsyncLoader::start(mould, first, breaker)))
@@ -239,12 +240,14 @@ impl Runtime for Running {
                 kit: Arc::clone(&self.kit),
                 worldly,
             };
-            let mut live = mould.begin(Meter::slice(self.kit.limits.cpu)).await?;
+            let denials = Denials::watch(&self.kit);
+            let begun = mould.begin(Meter::slice(self.kit.limits.cpu)).await;
+            let mut live = begun.map_err(|failure| denials.explain(failure))?;
             let probed = mould.probe(&mut live).await;
             if probed.is_ok() {
                 mould.stop(live).await;
             }
-            probed.map_err(|failure| fault::with_denial(failure, self.kit.egress.as_deref()))
+            probed.map_err(|failure| denials.explain(failure))
         })
     }
 
