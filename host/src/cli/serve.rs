@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -98,7 +99,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         cache: Arc::clone(&cache),
         metrics,
         plugins: Arc::clone(&registry),
-        samples: samples(redis),
+        samples: samples(redis, &registry),
         token: config.admin.token.as_deref().map(Into::into),
         draining: stopping,
     };
@@ -234,8 +235,34 @@ fn serve_admin(
     tokio::spawn(accept::serve::<_, axum::body::Body>(listener, router, bounds, stopping, || ()))
 }
 
-fn samples(redis: Option<Arc<RedisTier>>) -> Arc<dyn Fn() -> Vec<Sample> + Send + Sync> {
-    Arc::new(move || redis.as_ref().map(|redis| redis.samples()).unwrap_or_default())
+/// What the shared tier and the plugins counted, read when `/metrics` is asked.
+fn samples(redis: Option<Arc<RedisTier>>, registry: &Arc<Registry>) -> Arc<dyn Fn() -> Vec<Sample> + Send + Sync> {
+    let registry = Arc::clone(registry);
+    Arc::new(move || {
+        let counter = |name, help, value| Sample { name, help, value, counter: true };
+        let plugins = registry.counts();
+        let mut samples = vec![
+            counter("plugin_swaps", "Plugin versions that came to be served", plugins.swaps),
+            counter("plugin_refusals", "Plugin versions that were refused", plugins.refusals),
+            counter("plugins_retired", "Plugins whose file was removed", plugins.retired),
+        ];
+        if let Some(redis) = &redis {
+            let counts = redis.counters();
+            let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+            samples.extend([
+                counter("redis_hits", "Look-ups in Redis that found a living entry", read(&counts.hits)),
+                counter("redis_misses", "Look-ups in Redis that found nothing or a purged entry", read(&counts.misses)),
+                counter("redis_foreign", "Look-ups in Redis that found bytes that are no entry", read(&counts.foreign)),
+                counter("redis_errors", "Redis commands that failed", read(&counts.errors)),
+                counter("redis_timeouts", "Redis commands without an answer in time", read(&counts.timeouts)),
+                counter("redis_stores", "Entries stored in Redis", read(&counts.stores)),
+                counter("redis_stores_refused", "Entries that a purge kept out of Redis", read(&counts.stores_refused)),
+                counter("redis_breaker_opens", "Times the breaker before Redis opened", read(&counts.breaker_opens)),
+                counter("redis_resyncs", "Times the record of purges was reread", read(&counts.resyncs)),
+            ]);
+        }
+        samples
+    })
 }
 
 async fn prune(cache: Arc<Cache>, longest_life_ms: u64) {

@@ -3,18 +3,36 @@
 //! Alone in naming wasmtime. Knows neither axum nor Redis, and of the cache only the traits it implements:
 //! [`crate::cache::Loader`] and [`crate::key::KeyPolicy`].
 
+mod async_loader;
+mod backoff;
+mod bindings;
+mod blocking;
+mod breaker;
 mod check;
 mod compile;
 mod descriptor;
+mod driver;
 mod egress;
 mod engine;
+mod examine;
+mod fault;
 mod files;
+mod instance;
 mod judge;
 mod last_good;
+mod launch;
 mod limits;
+mod linkers;
+mod meter;
+mod output;
+mod policy;
+mod prepared;
+mod queue;
 mod registry;
 mod runtime;
 mod secrets;
+mod state;
+mod ticker;
 mod version;
 mod watch;
 
