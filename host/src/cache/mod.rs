@@ -2,8 +2,10 @@
 
 pub mod clock;
 pub mod entry;
+pub mod envelope;
 pub mod freshness;
 pub mod generations;
+pub mod redis;
 mod source;
 pub mod tier;
 
