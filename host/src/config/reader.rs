@@ -65,6 +65,7 @@ pub(super) fn document<T>(
         document: &document,
         section: "",
         label: "the file".to_owned(),
+        is_root: true,
         entries: Some(tree.get_ref()),
         line: None,
         asked: RefCell::default(),
@@ -110,6 +111,8 @@ pub(super) struct Table<'d> {
     /// Its name among [`defaults::SECTIONS`]; empty for a table inside another.
     section: &'static str,
     label: String,
+    /// Whether it is the outermost one, whose keys are tables.
+    is_root: bool,
     entries: Option<&'d DeTable<'d>>,
     line: Option<usize>,
     asked: RefCell<BTreeSet<&'static str>>,
@@ -276,6 +279,7 @@ impl<'d> Table<'d> {
             document: self.document,
             section: name,
             label: header.to_owned(),
+            is_root: false,
             entries,
             line: self.line_of(name),
             asked: RefCell::default(),
@@ -310,6 +314,7 @@ impl<'d> Table<'d> {
                 document: self.document,
                 section: name,
                 label: header.to_owned(),
+                is_root: false,
                 entries: Some(entries),
                 line: Some(line),
                 asked: RefCell::default(),
@@ -324,6 +329,7 @@ impl<'d> Table<'d> {
             document: self.document,
             section: "",
             label,
+            is_root: false,
             entries: Some(entries),
             line: Some(line),
             asked: RefCell::default(),
@@ -393,18 +399,36 @@ impl<'d> Table<'d> {
 
     /// Reports every key that nobody asked for, with the nearest one that somebody did.
     pub(super) fn finish(self) {
+        // Below a broken header the keys of its table seem to stand outside.
+        if self.is_root && !self.document.broken.is_empty() {
+            return;
+        }
         let asked = self.asked.borrow();
-        for (key, _) in self.entries.into_iter().flatten() {
+        for (key, value) in self.entries.into_iter().flatten() {
             let name = key.get_ref().as_ref();
             if asked.contains(name) {
                 continue;
             }
             let line = self.document.line(&key.span());
-            self.document.report(
-                Some(line),
-                Problem::error(format!("unknown key {name:?} in {}", self.label))
-                    .remedy(self.instead_of(name, &asked)),
-            );
+            let problem = match value.get_ref() {
+                written if self.is_root && holds_table(written) => {
+                    let (near, _) = nearest(name, asked.iter().copied());
+                    let header = defaults::section(self.document.sidecar, near)
+                        .map_or(near, |section| section.header);
+                    Problem::error(format!("unknown table {name:?}"))
+                        .remedy(format!("did you mean {header}?"))
+                }
+                _ => {
+                    let place = if self.is_root {
+                        "before the first table".to_owned()
+                    } else {
+                        format!("in {}", self.label)
+                    };
+                    Problem::error(format!("unknown key {name:?} {place}"))
+                        .remedy(self.instead_of(name, &asked))
+                }
+            };
+            self.document.report(Some(line), problem);
         }
     }
 
@@ -426,6 +450,15 @@ impl<'d> Table<'d> {
         }
         let all: Vec<&str> = asked.iter().copied().collect();
         format!("the nearest is {near:?}; all there are: {}", all.join(", "))
+    }
+}
+
+/// Whether a value is a table or several: written as `[name]` or `[[name]]`.
+fn holds_table(value: &DeValue<'_>) -> bool {
+    match value {
+        DeValue::Table(_) => true,
+        DeValue::Array(items) => items.iter().any(|item| item.get_ref().is_table()),
+        _ => false,
     }
 }
 

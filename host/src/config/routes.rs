@@ -53,9 +53,7 @@ fn read_route(table: Table<'_>, patterns: &mut Patterns) -> Option<Route> {
         table.warn(
             &setting::soft_timeout,
             Fault::new(
-                format!(
-                    "{soft_timeout:?} is not before the timeout of {timeout:?}, so it does nothing"
-                ),
+                "it is not shorter than timeout, so it does nothing",
                 "make it shorter than timeout, or leave it out",
             ),
         );
@@ -66,7 +64,7 @@ fn read_route(table: Table<'_>, patterns: &mut Patterns) -> Option<Route> {
             table.warn(
                 setting,
                 Fault::new(
-                    format!("{life:?} is cut to ttl_max, which is {ttl_max:?}"),
+                    "it is longer than ttl_max, and cut to that",
                     "raise ttl_max, or shorten it",
                 ),
             );

@@ -66,8 +66,8 @@ pub trait Kind {
 pub trait Scalar: Kind {
     /// What the tree holds.
     type Value;
-    /// What turns a bare number into a value of this kind (`s` makes `60` into `"60s"`).
-    const UNIT: &'static str = "";
+    /// What may turn a bare number into a value of this kind (`s` makes `60` into `"60s"`).
+    const UNITS: &'static [&'static str] = &[""];
     /// What to write, as the end of the sentence "write …".
     const EXAMPLE: &'static str;
 
@@ -99,10 +99,9 @@ pub trait Scalar: Kind {
                 format!("write {text}, without quotes")
             }
             DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_)
-                if Self::FORM == Form::Text
-                    && Self::parse(&format!("{shown}{}", Self::UNIT)).is_ok() =>
+                if Self::FORM == Form::Text && units::<Self>(&shown).is_some() =>
             {
-                format!("write \"{shown}{}\", in quotes", Self::UNIT)
+                format!("write {}", units::<Self>(&shown).unwrap_or_default())
             }
             _ => format!("write {}", Self::EXAMPLE),
         };
@@ -115,6 +114,17 @@ pub trait Scalar: Kind {
             remedy,
         )
     }
+}
+
+/// A bare number with each unit it may have meant: `"60s" or "60ms"`; `None` where no unit makes it a value.
+pub(super) fn units<K: Scalar + ?Sized>(number: &str) -> Option<String> {
+    let texts: Vec<String> = K::UNITS
+        .iter()
+        .map(|unit| format!("{number}{unit}"))
+        .filter(|text| K::parse(text).is_ok())
+        .map(|text| format!("{text:?}"))
+        .collect();
+    (!texts.is_empty()).then(|| texts.join(" or "))
 }
 
 /// Several values of a kind, in an array.

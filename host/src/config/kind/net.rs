@@ -185,18 +185,28 @@ impl Scalar for Origin {
         "a scheme, a host and, where it is not the usual one, a port: \"https://api.example.com\"";
 
     fn parse(text: &str) -> Result<String, Fault> {
-        let bad = |why: String| Fault::new(why, format!("write {}", Self::EXAMPLE));
-        let Ok(url) = Url::parse(text) else {
+        let Some(url) = text
+            .contains("://")
+            .then(|| Url::parse(text).ok())
+            .flatten()
+        else {
             let remedy = match Url::parse(&format!("https://{text}")) {
                 Ok(url) if url.host().is_some() => {
-                    format!("write \"{}\"", url.origin().ascii_serialization())
+                    let secure = url.origin().ascii_serialization();
+                    format!(
+                        "write {secure:?} or {:?}",
+                        secure.replacen("https", "http", 1)
+                    )
                 }
                 _ => format!("write {}", Self::EXAMPLE),
             };
             return Err(Fault::new(format!("{text:?} is not an origin"), remedy));
         };
         if !matches!(url.scheme(), "http" | "https") {
-            return Err(bad(format!("{text:?} is not an http or https origin")));
+            return Err(Fault::new(
+                format!("{text:?} is not an http or https origin"),
+                format!("write {}", Self::EXAMPLE),
+            ));
         }
         let origin = url.origin().ascii_serialization();
         if origin.contains('*') {

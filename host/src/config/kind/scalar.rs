@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Fault, Form, Kind, Scalar};
+use super::{Fault, Form, Kind, Scalar, units};
 use crate::config::sidecar::DirMode;
 
 /// The longest duration of any setting: times are counted in milliseconds and added to instants, and must not overflow there.
@@ -23,17 +23,20 @@ impl Kind for Period {
 
 impl Scalar for Period {
     type Value = Duration;
-    const UNIT: &'static str = "s";
+    const UNITS: &'static [&'static str] = &["s", "ms"];
     const EXAMPLE: &'static str =
         r#"a number and a unit in quotes, such as "200ms", "60s" or "1h""#;
 
     fn parse(text: &str) -> Result<Duration, Fault> {
         let duration = humantime::parse_duration(text).map_err(|error| {
             let remedy = match text.parse::<f64>() {
-                Ok(_) => format!("write \"{text}s\" if seconds are meant"),
-                Err(_) => format!("write {}", Self::EXAMPLE),
+                Ok(_) => units::<Self>(text).unwrap_or_else(|| Self::EXAMPLE.to_owned()),
+                Err(_) => Self::EXAMPLE.to_owned(),
             };
-            Fault::new(format!("{text:?} is not a duration: {error}"), remedy)
+            Fault::new(
+                format!("{text:?} is not a duration: {error}"),
+                format!("write {remedy}"),
+            )
         })?;
         if duration > PERIOD_MAX {
             return Err(Fault::new(
@@ -57,7 +60,7 @@ impl Kind for Timeout {
 
 impl Scalar for Timeout {
     type Value = Duration;
-    const UNIT: &'static str = Period::UNIT;
+    const UNITS: &'static [&'static str] = Period::UNITS;
     const EXAMPLE: &'static str = Period::EXAMPLE;
 
     fn parse(text: &str) -> Result<Duration, Fault> {
@@ -90,7 +93,7 @@ impl Kind for Size {
 
 impl Scalar for Size {
     type Value = u64;
-    const UNIT: &'static str = "B";
+    const UNITS: &'static [&'static str] = &["B"];
     const EXAMPLE: &'static str =
         r#"a number and a unit in quotes, such as "64KiB", "256MiB" or "2GiB""#;
 
@@ -149,7 +152,7 @@ impl Kind for HeadSize {
 
 impl Scalar for HeadSize {
     type Value = u64;
-    const UNIT: &'static str = Size::UNIT;
+    const UNITS: &'static [&'static str] = Size::UNITS;
     const EXAMPLE: &'static str = Size::EXAMPLE;
 
     fn parse(text: &str) -> Result<u64, Fault> {
@@ -173,7 +176,7 @@ impl Kind for Room {
 
 impl Scalar for Room {
     type Value = u64;
-    const UNIT: &'static str = Size::UNIT;
+    const UNITS: &'static [&'static str] = Size::UNITS;
     const EXAMPLE: &'static str = Size::EXAMPLE;
 
     fn parse(text: &str) -> Result<u64, Fault> {
@@ -191,7 +194,7 @@ const COUNT_MAX: usize = 10_000_000;
 impl Kind for Count {
     const FORM: Form = Form::Integer;
     fn name() -> String {
-        "count".to_owned()
+        "whole number".to_owned()
     }
 }
 
