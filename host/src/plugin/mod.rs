@@ -2,19 +2,41 @@
 //!
 //! Alone in naming wasmtime. Knows neither axum nor Redis, and of the cache only the traits it implements:
 //! [`crate::cache::Loader`] and [`crate::key::KeyPolicy`].
+//!
+//! Two halves meet at a [`Spec`]. The registry (`files` → `watch` → `judge` → `registry` → `version`, with `egress`,
+//! `secrets` and `descriptor`) decides which version of which plugin runs, and with what rights; the engine (`engine` →
+//! `compile` → `launch` → loaders and policies) runs it within its limits.
 
+mod async_loader;
+mod backoff;
+mod bindings;
+mod blocking;
+mod breaker;
 mod check;
 mod compile;
 mod descriptor;
+mod driver;
 mod egress;
 mod engine;
+mod examine;
+mod fault;
 mod files;
+mod instance;
 mod judge;
 mod last_good;
+mod launch;
 mod limits;
+mod linkers;
+mod meter;
+mod output;
+mod policy;
+mod prepared;
+mod queue;
 mod registry;
 mod runtime;
 mod secrets;
+mod state;
+mod ticker;
 mod version;
 mod watch;
 
