@@ -12,8 +12,10 @@
 //! - The load notes the seq between the two steps: stamp < generation although it asked after the purge began.
 //!   It is judged dead and loaded again: the error is on the side of reloading.
 //!
-//! An entry remembers up to which seq it was judged alive (`Checked`). That seq is read *before* the generations are
-//! looked at, so a purge that arrives in between has a higher seq and makes the next reader look again.
+//! An entry remembers at which version of this record it was judged alive (`Checked`). The version is read *before* the
+//! generations are looked at and raised *after* each is written, so a purge that arrives in between makes the next
+//! reader look again. It is not the seq: purges that a shared tier numbered 6 and 7 may be taken over as 7, then 6, and
+//! an entry judged in between at seq 7 would never be held against 6.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
@@ -103,7 +105,7 @@ impl Generation {
     }
 }
 
-/// Up to which seq an entry is known to be alive. One per entry: judged once per purge, not once per hit.
+/// At which version of the record an entry was found alive. One per entry: judged once per purge, not once per hit.
 #[derive(Debug, Default)]
 pub struct Checked(AtomicU64);
 
@@ -116,6 +118,8 @@ pub struct Generations {
     /// Changes only when the shared tier turns out to have another one.
     epoch: AtomicU64,
     seq: AtomicU64,
+    /// Raised after every change of `all` or `scopes`; see the module's last paragraph.
+    version: AtomicU64,
     sync: AtomicU32,
     all: RwLock<Generation>,
     scopes: RwLock<Scopes>,
@@ -145,6 +149,15 @@ impl ScopeKey {
     }
     fn tag(tag: &str) -> Self {
         Self::new(b't', tag)
+    }
+    /// The key of a scope; none for everything, which has a place of its own.
+    fn of(scope: &Scope) -> Option<Self> {
+        match scope {
+            Scope::All => None,
+            Scope::Route(pattern) => Some(Self::route(pattern)),
+            Scope::Resource(resource) => Some(Self::resource(resource)),
+            Scope::Tag(tag) => Some(Self::tag(tag)),
+        }
     }
 }
 
@@ -181,6 +194,7 @@ impl Generations {
         Self {
             epoch: AtomicU64::new(new_epoch()),
             seq: AtomicU64::new(0),
+            version: AtomicU64::new(1),
             sync: AtomicU32::new(0),
             all: RwLock::default(),
             scopes: RwLock::default(),
@@ -215,20 +229,26 @@ impl Generations {
     /// Judges an entry. `checked` belongs to the entry; pass `None` for one that is not kept.
     pub fn judge(&self, stamp: Stamp, checked: Option<&Checked>, covered: Covered<'_>) -> Verdict {
         // Before anything is looked at: see the module's last paragraph.
+        let version = self.version.load(Ordering::Acquire);
         let seq = self.seq.load(Ordering::Acquire);
         if stamp.epoch != self.epoch.load(Ordering::Acquire) {
             return Verdict::Dead;
         }
         if stamp.seq >= seq
-            || checked.is_some_and(|checked| checked.0.load(Ordering::Relaxed) >= seq)
+            || checked.is_some_and(|checked| checked.0.load(Ordering::Relaxed) >= version)
         {
             return Verdict::Alive;
         }
         let verdict = self.look_up(stamp.seq, covered);
+        // A new epoch that was adopted meanwhile has replaced the generations that were to be looked at: they say
+        // nothing of this entry, its epoch does.
+        if stamp.epoch != self.epoch.load(Ordering::Acquire) {
+            return Verdict::Dead;
+        }
         if verdict == Verdict::Alive
             && let Some(checked) = checked
         {
-            checked.0.fetch_max(seq, Ordering::Relaxed);
+            checked.0.fetch_max(version, Ordering::Relaxed);
         }
         verdict
     }
@@ -271,7 +291,7 @@ impl Generations {
     }
 
     /// Takes over what the shared tier holds: its epoch, its seq (never lowering ours within the epoch) and its
-    /// generations. Returns whether entries in memory may be older than a purge this node had not heard of, so that
+    /// generations, and only those when the epoch is new. Returns whether entries in memory may be older than a purge this node had not heard of, so that
     /// the memory tier must be dropped.
     pub fn adopt(
         &self,
@@ -290,9 +310,12 @@ impl Generations {
         if same_epoch {
             self.seq.store(known.max(seq), Ordering::Release);
         } else {
-            // Entries of the old epoch are dead by their epoch, so its seq may be replaced by a lower one.
+            // Entries of the old epoch are dead by their epoch, so its seq may be replaced by a lower one, and its
+            // generations must be: numbered higher, they would cover whatever is loaded from now on. Until they are
+            // replaced they cover too much and not too little.
             self.epoch.store(epoch, Ordering::Release);
             self.seq.store(seq, Ordering::Release);
+            self.replace(&mut history, generations, now_ms);
         }
         // Last, because a stamp reads it first: a stamp that mixes the new epoch with the old (higher) seq carries
         // the old sync count, and `is_current` refuses it.
@@ -327,17 +350,45 @@ impl Generations {
         if seq == 0 {
             return;
         }
-        let key = match scope {
-            Scope::All => return self.all.write().raise(mode, seq),
-            Scope::Route(pattern) => ScopeKey::route(pattern),
-            Scope::Resource(resource) => ScopeKey::resource(resource),
-            Scope::Tag(tag) => ScopeKey::tag(tag),
-        };
-        self.scopes.write().entry(key).or_default().raise(mode, seq);
-        history.order.push_back((key, seq, now_ms));
+        match ScopeKey::of(scope) {
+            None => self.all.write().raise(mode, seq),
+            Some(key) => {
+                let mut scopes = self.scopes.write();
+                let generation = scopes.entry(key).or_default();
+                let before = *generation;
+                generation.raise(mode, seq);
+                // What is known already is not remembered again: a mirror that is reread every second would fill the
+                // history with repetitions, and a full history becomes a purge of everything.
+                if *generation == before {
+                    return;
+                }
+                history.order.push_back((key, seq, now_ms));
+            }
+        }
         while history.order.len() > self.remembered_max {
             self.forget_oldest(history, true);
         }
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Keeps these generations and no others.
+    fn replace(&self, history: &mut History, generations: &[(Scope, Generation)], now_ms: u64) {
+        let mut all = Generation::default();
+        let mut scopes = Scopes::default();
+        let mut order = VecDeque::new();
+        for (scope, generation) in generations {
+            match ScopeKey::of(scope) {
+                None => all = *generation,
+                Some(key) => {
+                    scopes.insert(key, *generation);
+                    order.push_back((key, generation.delete.max(generation.expire), now_ms));
+                }
+            }
+        }
+        *self.all.write() = all;
+        *self.scopes.write() = scopes;
+        history.order = order;
+        self.version.fetch_add(1, Ordering::Release);
     }
 
     /// Forgets the oldest remembered purge. When it is forgotten for want of room and not of age, everything as old as
@@ -450,7 +501,7 @@ mod tests {
         assert_eq!(case.judge(stamp, Some(&checked)), Verdict::Alive);
         assert_eq!(
             checked.0.load(Ordering::Relaxed),
-            1,
+            case.generations.version.load(Ordering::Relaxed),
             "judged once per purge"
         );
         case.purge(Scope::Tag("red".into()), Mode::Delete);
@@ -487,6 +538,47 @@ mod tests {
             NOW
         ));
         assert_eq!(case.judge(stamp, None), Verdict::Dead);
+    }
+
+    #[test]
+    fn law_4_purges_taken_over_out_of_order_both_count() {
+        let case = Case::new();
+        let (stamp, checked) = (case.generations.stamp(), Checked::default());
+        case.generations
+            .raise_to(&Scope::Tag("blue".into()), Mode::Delete, 7, NOW);
+        assert_eq!(case.judge(stamp, Some(&checked)), Verdict::Alive);
+        case.generations
+            .raise_to(&Scope::Tag("red".into()), Mode::Delete, 6, NOW);
+        assert_eq!(case.judge(stamp, Some(&checked)), Verdict::Dead);
+    }
+
+    #[test]
+    fn the_generations_of_an_old_epoch_do_not_cover_the_new_one() {
+        let case = Case::new();
+        for _ in 0..5 {
+            case.purge(Scope::All, Mode::Delete);
+            case.purge(Scope::Tag("red".into()), Mode::Delete);
+        }
+        let blue = Scope::Tag("blue".into());
+        let generation = Generation {
+            delete: 2,
+            expire: 0,
+        };
+        assert!(case.generations.adopt(7, 2, &[(blue, generation)], NOW));
+        let stamp = case.generations.stamp();
+        case.purge(Scope::Tag("green".into()), Mode::Delete);
+        assert_eq!(case.judge(stamp, None), Verdict::Alive);
+        assert_eq!(case.generations.remembered(), 2);
+    }
+
+    #[test]
+    fn law_12_rereading_what_is_known_remembers_nothing_twice() {
+        let case = Case::new();
+        let red = Scope::Tag("red".into());
+        for seq in [3, 3, 2] {
+            case.generations.raise_to(&red, Mode::Delete, seq, NOW);
+        }
+        assert_eq!(case.generations.purging.lock().order.len(), 1);
     }
 
     #[test]

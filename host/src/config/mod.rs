@@ -1,17 +1,32 @@
 //! One typed tree of everything an operator can set. Owns names, types and defaults; reads only the files it is given.
 //!
-//! `parse` turns text into this tree and reports every problem at once; `defaults` is the one table of default values;
-//! `sidecar` is the `.toml` beside a plugin.
+//! - [`load`] turns `larder.toml`, the environment and flags into [`Config`], and reports every problem at once.
+//! - [`defaults`]: the one table of settings. [`kind`]: how each kind of value is read.
+//! - `parse`: the tables of the file; `routes`: `[[routes]]`; `reader`: a typed reader that knows places; `layers`: what
+//!   stands over the file.
+//! - [`sidecar`]: the `.toml` beside a plugin.
 
+pub mod defaults;
+pub mod kind;
+mod layers;
+mod parse;
 pub mod problem;
+mod reader;
+mod routes;
 pub mod sidecar;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use parse::parse;
+
+pub use layers::{Environment, Overrides};
 pub use problem::{Problem, Severity};
 pub use sidecar::{DirGrant, DirMode, Grants, PluginLimits, SecretSource, Sidecar};
+
+/// The file that is read when none is named.
+const DEFAULT_FILE: &str = "larder.toml";
 
 /// `larder.toml`, resolved: every default filled in, every relative path made absolute against the file.
 #[derive(Clone, Debug)]
@@ -154,4 +169,56 @@ pub enum KeySource {
         /// The headers let through to it, lower case.
         headers: Vec<String>,
     },
+}
+
+/// Reads the configuration: flags over `LARDER_…` variables over the file. `path` is the file; none: `./larder.toml` if
+/// there is one. With it come the warnings.
+///
+/// # Errors
+/// Every problem, warnings among them, when at least one is an error.
+pub fn load(
+    path: Option<&Path>,
+    overrides: &Overrides,
+    environment: &Environment,
+) -> Result<(Config, Vec<Problem>), Vec<Problem>> {
+    match read(path, overrides, environment) {
+        (Some(config), problems) if problems.iter().all(|p| p.severity == Severity::Warning) => {
+            Ok((config, problems))
+        }
+        (_, problems) => Err(problems),
+    }
+}
+
+/// As [`load`], for `larder check`, which goes on to judge the plugins: a tree in which whatever is at fault has its
+/// default, or (a route) is left out. `None` when the file cannot be read at all.
+pub fn read(
+    path: Option<&Path>,
+    overrides: &Overrides,
+    environment: &Environment,
+) -> (Option<Config>, Vec<Problem>) {
+    let default = Path::new(DEFAULT_FILE);
+    let path = path.or_else(|| default.is_file().then_some(default));
+    let Some(path) = path else {
+        let (config, problems) = parse("", None, overrides, environment);
+        return (Some(config), problems);
+    };
+    match std::fs::read_to_string(path) {
+        Ok(text) => {
+            let (config, problems) = parse(&text, Some(path), overrides, environment);
+            (Some(config), problems)
+        }
+        Err(error) => {
+            let remedy = match error.kind() {
+                std::io::ErrorKind::NotFound => {
+                    "name a file that exists with --config, or leave --config and LARDER_CONFIG out to serve every loader of ./plugins"
+                }
+                std::io::ErrorKind::InvalidData => "save it as UTF-8",
+                _ => "make it a file that this user may read",
+            };
+            let problem = Problem::error(format!("cannot read the configuration: {error}"))
+                .at(path, None)
+                .remedy(remedy);
+            (None, vec![problem])
+        }
+    }
 }

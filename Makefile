@@ -1,0 +1,64 @@
+# The commands of this repository. `make help` lists them.
+#
+# `make build` leaves the host at $(TARGET)/release/larder and every first-party component at
+# plugins/dist/NAME.wasm. Nothing here needs root, except that `.ci/setup` may have to install packages.
+
+TARGET  := $(or $(CARGO_TARGET_DIR),target)
+CARGO   := cargo
+# One profile for everything, so that wasmtime is compiled once; and the versions of the lock file.
+FLAGS   := --release --locked
+WASM    := --target wasm32-wasip2
+# Workspaces of their own, because they are compiled to components.
+GUESTS  := plugins/Cargo.toml tests/guests/Cargo.toml
+
+# Where black-box tests, examples and the benchmark find what was built.
+export LARDER_BIN   ?= $(abspath $(TARGET)/release/larder)
+export PLUGINS_DIST ?= $(abspath plugins/dist)
+
+# make run EXAMPLE=redis serves examples/redis.
+EXAMPLE ?= quickstart
+# make bench BENCH="--quick --only larder-memory,axum-moka"
+BENCH   ?=
+
+.PHONY: help setup build run test bench lint guests
+
+help: ## lists the commands
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: ## installs what `make build` and `make run` need and is missing
+	@.ci/setup build
+
+build: setup ## builds the host and the first-party plugins
+	$(CARGO) build $(FLAGS) -p larder
+	bash plugins/build.sh
+
+run: build ## serves examples/quickstart on 127.0.0.1:8080, admin on 127.0.0.1:8081
+	@examples/run $(EXAMPLE)
+
+# The whole workspace is built with the tests' choice of features at once: the host alone would have another
+# one, and half of its dependencies would be compiled a second time.
+test: ## builds and tests everything, and lints it
+	@.ci/setup test
+	$(CARGO) build $(FLAGS) --workspace --all-targets
+	bash plugins/build.sh
+	bash tests/guests/build.sh
+	$(CARGO) test $(FLAGS) --workspace
+	$(CARGO) test $(FLAGS) --workspace --manifest-path plugins/Cargo.toml
+	@$(MAKE) --no-print-directory lint
+
+# Two calls of cargo on purpose: in one, the peers' features would be added to the host's dependencies, and the
+# host that is measured would not be the one that is used.
+bench: build ## measures Larder beside what people would pick instead, and prints a table
+	@.ci/setup bench
+	$(CARGO) build $(FLAGS) --manifest-path bench/Cargo.toml --target-dir $(TARGET)
+	$(TARGET)/release/larder-bench run $(BENCH)
+
+lint: ## checks formatting and runs clippy, on the components too
+	@.ci/setup lint
+	$(CARGO) fmt --all --check
+	set -e; for guests in $(GUESTS); do $(CARGO) fmt --all --check --manifest-path $$guests; done
+	$(CARGO) clippy $(FLAGS) --workspace --all-targets -- -D warnings
+	$(CARGO) fmt --all --check --manifest-path bench/Cargo.toml
+	$(CARGO) clippy $(FLAGS) --manifest-path bench/Cargo.toml --target-dir $(TARGET) -- -D warnings
+	set -e; for guests in $(GUESTS); do \
+	  $(CARGO) clippy $(FLAGS) --workspace $(WASM) --manifest-path $$guests -- -D warnings; done

@@ -1,0 +1,165 @@
+//! Child processes on one core each, and the CPU time they used. Owns pinning, logs and /proc; must not
+//! know what the processes serve.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use rustix::{
+    process::{Pid, Signal},
+    thread::{CpuSet, sched_getaffinity, sched_setaffinity},
+};
+use tokio::{
+    process::{Child, Command},
+    time::timeout,
+};
+
+/// How long a child may take to end before it is killed.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The two cores of a run, as the kernel numbers them.
+#[derive(Clone, Copy)]
+pub(crate) struct Cores {
+    /// Where the contestants run, one under load at a time.
+    pub(crate) server: usize,
+    /// Where the load and Redis run.
+    pub(crate) load: usize,
+}
+
+impl Cores {
+    /// The first two cores this process may use: a container need not be given 0 and 1.
+    pub(crate) fn allowed() -> Result<Self> {
+        let set = sched_getaffinity(None).context("cannot read which cores are allowed")?;
+        let mut allowed = (0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core));
+        match (allowed.next(), allowed.next()) {
+            (Some(server), Some(load)) => Ok(Self { server, load }),
+            _ => bail!(
+                "two cores are needed, one for the server and one for the load; give the process another"
+            ),
+        }
+    }
+}
+
+/// Starts a command on one core. Must be called from a runtime of one thread, see the comment inside.
+pub(crate) fn spawn_on(core: usize, command: &mut Command) -> Result<Child> {
+    // A child inherits the affinity of the thread that starts it, so it is pinned before its first
+    // instruction: a runtime that counts its cores at start counts one. No await lies between the two
+    // calls and the runtime has one thread, so nothing else is started with this affinity.
+    let before = sched_getaffinity(None)?;
+    let mut pinned = CpuSet::new();
+    pinned.set(core);
+    sched_setaffinity(None, &pinned).with_context(|| format!("cannot pin to core {core}"))?;
+    let child = command.kill_on_drop(true).spawn();
+    sched_setaffinity(None, &before)?;
+    child.with_context(|| format!("cannot start {}", command.as_std().get_program().display()))
+}
+
+/// A server of a run. Dropped, it is killed.
+pub(crate) struct Server {
+    name: String,
+    child: Child,
+    pid: Pid,
+    log: PathBuf,
+}
+
+impl Server {
+    /// Starts a server on a core; what it prints goes to `NAME.log` in `directory`.
+    pub(crate) fn start(
+        name: &str,
+        core: usize,
+        directory: &Path,
+        mut command: Command,
+    ) -> Result<Self> {
+        let log = directory.join(format!("{name}.log"));
+        let output =
+            File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+        command
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output);
+        let child = spawn_on(core, &mut command)?;
+        let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        Ok(Self {
+            name: name.to_owned(),
+            pid: pid.with_context(|| format!("{name} ended at once"))?,
+            child,
+            log,
+        })
+    }
+
+    /// The status, if the server has ended by itself.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// The CPU time used so far, user and system, by all threads: the clock of the comparison.
+    pub(crate) fn cpu(&self) -> Result<Duration> {
+        let file = format!("/proc/{}/stat", self.pid.as_raw_nonzero());
+        fs::read_to_string(&file)
+            .ok()
+            .and_then(|stat| ticks(&stat))
+            .map(|ticks| {
+                Duration::from_secs_f64(
+                    ticks as f64 / rustix::param::clock_ticks_per_second() as f64,
+                )
+            })
+            .with_context(|| {
+                format!(
+                    "{} has ended during the measurement\n{}",
+                    self.name,
+                    self.last_lines()
+                )
+            })
+    }
+
+    /// The end of what the server printed, for an error message.
+    pub(crate) fn last_lines(&self) -> String {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
+    /// Asks the server to end, and kills it if it does not.
+    pub(crate) async fn stop(mut self) {
+        let _ = rustix::process::kill_process(self.pid, Signal::TERM);
+        if timeout(GRACE, self.child.wait()).await.is_err() {
+            let _ = self.child.kill().await;
+        }
+    }
+}
+
+/// `utime` + `stime` of `/proc/PID/stat`, proc(5), in clock ticks. The second field is the program's name
+/// and may hold spaces and brackets, so fields are counted from its last bracket.
+fn ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(user + system)
+}
+
+/// The path of a program: itself if it names a file, else the first of that name in `PATH` or in the places
+/// where Debian keeps servers, which `PATH` often leaves out.
+pub(crate) fn find_program(name: &str, remedy: &str) -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|directory| directory.join(name))
+        .find(|file| file.is_file())
+        .with_context(|| format!("`{name}` is not installed: {remedy}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ticks;
+
+    #[test]
+    fn cpu_time_is_found_behind_a_name_with_brackets() {
+        let stat = "7 (a) b (c)) S 1 7 7 0 -1 4194304 9 0 0 0 150 50 3 4 20 0 2 0 100";
+        assert_eq!(ticks(stat), Some(200));
+        assert_eq!(ticks("7 (short) S 1"), None);
+    }
+}
