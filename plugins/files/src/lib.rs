@@ -1,0 +1,231 @@
+//! `files`: records out of JSON, NDJSON or CSV files, found by a key field. To copy from when the source is worth an index:
+//! one that is built in slices while other loads wait for it, and built again when the source has changed.
+//!
+//! | setting | default | what it is |
+//! |---|---|---|
+//! | `path` | | a file, or a directory whose files of that format count as one, as the plugin sees it |
+//! | `format` | | `json`, `ndjson` or `csv` |
+//! | `pointer` | `""` | `json`: where the array of records is, as a JSON pointer (RFC 6901) |
+//! | `key` | | the field to find records by; the part of that name is looked up, else the only part |
+//!
+//! Grants: `dirs`. A sidecar, `files.toml`:
+//!
+//! ```toml
+//! [config]
+//! path = "/data/iso_3166-1.json"
+//! format = "json"
+//! pointer = "/3166-1"
+//! key = "alpha_2"
+//! [grants]
+//! dirs = { "/data" = { host = "data", mode = "ro" } }
+//! ```
+//!
+//! It answers the record as the file has it; one of a CSV file as a JSON object of strings. Without such a record:
+//! missing. Of several, the first counts. Only the places of the records are held in memory, about 60 bytes each, so a
+//! million of them fit the default limit. Replace a file by renaming a new one over it, not by writing into it.
+
+mod index;
+mod scan;
+
+use exports::larder::plugin::{lifecycle, loader, metadata};
+use futures_util::FutureExt as _;
+use futures_util::future::Shared;
+use larder::plugin::types::{Absence, Entry, Failure, FailureKind, Outcome, Param, Question, Renewal, Validator};
+use index::{Found, Index, Stamp};
+use scan::Layout;
+use serde_json::json;
+use std::cell::RefCell;
+use std::rc::Rc;
+use wasip3::clocks::monotonic_clock::wait_for;
+
+wit_bindgen::generate!({
+    path: "../../wit",
+    inline: "
+        package larder:files;
+        world files {
+            include larder:plugin/loader-plugin@0.1.0;
+            include larder:plugin/described@0.1.0;
+        }
+    ",
+    generate_all,
+});
+
+struct Files;
+export!(Files);
+
+fn layout() -> Result<Layout, Failure> {
+    let settings = larder::plugin::settings::get();
+    larder_plugin_support::settings(&settings).map_err(|fault| failure(FailureKind::Internal, "settings-unfit", fault))
+}
+
+impl loader::Guest for Files {
+    async fn load(Question { target, known }: Question) -> Result<Outcome, Failure> {
+        let layout = layout()?;
+        let key = wanted(&target.parts, &layout.key)?;
+        let too_late = async {
+            wait_for(u64::from(target.deadline_ms) * 1_000_000).await;
+            Err(failure(FailureKind::Timeout, "index-not-ready", "the files are still being indexed; ask again".to_owned()))
+        };
+        let Some(body) = futures_lite::future::or(find(&layout, key), too_late).await? else {
+            return Ok(Outcome::Missing(Absence { ttl_ms: None, tags: Vec::new(), hints: Vec::new() }));
+        };
+        let etag = Some(format!("\"{:032x}\"", index::digest(&body)));
+        if known.is_some_and(|known| known.etag == etag) {
+            return Ok(Outcome::NotModified(Renewal { ttl_ms: None, hints: Vec::new() }));
+        }
+        Ok(Outcome::Found(Entry {
+            status: None,
+            content_type: Some("application/json".to_owned()),
+            headers: Vec::new(),
+            body,
+            validator: Some(Validator { etag, last_modified_ms: None }),
+            ttl_ms: None,
+            tags: Vec::new(),
+            hints: Vec::new(),
+        }))
+    }
+}
+
+/// The key to look up.
+fn wanted<'p>(parts: &'p [Param], key: &str) -> Result<&'p str, Failure> {
+    match (parts.iter().find(|part| part.name == key), parts) {
+        (Some(part), _) | (None, [part]) => Ok(&part.value),
+        (None, _) => {
+            let message = format!("no part is called `{key}`, and there is not just one; add `{key}` to the route's path or key");
+            Err(failure(FailureKind::Internal, "part-missing", message))
+        }
+    }
+}
+
+/// The record of `key`, as the files have it at some moment during this call.
+async fn find(layout: &Layout, key: &str) -> Result<Option<Vec<u8>>, Failure> {
+    // A file may change between the look at the index and the look at the record. Then both are taken again.
+    for _ in 0..3 {
+        let index = index(layout).await?;
+        match index.find(key).map_err(unreadable)? {
+            Found::Record(record) => return Ok(Some(record)),
+            Found::Nothing => return Ok(None),
+            Found::FileChanged => {}
+        }
+    }
+    Err(unreadable(format!("the files at `{}` change faster than they are read", layout.path)))
+}
+
+/// An index in the making, or made.
+struct Build {
+    /// The files as they were when it was begun.
+    stamps: Vec<Stamp>,
+    index: Shared<futures_channel::oneshot::Receiver<Result<Rc<Index>, String>>>,
+}
+
+thread_local! {
+    /// The last index that was asked for. All the loads of this instance share it, its failure too.
+    static LAST: RefCell<Option<Build>> = const { RefCell::new(None) };
+}
+
+/// The index of the files as they are now.
+async fn index(layout: &Layout) -> Result<Rc<Index>, Failure> {
+    loop {
+        let stamps = index::stamps(layout).map_err(unreadable)?;
+        let (index, current) = LAST.with_borrow_mut(|last| match last {
+            Some(build) if build.stamps == stamps => (build.index.clone(), true),
+            // One at a time, or files that change often would be indexed many times at once. This one is waited for, and
+            // then there is another look.
+            Some(build) if build.index.peek().is_none() => (build.index.clone(), false),
+            _ => (last.insert(begin(layout.clone(), stamps)).index.clone(), true),
+        });
+        let built = index.await.map_err(|_| unreadable("indexing was given up".to_owned()))?;
+        if current {
+            return built.map_err(unreadable);
+        }
+    }
+}
+
+/// Begins an index. A load that gives up waiting does not stop it: it goes on in the background, for the next ones.
+fn begin(layout: Layout, stamps: Vec<Stamp>) -> Build {
+    let (built, index) = futures_channel::oneshot::channel();
+    let files = stamps.clone();
+    wit_bindgen::spawn_local(async move {
+        let index = Index::build(files, &layout, &breathe).await;
+        let _ = built.send(index.map(Rc::new)); // an error: nobody waits any more
+    });
+    Build { stamps, index: index.shared() }
+}
+
+/// Ends a slice of computing. The host measures the time between two waits, so this must be a wait, if a short one: a bare
+/// yield comes straight back.
+async fn breathe() {
+    wait_for(1).await;
+}
+
+fn failure(kind: FailureKind, code: &str, message: String) -> Failure {
+    Failure { kind, code: code.to_owned(), message, retry_after_ms: None, details: Vec::new() }
+}
+
+fn unreadable(message: String) -> Failure {
+    failure(FailureKind::Unavailable, "files-unreadable", message)
+}
+
+impl lifecycle::Guest for Files {
+    async fn start() -> Result<(), Failure> {
+        let pointer = layout()?.pointer;
+        if !(pointer.is_empty() || pointer.starts_with('/')) {
+            let message = format!("the setting `pointer`, `{pointer}`, is no JSON pointer; write `/{pointer}`");
+            return Err(failure(FailureKind::Internal, "pointer-invalid", message));
+        }
+        Ok(())
+    }
+
+    /// Indexes, so that the first load need not wait, and files that cannot be read do not replace ones that can. What is
+    /// too large for the budget of a probe is indexed on in the background.
+    async fn probe() -> Result<(), Failure> {
+        let layout = layout()?;
+        let indexed = async { index(&layout).await.map(drop) };
+        let enough = async {
+            wait_for(8_000_000_000).await;
+            Ok(())
+        };
+        futures_lite::future::or(indexed, enough).await
+    }
+
+    async fn stop() {}
+}
+
+impl metadata::Guest for Files {
+    fn describe() -> metadata::Description {
+        metadata::Description {
+            name: "files".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            cache_version: 1,
+            descriptor: json!({
+                "description": "Finds records in JSON, NDJSON or CSV files by a key field.",
+                // The one that is looked up is called as the setting `key` says, or as the route likes.
+                "additional_parameters": true,
+                "response": { "content_type": "application/json", "schema": { "type": "object" } },
+                "settings": {
+                    "type": "object", "additionalProperties": false, "required": ["path", "format", "key"],
+                    "properties": {
+                        "path": {
+                            "type": "string", "minLength": 1,
+                            "description": "A file or a directory inside a granted one, as the plugin sees it.",
+                        },
+                        "format": {
+                            "enum": ["json", "ndjson", "csv"],
+                            "description": "What the files hold; of a directory, the files of that extension count.",
+                        },
+                        "pointer": {
+                            "type": "string", "pattern": "^(/.*)?$", "default": "",
+                            "description": "Where the array of records is in a JSON file, as a JSON pointer; the root unless set.",
+                        },
+                        "key": {
+                            "type": "string", "minLength": 1,
+                            "description": "The field to find records by.",
+                        },
+                    },
+                },
+                "grants": { "dirs": ["the directory that the setting `path` lies in"] },
+            })
+            .to_string(),
+        }
+    }
+}

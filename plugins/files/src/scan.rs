@@ -1,0 +1,225 @@
+//! The formats: where each record of a file begins and ends, and what its key is. Must not know what becomes of that.
+
+use actson::feeder::BufReaderJsonFeeder;
+use actson::options::JsonParserOptionsBuilder;
+use actson::{JsonEvent, JsonParser};
+use serde::Deserialize;
+use std::fs::File;
+use std::io::BufReader;
+
+/// How many bytes are scanned in a slice: some milliseconds of computing.
+const SLICE: usize = 128 << 10;
+
+/// The settings of the plugin: where records are, and how they are told apart.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Layout {
+    pub(crate) path: String,
+    pub(crate) format: Format,
+    #[serde(default)]
+    pub(crate) pointer: String,
+    pub(crate) key: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Format {
+    Json,
+    Ndjson,
+    Csv,
+}
+
+impl Format {
+    pub(crate) fn extension(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Ndjson => "ndjson",
+            Self::Csv => "csv",
+        }
+    }
+}
+
+/// The names of the fields of a CSV file; none of another.
+pub(crate) type Header = csv::StringRecord;
+
+/// Calls `found` with the key of each record of `file` and the bytes it is `from` and `to`, in order. A record without the
+/// key field is passed over.
+///
+/// # Errors
+/// What is wrong with the file, and where.
+pub(crate) async fn records(
+    file: File,
+    layout: &Layout,
+    found: &mut impl FnMut(&str, u64, u64),
+    breathe: &impl AsyncFn(),
+) -> Result<Header, String> {
+    let reader = BufReader::with_capacity(SLICE, file);
+    if layout.format == Format::Csv {
+        return csv_records(reader, layout, found, breathe).await;
+    }
+    // Values one after another are what NDJSON is to the parser; of one JSON text, they are a fault.
+    let options = JsonParserOptionsBuilder::default().with_streaming(layout.format == Format::Ndjson).build();
+    let mut parser = JsonParser::new_with_options(BufReaderJsonFeeder::new(reader), options);
+    let mut walk = Walk::new(layout);
+    let at_fault = |fault: String, at: usize| format!("{fault}, at byte {at}");
+    loop {
+        let event = parser.next_event().map_err(|fault| at_fault(fault.to_string(), parser.parsed_bytes()))?;
+        match event {
+            None => break,
+            Some(JsonEvent::NeedMoreInput) => {
+                parser.feeder.fill_buf().map_err(|fault| fault.to_string())?;
+                breathe().await;
+            }
+            Some(event) => {
+                let at = parser.parsed_bytes();
+                let text = parser.current_str().map_err(|fault| at_fault(fault.to_string(), at))?;
+                walk.step(event, text, at as u64, found);
+            }
+        }
+    }
+    if walk.found_array { Ok(Header::new()) } else { Err(format!("it has no array at `pointer`, `{}`", layout.pointer)) }
+}
+
+/// A walk through JSON, event by event, that knows where it is.
+struct Walk<'l> {
+    key: &'l str,
+    pointer: Vec<String>,
+    /// The containers it is in, outermost first, each with the name (or number) of the member it is at.
+    path: Vec<Member>,
+    /// How many of them the records are in, while it is among records.
+    records_depth: Option<usize>,
+    found_array: bool,
+    /// The record it is in: where that begins, and its key once that has been seen.
+    record: Option<(u64, Option<String>)>,
+    /// The value that comes next is the key.
+    at_key: bool,
+}
+
+enum Member {
+    /// Names are only noted as deep as the pointer goes.
+    Name(String),
+    /// How many came before it.
+    Number(usize),
+}
+
+impl<'l> Walk<'l> {
+    fn new(layout: &'l Layout) -> Self {
+        // RFC 6901: `/` separates, `~1` is `/` and `~0` is `~`.
+        let tokens = layout.pointer.split('/').skip(1).map(|token| token.replace("~1", "/").replace("~0", "~"));
+        let over_lines = layout.format == Format::Ndjson;
+        Self {
+            key: &layout.key,
+            pointer: tokens.collect(),
+            path: Vec::new(),
+            records_depth: over_lines.then_some(0),
+            found_array: over_lines,
+            record: None,
+            at_key: false,
+        }
+    }
+
+    fn step(&mut self, event: JsonEvent, text: &str, at: u64, found: &mut impl FnMut(&str, u64, u64)) {
+        let depth = self.path.len();
+        let in_record = self.records_depth.is_some_and(|records| depth == records + 1);
+        match event {
+            JsonEvent::NeedMoreInput => {}
+            JsonEvent::FieldName => {
+                self.at_key = in_record && text == self.key;
+                if let Some(Member::Name(name)) = self.path.last_mut().filter(|_| depth <= self.pointer.len()) {
+                    text.clone_into(name);
+                }
+            }
+            JsonEvent::StartObject | JsonEvent::StartArray => {
+                self.at_key = false;
+                if event == JsonEvent::StartArray {
+                    if self.records_depth.is_none() && self.is_at_pointer() {
+                        self.records_depth = Some(depth + 1);
+                        self.found_array = true;
+                    }
+                    self.path.push(Member::Number(0));
+                } else {
+                    if self.records_depth == Some(depth) {
+                        self.record = Some((at - 1, None));
+                    }
+                    self.path.push(Member::Name(String::new()));
+                }
+            }
+            JsonEvent::EndObject | JsonEvent::EndArray => {
+                self.path.pop();
+                let depth = depth - 1;
+                if self.records_depth == Some(depth) {
+                    if let Some((from, Some(key))) = self.record.take() {
+                        found(&key, from, at);
+                    }
+                } else if self.records_depth == Some(depth + 1) && event == JsonEvent::EndArray {
+                    self.records_depth = None;
+                }
+                self.past_value();
+            }
+            JsonEvent::ValueString | JsonEvent::ValueInt | JsonEvent::ValueFloat => {
+                if let Some((_, key)) = self.record.as_mut().filter(|_| self.at_key) {
+                    *key = Some(text.to_owned());
+                }
+                self.past_value();
+            }
+            JsonEvent::ValueTrue | JsonEvent::ValueFalse | JsonEvent::ValueNull => self.past_value(),
+        }
+    }
+
+    fn past_value(&mut self) {
+        self.at_key = false;
+        if let Some(Member::Number(number)) = self.path.last_mut() {
+            *number += 1;
+        }
+    }
+
+    fn is_at_pointer(&self) -> bool {
+        self.path.len() == self.pointer.len()
+            && self.path.iter().zip(&self.pointer).all(|(member, token)| match member {
+                Member::Name(name) => name == token,
+                Member::Number(number) => number.to_string() == *token,
+            })
+    }
+}
+
+async fn csv_records(
+    reader: BufReader<File>,
+    layout: &Layout,
+    found: &mut impl FnMut(&str, u64, u64),
+    breathe: &impl AsyncFn(),
+) -> Result<Header, String> {
+    let mut reader = csv::Reader::from_reader(reader);
+    let header = reader.headers().map_err(|fault| fault.to_string())?.clone();
+    let key = header
+        .iter()
+        .position(|name| name == layout.key)
+        .ok_or_else(|| format!("it has no column `{}` (`key` in [config])", layout.key))?;
+    let mut record = csv::StringRecord::new();
+    let mut slice_ends = SLICE as u64;
+    loop {
+        let from = reader.position().byte();
+        if !reader.read_record(&mut record).map_err(|fault| fault.to_string())? {
+            return Ok(header);
+        }
+        let to = reader.position().byte();
+        found(&record[key], from, to);
+        if to > slice_ends {
+            breathe().await;
+            slice_ends = to + SLICE as u64;
+        }
+    }
+}
+
+/// The JSON of a record: itself, or, of a CSV file, an object of strings.
+///
+/// # Errors
+/// What is wrong with the record.
+pub(crate) fn to_json(record: Vec<u8>, format: Format, header: &Header) -> Result<Vec<u8>, String> {
+    if format != Format::Csv {
+        return Ok(record);
+    }
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(record.as_slice());
+    let values = reader.records().next().transpose().map_err(|fault| fault.to_string())?.unwrap_or_default();
+    let object: serde_json::Map<_, _> = header.iter().map(str::to_owned).zip(values.iter().map(Into::into)).collect();
+    serde_json::to_vec(&object).map_err(|fault| fault.to_string())
+}
