@@ -432,16 +432,16 @@ impl Larder {
         .await;
     }
 
-    /// `GET /entries?path=…`.
+    /// `GET /entries?path=…`: every stored variant of a resource.
     pub async fn entries(&self, path: &str) -> Value {
         let answer = self.admin.get(&format!("/entries?path={path}")).await;
         assert_eq!(answer.status, 200, "{answer:?}");
-        answer.json()
+        answer.json()["entries"].clone()
     }
 
     /// Everything it has said so far on standard output and standard error.
     pub fn log(&self) -> String {
-        self.log.0.lock().clone()
+        self.log.text()
     }
 
     /// SIGTERM.
@@ -498,10 +498,11 @@ impl Drop for Larder {
 
 /// What the server says, as it says it.
 #[derive(Clone, Debug, Default)]
-struct Log(Arc<Mutex<String>>);
+pub struct Log(Arc<Mutex<String>>);
 
 impl Log {
-    fn follow(&self, output: impl AsyncRead + Unpin + Send + 'static) {
+    /// Reads what a process writes, until it ends.
+    pub fn follow(&self, output: impl AsyncRead + Unpin + Send + 'static) {
         let log = self.0.clone();
         let mut lines = BufReader::new(output).lines();
         tokio::spawn(async move {
@@ -513,8 +514,13 @@ impl Log {
         });
     }
 
-    /// The address after `what` on the last line, from `since` on, that has both.
-    fn address(&self, since: usize, what: &str) -> Option<SocketAddr> {
+    /// Everything so far.
+    pub fn text(&self) -> String {
+        self.0.lock().clone()
+    }
+
+    /// The address after `what` on the last line that has both, of the lines after the first `since` bytes.
+    pub fn address(&self, since: usize, what: &str) -> Option<SocketAddr> {
         let log = self.0.lock();
         let after = |line: &str| {
             let text = line.split_once(what)?.1;
@@ -545,6 +551,6 @@ async fn launch(home: &Home, log: &Log) -> (Child, SocketAddr, SocketAddr) {
     .await;
     match found {
         Ok((public, admin)) => (child, public, admin),
-        Err(status) => panic!("the server ended with {status}:\n{}", log.0.lock()),
+        Err(status) => panic!("the server ended with {status}:\n{}", log.text()),
     }
 }

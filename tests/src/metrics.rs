@@ -2,28 +2,20 @@
 
 use std::collections::BTreeMap;
 
-/// Requests on routes that were answered, whatever came of them.
+/// Requests on routes, by `route`.
 pub const REQUESTS: &str = "larder_requests_total";
-/// Of them: answered fresh from a tier, absences included.
-pub const HITS: &str = "larder_hits_total";
-/// Of them: answered with a stale entry, for whatever reason.
-pub const STALE: &str = "larder_stale_total";
-/// Of them: answered with what was loaded for them, or for the flight that they joined.
-pub const MISSES: &str = "larder_misses_total";
-/// Of them: not cacheable by policy.
-pub const BYPASS: &str = "larder_bypass_total";
-/// Of them: answered with a problem.
-pub const FAILURES: &str = "larder_failures_total";
-/// Of the misses: joined a flight that another request had started.
-pub const COLLAPSED: &str = "larder_collapsed_total";
-/// Questions put to loaders.
+/// How they were answered, by `route`, `outcome` and `detail`. The outcomes are [`OUTCOMES`].
+pub const ANSWERS: &str = "larder_answers_total";
+/// Every way to answer. Over a route: requests = hits + stale + misses + bypass + failures + refused.
+pub const OUTCOMES: [&str; 6] = ["hit", "stale", "miss", "bypass", "failure", "refused"];
+/// Flights, by `route` and `result`: what they brought back.
 pub const LOADS: &str = "larder_loads_total";
 /// Requests that wait for a flight now, those that started one included.
-pub const WAITING: &str = "larder_waiting";
+pub const WAITING: &str = "larder_requests_waiting";
 /// What was read from Redis and did not decode, echoed another key or failed its checksum (law 11).
-pub const FOREIGN: &str = "larder_foreign_entries_total";
+pub const FOREIGN: &str = "larder_redis_foreign_total";
 /// Headers of loaders that the host does not send.
-pub const HEADERS_DROPPED: &str = "larder_headers_dropped_total";
+pub const HEADERS_DROPPED: &str = "larder_loader_headers_dropped_total";
 /// Times to live of loaders that were cut to `ttl_max`.
 pub const TTL_CLAMPED: &str = "larder_ttl_clamped_total";
 

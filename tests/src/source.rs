@@ -8,7 +8,7 @@ use crate::origin::Origin;
 /// request to the origin at the same time, so that gates can hold as many as a test wants.
 pub fn sidecar(origin: &Origin, url: &str) -> String {
     format!(
-        "[config]\nurl = \"{url}\"\n[grants]\nhttp = [\"{}\"]\n[limits]\nfetches = 1000\n",
+        "[config]\nurl = \"{url}\"\n[grants]\nhttp = [\"{}\"]\n[limits]\nfetches = 1000\nconcurrency = 1000\ntimeout = \"20s\"\n",
         origin.url()
     )
 }
