@@ -1,3 +1,5 @@
 //! The binary: parse, wire, run. Knows nothing of how anything works.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    larder::cli::main()
+}

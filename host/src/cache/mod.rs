@@ -5,12 +5,14 @@
 //! - `load`: what a flight does: ask the chain, make the entry, store it.
 //! - [`flight`]: one load per key. [`generations`]: what a purge covers. [`freshness`]: what may be served when.
 //! - [`entry`]: what is stored. [`memory`]: the tier in this process. [`tier`]: the seam to the one that nodes share.
+//! - [`redis`]: that tier; the only place that names Redis. [`envelope`]: an entry as bytes.
 //! - [`source`]: what a loader is asked and answers.
 //!
 //! Knows neither axum nor wasmtime; names its neighbours only through [`Loader`], [`tier::SharedTier`] and [`clock::Clock`].
 
 pub mod clock;
 pub mod entry;
+pub mod envelope;
 mod failures;
 pub mod flight;
 pub mod freshness;
@@ -18,6 +20,7 @@ pub mod generations;
 mod load;
 pub mod memory;
 mod path;
+pub mod redis;
 pub mod source;
 pub mod tier;
 

@@ -1,1 +1,46 @@
-//! Placeholder header; replaced with the module.
+//! The command line: parse, wire, run. Knows what each command needs, not how anything works.
+
+mod args;
+mod check;
+mod serve;
+mod wit;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+pub use args::Settings;
+use args::{Command, Larder};
+
+use crate::config::Problem;
+
+/// Runs the command that the process was started with. Exits with 1 on problems, with 2 on a command line that does not
+/// parse.
+pub fn main() -> ExitCode {
+    match Larder::parse().command {
+        Command::Serve(settings) => serve::run(&settings),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Wit => {
+            print(&wit::text());
+            ExitCode::SUCCESS
+        }
+        Command::Unbuilt(command) => {
+            complain([command.problem()]);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Writes to stdout. A reader that went away (`larder wit | head`) is no fault.
+fn print(text: &str) {
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}
+
+/// Writes problems to stderr, one after the other.
+fn complain(problems: impl IntoIterator<Item = Problem>) {
+    let mut stderr = std::io::stderr().lock();
+    for problem in problems {
+        let _ = writeln!(stderr, "{problem}");
+    }
+}

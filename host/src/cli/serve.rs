@@ -1,7 +1,10 @@
 //! `larder serve`: wires the rooms together and runs them until SIGTERM. The one place that knows all of them.
 
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
+use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -12,7 +15,9 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
+use tracing_subscriber::EnvFilter;
 
+use super::args::Settings;
 use crate::admin::Admin;
 use crate::cache::clock::{Clock, SystemClock};
 use crate::cache::generations::Generations;
@@ -26,12 +31,43 @@ use crate::metrics::{Metrics, Sample};
 use crate::plugin::{PluginSet, Registry};
 use crate::route::Snapshot;
 
-/// Serves until SIGTERM or SIGINT, then drains.
-///
-/// # Errors
-/// What keeps it from starting: an address in use, a Redis URL that is none, a plugin directory that cannot be read,
-/// a route bound to a plugin of the wrong kind.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+/// Serves until it is told to stop. Exits with 1 on what keeps it from starting.
+pub(super) fn run(settings: &Settings) -> ExitCode {
+    let (config, warnings) = match settings.load() {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            super::complain(problems);
+            return ExitCode::FAILURE;
+        }
+    };
+    super::complain(warnings);
+    log_to_stderr();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: the runtime cannot be started: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(serve(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `LARDER_LOG` filters as `RUST_LOG` does elsewhere; `info` by default.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env("LARDER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+}
+
+/// Wires the rooms together, serves until SIGTERM or SIGINT, then drains. Fails on what keeps it from starting: an
+/// address in use, a plugin directory that cannot be read, a route bound to a plugin of the wrong kind.
+async fn serve(config: Config) -> anyhow::Result<()> {
     raise_descriptor_limit();
     // Addresses first: a port in use is told before plugins are compiled.
     let public = listen(config.server.listen, "[server] listen").await?;
@@ -50,10 +86,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let config = Arc::new(config);
     let (empty, _) = Snapshot::build(&Config { routes: Vec::new(), ..(*config).clone() }, Arc::default(), &metrics);
     let routes = Arc::new(ArcSwap::from_pointee(empty));
-    let registry = Registry::open(&config, rebind(&config, &routes, &metrics)).await.context("opening the plugin directory")?;
-    let (snapshot, problems) = Snapshot::build(&config, registry.set(), &metrics);
-    report(&problems)?;
-    routes.store(Arc::new(snapshot));
+    let rebind = rebind(&config, &routes, &metrics);
+    let registry = Registry::open(&config, rebind).await.context("opening the plugin directory")?;
+    bind(&config, &registry, &routes, &metrics)?;
 
     let (stop, stopping) = watch::channel(false);
     let service = Arc::new(Service { routes: Arc::clone(&routes), cache: Arc::clone(&cache), metrics: Arc::clone(&metrics) });
@@ -64,7 +99,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         cache: Arc::clone(&cache),
         metrics,
         plugins: Arc::clone(&registry),
-        samples: samples(redis),
+        samples: samples(redis, &registry),
         token: config.admin.token.as_deref().map(Into::into),
         draining: stopping,
     };
@@ -132,6 +167,25 @@ fn rebind(
     })
 }
 
+/// Binds the routes for the first time. A plugin may be swapped while this runs, and its table must not be replaced by
+/// the older one made here: so the set is looked at again after the table is in place.
+fn bind(
+    config: &Config,
+    registry: &Registry,
+    routes: &ArcSwap<Snapshot>,
+    metrics: &Metrics,
+) -> anyhow::Result<()> {
+    loop {
+        let plugins = registry.set();
+        let (snapshot, problems) = Snapshot::build(config, Arc::clone(&plugins), metrics);
+        report(&problems)?;
+        routes.store(Arc::new(snapshot));
+        if Arc::ptr_eq(&plugins, &registry.set()) {
+            return Ok(());
+        }
+    }
+}
+
 fn report(problems: &[Problem]) -> anyhow::Result<()> {
     for problem in problems {
         eprintln!("{problem}");
@@ -181,8 +235,34 @@ fn serve_admin(
     tokio::spawn(accept::serve::<_, axum::body::Body>(listener, router, bounds, stopping, || ()))
 }
 
-fn samples(redis: Option<Arc<RedisTier>>) -> Arc<dyn Fn() -> Vec<Sample> + Send + Sync> {
-    Arc::new(move || redis.as_ref().map(|redis| redis.samples()).unwrap_or_default())
+/// What the shared tier and the plugins counted, read when `/metrics` is asked.
+fn samples(redis: Option<Arc<RedisTier>>, registry: &Arc<Registry>) -> Arc<dyn Fn() -> Vec<Sample> + Send + Sync> {
+    let registry = Arc::clone(registry);
+    Arc::new(move || {
+        let counter = |name, help, value| Sample { name, help, value, counter: true };
+        let plugins = registry.counts();
+        let mut samples = vec![
+            counter("plugin_swaps", "Plugin versions that came to be served", plugins.swaps),
+            counter("plugin_refusals", "Plugin versions that were refused", plugins.refusals),
+            counter("plugins_retired", "Plugins whose file was removed", plugins.retired),
+        ];
+        if let Some(redis) = &redis {
+            let counts = redis.counters();
+            let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+            samples.extend([
+                counter("redis_hits", "Look-ups in Redis that found a living entry", read(&counts.hits)),
+                counter("redis_misses", "Look-ups in Redis that found nothing or a purged entry", read(&counts.misses)),
+                counter("redis_foreign", "Look-ups in Redis that found bytes that are no entry", read(&counts.foreign)),
+                counter("redis_errors", "Redis commands that failed", read(&counts.errors)),
+                counter("redis_timeouts", "Redis commands without an answer in time", read(&counts.timeouts)),
+                counter("redis_stores", "Entries stored in Redis", read(&counts.stores)),
+                counter("redis_stores_refused", "Entries that a purge kept out of Redis", read(&counts.stores_refused)),
+                counter("redis_breaker_opens", "Times the breaker before Redis opened", read(&counts.breaker_opens)),
+                counter("redis_resyncs", "Times the record of purges was reread", read(&counts.resyncs)),
+            ]);
+        }
+        samples
+    })
 }
 
 async fn prune(cache: Arc<Cache>, longest_life_ms: u64) {

@@ -14,6 +14,8 @@ pub mod problem;
 mod reader;
 mod routes;
 pub mod sidecar;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

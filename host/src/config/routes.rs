@@ -30,6 +30,28 @@ pub(super) fn read(root: &Table<'_>, document: &Document<'_>, from_file: bool) -
         .collect()
 }
 
+impl Route {
+    /// The route of a loader that no file names: `/NAME/{key}`, everything else by default.
+    pub fn implicit(loader: &str) -> Self {
+        let soft_timeout = setting::soft_timeout.default_value();
+        Self {
+            path: format!("/{loader}/{{key}}"),
+            loaders: vec![loader.to_owned()],
+            key: KeySource::Default,
+            ttl: setting::ttl.default_value(),
+            ttl_max: setting::ttl_max.default_value(),
+            jitter: setting::jitter.default_value(),
+            stale_while_revalidate: setting::stale_while_revalidate.default_value(),
+            stale_if_error: setting::stale_if_error.default_value(),
+            missing_ttl: setting::missing_ttl.default_value(),
+            failure_ttl: setting::failure_ttl.default_value(),
+            soft_timeout: (!soft_timeout.is_zero()).then_some(soft_timeout),
+            timeout: setting::timeout.default_value(),
+            line: 0,
+        }
+    }
+}
+
 fn read_route(table: Table<'_>, patterns: &mut Patterns) -> Option<Route> {
     let path = table.optional(&setting::path);
     if table.raw(setting::path.key).is_none() {

@@ -274,15 +274,19 @@ fn dirs(table: &Table<'_>, dir: &Path) -> BTreeMap<String, DirGrant> {
 fn guest_path(path: &str) -> Result<(), Fault> {
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     let plain = |segment: &&str| !matches!(*segment, "" | "." | "..");
-    if path == "/"
-        || (path.starts_with('/') && !path.contains('\0') && segments.iter().all(|s| plain(s)))
+    if path == "/" || (path.starts_with('/') && !path.contains('\0') && segments.iter().all(plain))
     {
         return Ok(());
     }
-    let tidy: Vec<&str> = path.split('/').filter(plain).collect();
+    let remedy = if path.split('/').any(|segment| matches!(segment, "." | "..")) {
+        "write an absolute path without . and .., such as \"/data\"".to_owned()
+    } else {
+        let tidy: Vec<&str> = path.split('/').filter(plain).collect();
+        format!("write \"/{}\"", tidy.join("/"))
+    };
     Err(Fault::new(
         format!("{path:?} is not a path that a plugin can be given"),
-        format!("write \"/{}\"", tidy.join("/")),
+        remedy,
     ))
 }
 

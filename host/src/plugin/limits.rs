@@ -52,29 +52,84 @@ pub struct LimitRow {
 const MEBIBYTE: usize = 1024 * 1024;
 
 const TABLE: &[LimitRow] = &[
-    LimitRow { name: "memory", default: "64MiB", configurable: true, meaning: "linear memory of one instance" },
+    LimitRow {
+        name: "memory",
+        default: "64MiB",
+        configurable: true,
+        meaning: "linear memory of one instance",
+    },
     LimitRow {
         name: "cpu",
         default: "50ms",
         configurable: true,
         meaning: "the longest uninterrupted slice of guest code of an async loader; the whole call of a key policy or a blocking loader",
     },
-    LimitRow { name: "timeout", default: "2s", configurable: true, meaning: "wall clock of one call" },
-    LimitRow { name: "instances", default: "1 (blocking: 8)", configurable: true, meaning: "instances of a loader" },
-    LimitRow { name: "concurrency", default: "256", configurable: true, meaning: "calls at once in one async instance" },
-    LimitRow { name: "body", default: "8MiB", configurable: true, meaning: "one body, to or from the guest" },
-    LimitRow { name: "fetches", default: "32", configurable: true, meaning: "outbound requests at once of one instance" },
-    LimitRow { name: "queue", default: "10000", configurable: false, meaning: "calls that wait for a place in an instance; over it: 503" },
-    LimitRow { name: "host-data", default: "4MiB", configurable: false, meaning: "what a guest hands to the host in one call beside a body" },
+    LimitRow {
+        name: "timeout",
+        default: "2s",
+        configurable: true,
+        meaning: "wall clock of one call",
+    },
+    LimitRow {
+        name: "instances",
+        default: "1 (blocking: 8)",
+        configurable: true,
+        meaning: "instances of a loader",
+    },
+    LimitRow {
+        name: "concurrency",
+        default: "256",
+        configurable: true,
+        meaning: "calls at once in one async instance",
+    },
+    LimitRow {
+        name: "body",
+        default: "8MiB",
+        configurable: true,
+        meaning: "one body, to or from the guest",
+    },
+    LimitRow {
+        name: "fetches",
+        default: "32",
+        configurable: true,
+        meaning: "outbound requests at once of one instance",
+    },
+    LimitRow {
+        name: "queue",
+        default: "10000",
+        configurable: false,
+        meaning: "calls that wait for a place in an instance; over it: 503",
+    },
+    LimitRow {
+        name: "host-data",
+        default: "4MiB",
+        configurable: false,
+        meaning: "what a guest hands to the host in one call beside a body",
+    },
     LimitRow {
         name: "log-lines",
         default: "100",
         configurable: false,
         meaning: "lines a plugin may log in a second (stdout and stderr included); more are counted and dropped",
     },
-    LimitRow { name: "log-line", default: "4KiB", configurable: false, meaning: "one such line; the rest of it is cut" },
-    LimitRow { name: "lifecycle", default: "10s", configurable: false, meaning: "wall clock of each of start, probe and stop" },
-    LimitRow { name: "component", default: "64MiB", configurable: false, meaning: "the size of a component file" },
+    LimitRow {
+        name: "log-line",
+        default: "4KiB",
+        configurable: false,
+        meaning: "one such line; the rest of it is cut",
+    },
+    LimitRow {
+        name: "lifecycle",
+        default: "10s",
+        configurable: false,
+        meaning: "wall clock of each of start, probe and stop",
+    },
+    LimitRow {
+        name: "component",
+        default: "64MiB",
+        configurable: false,
+        meaning: "the size of a component file",
+    },
 ];
 
 impl Limits {
@@ -88,7 +143,10 @@ impl Limits {
             memory: bytes(given.memory, 64 * MEBIBYTE),
             cpu: given.cpu.unwrap_or(Duration::from_millis(50)),
             timeout: given.timeout.unwrap_or(Duration::from_secs(2)),
-            instances: given.instances.unwrap_or(if blocking { 8 } else { 1 }).max(1),
+            instances: given
+                .instances
+                .unwrap_or(if blocking { 8 } else { 1 })
+                .max(1),
             concurrency: given.concurrency.unwrap_or(256).max(1),
             body: bytes(given.body, 8 * MEBIBYTE),
             fetches: given.fetches.unwrap_or(32),
@@ -118,14 +176,24 @@ mod tests {
 
     #[test]
     fn a_blocking_loader_has_a_pool_and_an_async_one_a_single_instance() {
-        let blocking = Exports { blocking_loader: true, ..Exports::default() };
-        assert_eq!(Limits::resolve(&PluginLimits::default(), &blocking).instances, 8);
+        let blocking = Exports {
+            blocking_loader: true,
+            ..Exports::default()
+        };
+        assert_eq!(
+            Limits::resolve(&PluginLimits::default(), &blocking).instances,
+            8
+        );
         assert_eq!(Limits::default().instances, 1);
     }
 
     #[test]
     fn what_the_sidecar_says_wins() {
-        let given = PluginLimits { memory: Some(1), instances: Some(3), ..PluginLimits::default() };
+        let given = PluginLimits {
+            memory: Some(1),
+            instances: Some(3),
+            ..PluginLimits::default()
+        };
         let limits = Limits::resolve(&given, &Exports::default());
         assert_eq!((limits.memory, limits.instances), (1, 3));
     }

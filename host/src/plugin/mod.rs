@@ -3,14 +3,49 @@
 //! Alone in naming wasmtime. Knows neither axum nor Redis, and of the cache only the traits it implements:
 //! [`crate::cache::Loader`] and [`crate::key::KeyPolicy`].
 
+mod async_loader;
+mod backoff;
+mod bindings;
+mod blocking;
+mod breaker;
+mod check;
 mod compile;
+mod descriptor;
+mod driver;
+mod egress;
 mod engine;
+mod examine;
+mod fault;
+mod files;
+mod instance;
+mod judge;
+mod last_good;
+mod launch;
 mod limits;
+mod linkers;
+mod meter;
+mod output;
+mod policy;
+mod prepared;
+mod queue;
+mod registry;
 mod runtime;
-mod standin;
+mod secrets;
+mod state;
+mod ticker;
+mod version;
+mod watch;
 
+pub use check::check;
 pub use compile::{Compiled, Exports};
+pub use descriptor::{Descriptor, DescriptorFault, Parameter, ParameterFault, ParameterPlace};
+pub use egress::{Egress, EgressClient, EgressHooks};
 pub use engine::{Description, Engine};
+pub use last_good::LastKnown;
 pub use limits::{LimitRow, Limits};
+pub use registry::{
+    OnChange, PluginSet, PluginState, PluginStatus, Registry, RegistryCounts, ReloadError,
+};
 pub use runtime::{Condition, Launched, Refusal, Runtime, Spec};
-pub use standin::{Egress, SecretError, Secrets};
+pub use secrets::{SecretError, Secrets};
+pub use version::{Plugin, PluginKind};

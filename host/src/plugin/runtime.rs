@@ -101,12 +101,18 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal that says how to mend what is wrong.
     pub fn new(message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { message: message.into(), remedy: Some(remedy.into()) }
+        Self {
+            message: message.into(),
+            remedy: Some(remedy.into()),
+        }
     }
 
     /// A refusal with nothing to suggest.
     pub fn bare(message: impl Into<String>) -> Self {
-        Self { message: message.into(), remedy: None }
+        Self {
+            message: message.into(),
+            remedy: None,
+        }
     }
 }
 

@@ -164,7 +164,7 @@ impl Snapshot {
     pub fn longest_life_ms(config: &Config) -> u64 {
         let life = |route: &config::Route| route.ttl_max + route.stale_if_error.max(route.stale_while_revalidate);
         let longest = config.routes.iter().map(life).max();
-        let longest = longest.unwrap_or_else(|| life(&config::Route::implicit("", 0)));
+        let longest = longest.unwrap_or_else(|| life(&config::Route::implicit("")));
         crate::cache::freshness::millis(longest)
     }
 }
@@ -175,7 +175,7 @@ fn configured(config: &Config, plugins: &PluginSet) -> Vec<config::Route> {
         return config.routes.clone();
     }
     let loaders = plugins.iter().filter(|plugin| plugin.loader().is_some());
-    loaders.map(|plugin| config::Route::implicit(plugin.name(), 0)).collect()
+    loaders.map(|plugin| config::Route::implicit(plugin.name())).collect()
 }
 
 impl Route {

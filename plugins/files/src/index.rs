@@ -18,7 +18,11 @@ pub(crate) struct Stamp {
 
 impl Stamp {
     fn new(path: PathBuf, metadata: &Metadata) -> Self {
-        Self { path, length: metadata.len(), modified: metadata.modified().ok() }
+        Self {
+            path,
+            length: metadata.len(),
+            modified: metadata.modified().ok(),
+        }
     }
 }
 
@@ -36,7 +40,10 @@ pub(crate) fn stamps(layout: &Layout) -> Result<Vec<Stamp>, String> {
         let mut stamps = Vec::new();
         for file in std::fs::read_dir(path)? {
             let file = file?.path();
-            if file.extension().is_some_and(|extension| extension == layout.format.extension()) {
+            if file
+                .extension()
+                .is_some_and(|extension| extension == layout.format.extension())
+            {
                 let metadata = std::fs::metadata(&file)?;
                 stamps.push(Stamp::new(file, &metadata));
             }
@@ -47,8 +54,14 @@ pub(crate) fn stamps(layout: &Layout) -> Result<Vec<Stamp>, String> {
     let stamps = look().map_err(|fault: io::Error| {
         format!("`{path}` cannot be read ({fault}); correct `path` in [config], or grant its directory by `dirs` in [grants]")
     })?;
-    match stamps.iter().find(|stamp| u32::try_from(stamp.length).is_err()) {
-        Some(stamp) => Err(format!("`{}` is larger than 4 GiB; split it", stamp.path.display())),
+    match stamps
+        .iter()
+        .find(|stamp| u32::try_from(stamp.length).is_err())
+    {
+        Some(stamp) => Err(format!(
+            "`{}` is larger than 4 GiB; split it",
+            stamp.path.display()
+        )),
         None => Ok(stamps),
     }
 }
@@ -94,18 +107,33 @@ impl Index {
     ///
     /// # Errors
     /// A sentence for people that names the file and the place in it.
-    pub(crate) async fn build(files: Vec<Stamp>, layout: &Layout, breathe: &impl AsyncFn()) -> Result<Self, String> {
-        let mut index = Self { files: Vec::new(), places: BTreeMap::new(), format: layout.format };
+    pub(crate) async fn build(
+        files: Vec<Stamp>,
+        layout: &Layout,
+        breathe: &impl AsyncFn(),
+    ) -> Result<Self, String> {
+        let mut index = Self {
+            files: Vec::new(),
+            places: BTreeMap::new(),
+            format: layout.format,
+        };
         for stamp in files {
-            let at_fault = |fault: String| format!("`{}` cannot be indexed: {fault}", stamp.path.display());
+            let at_fault =
+                |fault: String| format!("`{}` cannot be indexed: {fault}", stamp.path.display());
             let file = File::open(&stamp.path).map_err(|fault| at_fault(fault.to_string()))?;
             let number = index.files.len() as u32;
             let mut found = |key: &str, from: u64, to: u64| {
                 // These fit: `stamps` has refused larger files. The first of several records with a key counts.
-                let place = Place { file: number, from: from as u32, length: (to - from) as u32 };
+                let place = Place {
+                    file: number,
+                    from: from as u32,
+                    length: (to - from) as u32,
+                };
                 index.places.entry(digest(key)).or_insert(place);
             };
-            let header = scan::records(file, layout, &mut found, breathe).await.map_err(at_fault)?;
+            let header = scan::records(file, layout, &mut found, breathe)
+                .await
+                .map_err(at_fault)?;
             index.files.push((stamp, header));
         }
         Ok(index)
@@ -117,7 +145,11 @@ impl Index {
     /// A sentence for people that names the file.
     pub(crate) fn find(&self, key: &str) -> Result<Found, String> {
         let Some(place) = self.places.get(&digest(key)) else {
-            return Ok(if self.is_current() { Found::Nothing } else { Found::FileChanged });
+            return Ok(if self.is_current() {
+                Found::Nothing
+            } else {
+                Found::FileChanged
+            });
         };
         let (stamp, header) = &self.files[place.file as usize];
         let read = || -> io::Result<Option<Vec<u8>>> {
@@ -132,17 +164,26 @@ impl Index {
         match read() {
             Ok(Some(record)) => scan::to_json(record, self.format, header).map(Found::Record),
             Ok(None) => Ok(Found::FileChanged),
-            Err(fault) if matches!(fault.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => {
+            Err(fault)
+                if matches!(
+                    fault.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof
+                ) =>
+            {
                 Ok(Found::FileChanged)
             }
-            Err(fault) => Err(format!("`{}` cannot be read: {fault}", stamp.path.display())),
+            Err(fault) => Err(format!(
+                "`{}` cannot be read: {fault}",
+                stamp.path.display()
+            )),
         }
     }
 
     /// Whether the files are still those that were indexed. What changed while it was indexed is seen by this too.
     fn is_current(&self) -> bool {
         self.files.iter().all(|(stamp, _)| {
-            std::fs::metadata(&stamp.path).is_ok_and(|metadata| Stamp::new(stamp.path.clone(), &metadata) == *stamp)
+            std::fs::metadata(&stamp.path)
+                .is_ok_and(|metadata| Stamp::new(stamp.path.clone(), &metadata) == *stamp)
         })
     }
 }
@@ -160,7 +201,8 @@ mod tests {
 
     impl Dir {
         fn new(test: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("larder-files-{test}-{}", std::process::id()));
+            let path =
+                std::env::temp_dir().join(format!("larder-files-{test}-{}", std::process::id()));
             std::fs::create_dir_all(&path).unwrap();
             Self(path)
         }
@@ -179,7 +221,12 @@ mod tests {
     }
 
     fn layout(path: &Path, format: Format, pointer: &str) -> Layout {
-        Layout { path: path.display().to_string(), format, pointer: pointer.to_owned(), key: "id".to_owned() }
+        Layout {
+            path: path.display().to_string(),
+            format,
+            pointer: pointer.to_owned(),
+            key: "id".to_owned(),
+        }
     }
 
     fn build(layout: &Layout) -> Result<Index, String> {
@@ -188,12 +235,20 @@ mod tests {
 
     /// The record of `key` in `text`, or what is wrong.
     fn check(format: Format, pointer: &str, text: &str, key: &str, expect: Result<&str, &str>) {
-        let dir = Dir::new(&format!("{format:?}-{:x}", super::digest(&(pointer, text, key))));
-        let found = build(&layout(&dir.file("file", text), format, pointer)).and_then(|index| index.find(key));
+        let dir = Dir::new(&format!(
+            "{format:?}-{:x}",
+            super::digest(&(pointer, text, key))
+        ));
+        let found = build(&layout(&dir.file("file", text), format, pointer))
+            .and_then(|index| index.find(key));
         match (found, expect) {
-            (Ok(Found::Record(record)), Ok(expect)) => assert_eq!(String::from_utf8_lossy(&record), expect, "{text}"),
+            (Ok(Found::Record(record)), Ok(expect)) => {
+                assert_eq!(String::from_utf8_lossy(&record), expect, "{text}")
+            }
             (Ok(Found::Nothing), Ok("")) => {}
-            (Err(fault), Err(part)) => assert!(fault.contains(part), "{fault:?} does not say {part:?}"),
+            (Err(fault), Err(part)) => {
+                assert!(fault.contains(part), "{fault:?} does not say {part:?}")
+            }
             (found, _) => panic!("{text:?} gave {found:?}, not {expect:?}"),
         }
     }
@@ -201,16 +256,61 @@ mod tests {
     #[test]
     fn json_records_are_found_where_the_pointer_says() {
         let check = |pointer, text, key, expect| check(Format::Json, pointer, text, key, expect);
-        check("", r#"[{"id":"a"}, {"x":[{"id":"no"}],"id":"b"} ]"#, "b", Ok(r#"{"x":[{"id":"no"}],"id":"b"}"#));
-        check("", r#"[{"id":"a"}, {"x":[{"id":"no"}],"id":"b"} ]"#, "no", Ok(""));
-        check("/3166-1", r#"{"o":[{"id":"a"}],"3166-1":[{"id":"a","n":1}],"p":[]}"#, "a", Ok(r#"{"id":"a","n":1}"#));
-        check("/a~1b/1/~0", r#"{"a/b":[{"~":[{"id":"x"}]},{"~":[{"id":"y"}]}]}"#, "y", Ok(r#"{"id":"y"}"#));
-        check("/a~1b/1/~0", r#"{"a/b":[{"~":[{"id":"x"}]},{"~":[{"id":"y"}]}]}"#, "x", Ok(""));
-        check("", r#"[1, [], {"id": 42 }, {"id":"42","second":1}]"#, "42", Ok(r#"{"id": 42 }"#));
-        check("", r#"[{"id":"a\"\u00e9"}]"#, "a\"é", Ok(r#"{"id":"a\"\u00e9"}"#));
-        check("", r#"[{"id":{"id":"deep"}},{"id":["deep"]},{"id":null}]"#, "deep", Ok(""));
+        check(
+            "",
+            r#"[{"id":"a"}, {"x":[{"id":"no"}],"id":"b"} ]"#,
+            "b",
+            Ok(r#"{"x":[{"id":"no"}],"id":"b"}"#),
+        );
+        check(
+            "",
+            r#"[{"id":"a"}, {"x":[{"id":"no"}],"id":"b"} ]"#,
+            "no",
+            Ok(""),
+        );
+        check(
+            "/3166-1",
+            r#"{"o":[{"id":"a"}],"3166-1":[{"id":"a","n":1}],"p":[]}"#,
+            "a",
+            Ok(r#"{"id":"a","n":1}"#),
+        );
+        check(
+            "/a~1b/1/~0",
+            r#"{"a/b":[{"~":[{"id":"x"}]},{"~":[{"id":"y"}]}]}"#,
+            "y",
+            Ok(r#"{"id":"y"}"#),
+        );
+        check(
+            "/a~1b/1/~0",
+            r#"{"a/b":[{"~":[{"id":"x"}]},{"~":[{"id":"y"}]}]}"#,
+            "x",
+            Ok(""),
+        );
+        check(
+            "",
+            r#"[1, [], {"id": 42 }, {"id":"42","second":1}]"#,
+            "42",
+            Ok(r#"{"id": 42 }"#),
+        );
+        check(
+            "",
+            r#"[{"id":"a\"\u00e9"}]"#,
+            "a\"é",
+            Ok(r#"{"id":"a\"\u00e9"}"#),
+        );
+        check(
+            "",
+            r#"[{"id":{"id":"deep"}},{"id":["deep"]},{"id":null}]"#,
+            "deep",
+            Ok(""),
+        );
         check("", "[]", "a", Ok(""));
-        check("/x", r#"{"x":{"id":"a"}}"#, "a", Err("no array at `pointer`, `/x`"));
+        check(
+            "/x",
+            r#"{"x":{"id":"a"}}"#,
+            "a",
+            Err("no array at `pointer`, `/x`"),
+        );
         check("", r#"[{"id":"a"}"#, "a", Err("at byte 11"));
         check("", "", "a", Err("at byte 0"));
     }
@@ -218,7 +318,11 @@ mod tests {
     #[test]
     fn ndjson_records_are_the_lines() {
         let check = |text, key, expect| check(Format::Ndjson, "", text, key, expect);
-        check("{\"id\":1}\n\n{\"id\":\"b\",\"x\":{\"id\":\"c\"}}\r\n", "b", Ok("{\"id\":\"b\",\"x\":{\"id\":\"c\"}}"));
+        check(
+            "{\"id\":1}\n\n{\"id\":\"b\",\"x\":{\"id\":\"c\"}}\r\n",
+            "b",
+            Ok("{\"id\":\"b\",\"x\":{\"id\":\"c\"}}"),
+        );
         check("{\"id\":1}\n{\"id\":2}", "2", Ok("{\"id\":2}"));
         check("{\"id\":1}\n{\"id\":2}", "3", Ok(""));
         check("{\"id\":1}\n{\"id\":", "1", Err("at byte 15"));
@@ -227,8 +331,16 @@ mod tests {
     #[test]
     fn csv_records_become_objects() {
         let check = |text, key, expect| check(Format::Csv, "", text, key, expect);
-        check("id,name\na,Alpha\nb,\"Be, \"\"ta\"\"\nx\"\n", "b", Ok(r#"{"id":"b","name":"Be, \"ta\"\nx"}"#));
-        check("name,id\r\nAlpha,a\r\n\r\nBeta,b", "b", Ok(r#"{"id":"b","name":"Beta"}"#));
+        check(
+            "id,name\na,Alpha\nb,\"Be, \"\"ta\"\"\nx\"\n",
+            "b",
+            Ok(r#"{"id":"b","name":"Be, \"ta\"\nx"}"#),
+        );
+        check(
+            "name,id\r\nAlpha,a\r\n\r\nBeta,b",
+            "b",
+            Ok(r#"{"id":"b","name":"Beta"}"#),
+        );
         check("id,name\na,Alpha\n", "id", Ok(""));
         check("name\nAlpha\n", "a", Err("no column `id`"));
         check("id,name\na\n", "a", Err("line: 2"));
@@ -241,8 +353,14 @@ mod tests {
         dir.file("1.ndjson", "{\"id\":\"a\"}");
         dir.file("3.json", "not looked at");
         let index = build(&layout(&dir.0, Format::Ndjson, "")).unwrap();
-        assert_eq!(index.find("a"), Ok(Found::Record(b"{\"id\":\"a\"}".to_vec())));
-        assert_eq!(index.find("b"), Ok(Found::Record(b"{\"id\":\"b\"}".to_vec())));
+        assert_eq!(
+            index.find("a"),
+            Ok(Found::Record(b"{\"id\":\"a\"}".to_vec()))
+        );
+        assert_eq!(
+            index.find("b"),
+            Ok(Found::Record(b"{\"id\":\"b\"}".to_vec()))
+        );
     }
 
     #[test]
@@ -261,13 +379,24 @@ mod tests {
     #[test]
     fn a_large_file_is_indexed_in_slices() {
         let dir = Dir::new("slices");
-        for (format, head, each) in [(Format::Ndjson, "", "{\"id\":NN}\n"), (Format::Csv, "id\n", "NN\n")] {
-            let rows: String = (0..200_000).map(|number: u32| each.replace("NN", &number.to_string())).collect();
+        for (format, head, each) in [
+            (Format::Ndjson, "", "{\"id\":NN}\n"),
+            (Format::Csv, "id\n", "NN\n"),
+        ] {
+            let rows: String = (0..200_000)
+                .map(|number: u32| each.replace("NN", &number.to_string()))
+                .collect();
             let layout = layout(&dir.file("large", &(head.to_owned() + &rows)), format, "");
             let slices = Cell::new(0);
             let breathe = async || slices.set(slices.get() + 1);
-            let index = block_on(Index::build(stamps(&layout).unwrap(), &layout, &breathe)).unwrap();
-            assert!(slices.get() >= rows.len() / (256 << 10), "{} slices of {} bytes", slices.get(), rows.len());
+            let index =
+                block_on(Index::build(stamps(&layout).unwrap(), &layout, &breathe)).unwrap();
+            assert!(
+                slices.get() >= rows.len() / (256 << 10),
+                "{} slices of {} bytes",
+                slices.get(),
+                rows.len()
+            );
             assert!(matches!(index.find("199999"), Ok(Found::Record(_))));
         }
     }

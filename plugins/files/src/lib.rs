@@ -30,10 +30,11 @@ mod scan;
 use exports::larder::plugin::{lifecycle, loader, metadata};
 use futures_util::FutureExt as _;
 use futures_util::future::Shared;
-use larder::plugin::types::{Absence, Entry, Failure, FailureKind, Outcome, Param, Question, Renewal, Validator};
 use index::{Found, Index, Stamp};
+use larder_plugin_support::{
+    Entry, Failure, FailureKind, Outcome, Param, Question, Validator, part, settings,
+};
 use scan::Layout;
-use serde_json::json;
 use std::cell::RefCell;
 use std::rc::Rc;
 use wasip3::clocks::monotonic_clock::wait_for;
@@ -47,52 +48,57 @@ wit_bindgen::generate!({
             include larder:plugin/described@0.1.0;
         }
     ",
-    generate_all,
+    with: {
+        "larder:plugin/types@0.1.0": larder_plugin_support::contract::types,
+        "larder:plugin/settings@0.1.0": larder_plugin_support::contract::settings,
+        "larder:plugin/secrets@0.1.0": larder_plugin_support::contract::secrets,
+        "larder:plugin/log@0.1.0": larder_plugin_support::contract::log,
+    },
 });
 
 struct Files;
 export!(Files);
 
-fn layout() -> Result<Layout, Failure> {
-    let settings = larder::plugin::settings::get();
-    larder_plugin_support::settings(&settings).map_err(|fault| failure(FailureKind::Internal, "settings-unfit", fault))
-}
-
 impl loader::Guest for Files {
     async fn load(Question { target, known }: Question) -> Result<Outcome, Failure> {
-        let layout = layout()?;
+        let layout: Layout = settings()?;
         let key = wanted(&target.parts, &layout.key)?;
         let too_late = async {
             wait_for(u64::from(target.deadline_ms) * 1_000_000).await;
-            Err(failure(FailureKind::Timeout, "index-not-ready", "the files are still being indexed; ask again".to_owned()))
+            Err(Failure::new(
+                FailureKind::Timeout,
+                "index-not-ready",
+                "the files are still being indexed; ask again".to_owned(),
+            ))
         };
         let Some(body) = futures_lite::future::or(find(&layout, key), too_late).await? else {
-            return Ok(Outcome::Missing(Absence { ttl_ms: None, tags: Vec::new(), hints: Vec::new() }));
+            return Ok(Outcome::nothing());
         };
         let etag = Some(format!("\"{:032x}\"", index::digest(&body)));
         if known.is_some_and(|known| known.etag == etag) {
-            return Ok(Outcome::NotModified(Renewal { ttl_ms: None, hints: Vec::new() }));
+            return Ok(Outcome::unchanged());
         }
+        let validator = Some(Validator {
+            etag,
+            last_modified_ms: None,
+        });
         Ok(Outcome::Found(Entry {
-            status: None,
-            content_type: Some("application/json".to_owned()),
-            headers: Vec::new(),
-            body,
-            validator: Some(Validator { etag, last_modified_ms: None }),
-            ttl_ms: None,
-            tags: Vec::new(),
-            hints: Vec::new(),
+            validator,
+            ..Entry::new("application/json", body)
         }))
     }
 }
 
 /// The key to look up.
 fn wanted<'p>(parts: &'p [Param], key: &str) -> Result<&'p str, Failure> {
-    match (parts.iter().find(|part| part.name == key), parts) {
-        (Some(part), _) | (None, [part]) => Ok(&part.value),
+    match (part(parts, key), parts) {
+        (Some(value), _) => Ok(value),
+        (None, [only]) => Ok(&only.value),
         (None, _) => {
-            let message = format!("no part is called `{key}`, and there is not just one; add `{key}` to the route's path or key");
-            Err(failure(FailureKind::Internal, "part-missing", message))
+            let message = format!(
+                "no part is called `{key}`, and there is not just one; add `{key}` to the route's path or key"
+            );
+            Err(Failure::new(FailureKind::Internal, "part-missing", message))
         }
     }
 }
@@ -108,7 +114,10 @@ async fn find(layout: &Layout, key: &str) -> Result<Option<Vec<u8>>, Failure> {
             Found::FileChanged => {}
         }
     }
-    Err(unreadable(format!("the files at `{}` change faster than they are read", layout.path)))
+    Err(unreadable(format!(
+        "the files at `{}` change faster than they are read",
+        layout.path
+    )))
 }
 
 /// An index in the making, or made.
@@ -132,9 +141,14 @@ async fn index(layout: &Layout) -> Result<Rc<Index>, Failure> {
             // One at a time, or files that change often would be indexed many times at once. This one is waited for, and
             // then there is another look.
             Some(build) if build.index.peek().is_none() => (build.index.clone(), false),
-            _ => (last.insert(begin(layout.clone(), stamps)).index.clone(), true),
+            _ => (
+                last.insert(begin(layout.clone(), stamps)).index.clone(),
+                true,
+            ),
         });
-        let built = index.await.map_err(|_| unreadable("indexing was given up".to_owned()))?;
+        let built = index
+            .await
+            .map_err(|_| unreadable("indexing was given up".to_owned()))?;
         if current {
             return built.map_err(unreadable);
         }
@@ -149,7 +163,10 @@ fn begin(layout: Layout, stamps: Vec<Stamp>) -> Build {
         let index = Index::build(files, &layout, &breathe).await;
         let _ = built.send(index.map(Rc::new)); // an error: nobody waits any more
     });
-    Build { stamps, index: index.shared() }
+    Build {
+        stamps,
+        index: index.shared(),
+    }
 }
 
 /// Ends a slice of computing. The host measures the time between two waits, so this must be a wait, if a short one: a bare
@@ -158,20 +175,22 @@ async fn breathe() {
     wait_for(1).await;
 }
 
-fn failure(kind: FailureKind, code: &str, message: String) -> Failure {
-    Failure { kind, code: code.to_owned(), message, retry_after_ms: None, details: Vec::new() }
-}
-
 fn unreadable(message: String) -> Failure {
-    failure(FailureKind::Unavailable, "files-unreadable", message)
+    Failure::new(FailureKind::Unavailable, "files-unreadable", message)
 }
 
 impl lifecycle::Guest for Files {
     async fn start() -> Result<(), Failure> {
-        let pointer = layout()?.pointer;
+        let pointer = settings::<Layout>()?.pointer;
         if !(pointer.is_empty() || pointer.starts_with('/')) {
-            let message = format!("the setting `pointer`, `{pointer}`, is no JSON pointer; write `/{pointer}`");
-            return Err(failure(FailureKind::Internal, "pointer-invalid", message));
+            let message = format!(
+                "the setting `pointer`, `{pointer}`, is no JSON pointer; write `/{pointer}`"
+            );
+            return Err(Failure::new(
+                FailureKind::Internal,
+                "pointer-invalid",
+                message,
+            ));
         }
         Ok(())
     }
@@ -179,7 +198,7 @@ impl lifecycle::Guest for Files {
     /// Indexes, so that the first load need not wait, and files that cannot be read do not replace ones that can. What is
     /// too large for the budget of a probe is indexed on in the background.
     async fn probe() -> Result<(), Failure> {
-        let layout = layout()?;
+        let layout: Layout = settings()?;
         let indexed = async { index(&layout).await.map(drop) };
         let enough = async {
             wait_for(8_000_000_000).await;
@@ -197,35 +216,7 @@ impl metadata::Guest for Files {
             name: "files".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             cache_version: 1,
-            descriptor: json!({
-                "description": "Finds records in JSON, NDJSON or CSV files by a key field.",
-                // The one that is looked up is called as the setting `key` says, or as the route likes.
-                "additional_parameters": true,
-                "response": { "content_type": "application/json", "schema": { "type": "object" } },
-                "settings": {
-                    "type": "object", "additionalProperties": false, "required": ["path", "format", "key"],
-                    "properties": {
-                        "path": {
-                            "type": "string", "minLength": 1,
-                            "description": "A file or a directory inside a granted one, as the plugin sees it.",
-                        },
-                        "format": {
-                            "enum": ["json", "ndjson", "csv"],
-                            "description": "What the files hold; of a directory, the files of that extension count.",
-                        },
-                        "pointer": {
-                            "type": "string", "pattern": "^(/.*)?$", "default": "",
-                            "description": "Where the array of records is in a JSON file, as a JSON pointer; the root unless set.",
-                        },
-                        "key": {
-                            "type": "string", "minLength": 1,
-                            "description": "The field to find records by.",
-                        },
-                    },
-                },
-                "grants": { "dirs": ["the directory that the setting `path` lies in"] },
-            })
-            .to_string(),
+            descriptor: include_str!("../descriptor.json").to_owned(),
         }
     }
 }

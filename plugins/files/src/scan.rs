@@ -58,26 +58,42 @@ pub(crate) async fn records(
         return csv_records(reader, layout, found, breathe).await;
     }
     // Values one after another are what NDJSON is to the parser; of one JSON text, they are a fault.
-    let options = JsonParserOptionsBuilder::default().with_streaming(layout.format == Format::Ndjson).build();
+    let options = JsonParserOptionsBuilder::default()
+        .with_streaming(layout.format == Format::Ndjson)
+        .build();
     let mut parser = JsonParser::new_with_options(BufReaderJsonFeeder::new(reader), options);
     let mut walk = Walk::new(layout);
     let at_fault = |fault: String, at: usize| format!("{fault}, at byte {at}");
     loop {
-        let event = parser.next_event().map_err(|fault| at_fault(fault.to_string(), parser.parsed_bytes()))?;
+        let event = parser
+            .next_event()
+            .map_err(|fault| at_fault(fault.to_string(), parser.parsed_bytes()))?;
         match event {
             None => break,
             Some(JsonEvent::NeedMoreInput) => {
-                parser.feeder.fill_buf().map_err(|fault| fault.to_string())?;
+                parser
+                    .feeder
+                    .fill_buf()
+                    .map_err(|fault| fault.to_string())?;
                 breathe().await;
             }
             Some(event) => {
                 let at = parser.parsed_bytes();
-                let text = parser.current_str().map_err(|fault| at_fault(fault.to_string(), at))?;
+                let text = parser
+                    .current_str()
+                    .map_err(|fault| at_fault(fault.to_string(), at))?;
                 walk.step(event, text, at as u64, found);
             }
         }
     }
-    if walk.found_array { Ok(Header::new()) } else { Err(format!("it has no array at `pointer`, `{}`", layout.pointer)) }
+    if walk.found_array {
+        Ok(Header::new())
+    } else {
+        Err(format!(
+            "it has no array at `pointer`, `{}`",
+            layout.pointer
+        ))
+    }
 }
 
 /// A walk through JSON, event by event, that knows where it is.
@@ -105,7 +121,11 @@ enum Member {
 impl<'l> Walk<'l> {
     fn new(layout: &'l Layout) -> Self {
         // RFC 6901: `/` separates, `~1` is `/` and `~0` is `~`.
-        let tokens = layout.pointer.split('/').skip(1).map(|token| token.replace("~1", "/").replace("~0", "~"));
+        let tokens = layout
+            .pointer
+            .split('/')
+            .skip(1)
+            .map(|token| token.replace("~1", "/").replace("~0", "~"));
         let over_lines = layout.format == Format::Ndjson;
         Self {
             key: &layout.key,
@@ -118,14 +138,24 @@ impl<'l> Walk<'l> {
         }
     }
 
-    fn step(&mut self, event: JsonEvent, text: &str, at: u64, found: &mut impl FnMut(&str, u64, u64)) {
+    fn step(
+        &mut self,
+        event: JsonEvent,
+        text: &str,
+        at: u64,
+        found: &mut impl FnMut(&str, u64, u64),
+    ) {
         let depth = self.path.len();
-        let in_record = self.records_depth.is_some_and(|records| depth == records + 1);
+        let in_record = self
+            .records_depth
+            .is_some_and(|records| depth == records + 1);
         match event {
             JsonEvent::NeedMoreInput => {}
             JsonEvent::FieldName => {
                 self.at_key = in_record && text == self.key;
-                if let Some(Member::Name(name)) = self.path.last_mut().filter(|_| depth <= self.pointer.len()) {
+                if let Some(Member::Name(name)) =
+                    self.path.last_mut().filter(|_| depth <= self.pointer.len())
+                {
                     text.clone_into(name);
                 }
             }
@@ -162,7 +192,9 @@ impl<'l> Walk<'l> {
                 }
                 self.past_value();
             }
-            JsonEvent::ValueTrue | JsonEvent::ValueFalse | JsonEvent::ValueNull => self.past_value(),
+            JsonEvent::ValueTrue | JsonEvent::ValueFalse | JsonEvent::ValueNull => {
+                self.past_value();
+            }
         }
     }
 
@@ -175,10 +207,14 @@ impl<'l> Walk<'l> {
 
     fn is_at_pointer(&self) -> bool {
         self.path.len() == self.pointer.len()
-            && self.path.iter().zip(&self.pointer).all(|(member, token)| match member {
-                Member::Name(name) => name == token,
-                Member::Number(number) => number.to_string() == *token,
-            })
+            && self
+                .path
+                .iter()
+                .zip(&self.pointer)
+                .all(|(member, token)| match member {
+                    Member::Name(name) => name == token,
+                    Member::Number(number) => number.to_string() == *token,
+                })
     }
 }
 
@@ -198,7 +234,10 @@ async fn csv_records(
     let mut slice_ends = SLICE as u64;
     loop {
         let from = reader.position().byte();
-        if !reader.read_record(&mut record).map_err(|fault| fault.to_string())? {
+        if !reader
+            .read_record(&mut record)
+            .map_err(|fault| fault.to_string())?
+        {
             return Ok(header);
         }
         let to = reader.position().byte();
@@ -218,8 +257,19 @@ pub(crate) fn to_json(record: Vec<u8>, format: Format, header: &Header) -> Resul
     if format != Format::Csv {
         return Ok(record);
     }
-    let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(record.as_slice());
-    let values = reader.records().next().transpose().map_err(|fault| fault.to_string())?.unwrap_or_default();
-    let object: serde_json::Map<_, _> = header.iter().map(str::to_owned).zip(values.iter().map(Into::into)).collect();
+    let mut reader = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .from_reader(record.as_slice());
+    let values = reader
+        .records()
+        .next()
+        .transpose()
+        .map_err(|fault| fault.to_string())?
+        .unwrap_or_default();
+    let object: serde_json::Map<_, _> = header
+        .iter()
+        .map(str::to_owned)
+        .zip(values.iter().map(Into::into))
+        .collect();
     serde_json::to_vec(&object).map_err(|fault| fault.to_string())
 }

@@ -24,7 +24,10 @@ impl Template {
         let mut from = 0;
         while let Some(open) = text[from..].find('{').map(|at| from + at) {
             from = open + 1;
-            let length = text[from..].bytes().take_while(|&byte| is_name_byte(byte)).count();
+            let length = text[from..]
+                .bytes()
+                .take_while(|&byte| is_name_byte(byte))
+                .count();
             let close = from + length;
             if length == 0 || !text[close..].starts_with('}') {
                 continue; // a brace that is text
@@ -54,7 +57,10 @@ impl Template {
     ///
     /// # Errors
     /// The first error of `value_of`.
-    pub fn fill<'v, E>(&self, mut value_of: impl FnMut(&str) -> Result<Cow<'v, str>, E>) -> Result<String, E> {
+    pub fn fill<'v, E>(
+        &self,
+        mut value_of: impl FnMut(&str) -> Result<Cow<'v, str>, E>,
+    ) -> Result<String, E> {
         let mut filled = String::new();
         for piece in &self.0 {
             match piece {
@@ -87,7 +93,11 @@ mod tests {
         check("", &[], "");
         check("Data for key {key}", &["key"], "Data for key KEY");
         check("{a}{b}/{a}", &["a", "b", "a"], "AB/A");
-        check("Bearer {secret:token}", &["secret:token"], "Bearer SECRET:TOKEN");
+        check(
+            "Bearer {secret:token}",
+            &["secret:token"],
+            "Bearer SECRET:TOKEN",
+        );
         check(r#"{"id": "{id}"}"#, &["id"], r#"{"id": "ID"}"#);
         check("{} {a b} {{x} {", &["x"], "{} {a b} {X {");
         check("é{ü}{é", &[], "é{ü}{é");
@@ -102,7 +112,11 @@ mod tests {
     #[test]
     fn the_first_name_without_a_value_is_the_error() {
         let filled = Template::parse("{a} {b} {c}").fill(|name| {
-            if name == "a" { Ok(Cow::Borrowed("1")) } else { Err(name.to_owned()) }
+            if name == "a" {
+                Ok(Cow::Borrowed("1"))
+            } else {
+                Err(name.to_owned())
+            }
         });
         assert_eq!(filled.unwrap_err(), "b");
     }

@@ -26,9 +26,8 @@
 //!
 //! A tenant header is a name, not a proof: let something in front of Larder check it.
 
-use larder_plugin_support::settings;
+use larder_plugin_support::{Derivation, Failure, FailureKind, Param, Visibility, settings};
 use serde::Deserialize;
-use serde_json::json;
 
 wit_bindgen::generate!({
     path: "../../wit",
@@ -39,12 +38,15 @@ wit_bindgen::generate!({
             export larder:plugin/metadata@0.1.0;
         }
     ",
-    generate_all,
+    with: {
+        "larder:plugin/types@0.1.0": larder_plugin_support::contract::types,
+        "larder:plugin/settings@0.1.0": larder_plugin_support::contract::settings,
+        "larder:plugin/log@0.1.0": larder_plugin_support::contract::log,
+    },
 });
 
 use exports::larder::plugin::key_policy::{self, Decision, Request};
 use exports::larder::plugin::metadata;
-use larder::plugin::types::{Derivation, Failure, FailureKind, Param, Visibility};
 
 struct TenantKey;
 export!(TenantKey);
@@ -58,17 +60,22 @@ struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { header: "x-tenant".to_owned(), query: Vec::new() }
+        Self {
+            header: "x-tenant".to_owned(),
+            query: Vec::new(),
+        }
     }
 }
 
 impl key_policy::Guest for TenantKey {
     fn derive(request: Request) -> Decision {
-        let parts = settings::<Settings>(&larder::plugin::settings::get())
-            .map_err(|fault| failure(FailureKind::Internal, "settings-unfit", fault))
-            .and_then(|settings| parts(request, &settings));
+        let parts = settings().and_then(|settings| parts(request, &settings));
         match parts {
-            Ok(parts) => Decision::Cache(Derivation { parts, visibility: Visibility::Private, hints: Vec::new() }),
+            Ok(parts) => Decision::Cache(Derivation {
+                parts,
+                visibility: Visibility::Private,
+                hints: Vec::new(),
+            }),
             Err(failure) => Decision::Reject(failure),
         }
     }
@@ -77,31 +84,47 @@ impl key_policy::Guest for TenantKey {
 /// Everything of `request` that may change the answer.
 fn parts(request: Request, settings: &Settings) -> Result<Vec<Param>, Failure> {
     let header = settings.header.to_lowercase();
-    let mut tenants = request.headers.into_iter().filter(|field| field.name == header && !field.value.is_empty());
+    let mut tenants = request
+        .headers
+        .into_iter()
+        .filter(|field| field.name == header && !field.value.is_empty());
     let tenant = match (tenants.next(), tenants.next()) {
         (Some(tenant), None) => tenant,
         (None, _) => {
             let message = format!("the request names no tenant; send the header `{header}`");
-            return Err(failure(FailureKind::InvalidRequest, "tenant-missing", message));
+            return Err(Failure::new(
+                FailureKind::InvalidRequest,
+                "tenant-missing",
+                message,
+            ));
         }
         // Taking the first would let a client say one thing here and another to whoever reads the last.
         (Some(_), Some(_)) => {
-            let message = format!("the request names more than one tenant; send the header `{header}` once");
-            return Err(failure(FailureKind::InvalidRequest, "tenant-ambiguous", message));
+            let message =
+                format!("the request names more than one tenant; send the header `{header}` once");
+            return Err(Failure::new(
+                FailureKind::InvalidRequest,
+                "tenant-ambiguous",
+                message,
+            ));
         }
     };
     let mut query: Vec<Param> = request
         .query
         .into_iter()
-        .map(|param| Param { name: param.name.to_lowercase(), value: param.value.to_lowercase() })
-        .filter(|param| settings.query.iter().any(|name| name.to_lowercase() == param.name))
+        .map(|param| Param {
+            name: param.name.to_lowercase(),
+            value: param.value.to_lowercase(),
+        })
+        .filter(|param| {
+            settings
+                .query
+                .iter()
+                .any(|name| name.to_lowercase() == param.name)
+        })
         .collect();
     query.sort_by(|a, b| (&a.name, &a.value).cmp(&(&b.name, &b.value)));
     Ok([vec![tenant], request.path, query].concat())
-}
-
-fn failure(kind: FailureKind, code: &str, message: String) -> Failure {
-    Failure { kind, code: code.to_owned(), message, retry_after_ms: None, details: Vec::new() }
 }
 
 impl metadata::Guest for TenantKey {
@@ -110,24 +133,7 @@ impl metadata::Guest for TenantKey {
             name: "tenant-key".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             cache_version: 1,
-            descriptor: json!({
-                "description": "Keeps tenants apart: a header, the path and chosen query parameters are the key.",
-                "settings": {
-                    "type": "object", "additionalProperties": false,
-                    "properties": {
-                        "header": {
-                            "type": "string", "minLength": 1, "default": Settings::default().header,
-                            "description": "The request header that names the tenant; also list it in the route's key_headers.",
-                        },
-                        "query": {
-                            "type": "array", "items": { "type": "string", "minLength": 1 }, "default": [],
-                            "description": "The query parameters that matter, whatever their case and order.",
-                        },
-                    },
-                },
-                "grants": {},
-            })
-            .to_string(),
+            descriptor: include_str!("../descriptor.json").to_owned(),
         }
     }
 }
@@ -137,12 +143,21 @@ mod tests {
     use super::{Param, Request, Settings, parts};
 
     fn params(pairs: &[(&str, &str)]) -> Vec<Param> {
-        pairs.iter().map(|&(name, value)| Param { name: name.to_owned(), value: value.to_owned() }).collect()
+        pairs
+            .iter()
+            .map(|&(name, value)| Param {
+                name: name.to_owned(),
+                value: value.to_owned(),
+            })
+            .collect()
     }
 
     /// What `/orders/{id}` with `id = 7A`, these headers and this query derives to: `name=value` of each part, or the code.
     fn check(headers: &[(&str, &str)], query: &[(&str, &str)], expect: &[&str]) {
-        let settings = Settings { query: vec!["Lang".to_owned(), "page".to_owned()], ..Settings::default() };
+        let settings = Settings {
+            query: vec!["Lang".to_owned(), "page".to_owned()],
+            ..Settings::default()
+        };
         let request = Request {
             method: "GET".to_owned(),
             route: "/orders/{id}".to_owned(),
@@ -151,7 +166,10 @@ mod tests {
             headers: params(headers),
         };
         let derived = match parts(request, &settings) {
-            Ok(parts) => parts.iter().map(|part| format!("{}={}", part.name, part.value)).collect(),
+            Ok(parts) => parts
+                .iter()
+                .map(|part| format!("{}={}", part.name, part.value))
+                .collect(),
             Err(failure) => vec![failure.code],
         };
         assert_eq!(derived, expect);
@@ -161,14 +179,26 @@ mod tests {
     fn query_parameters_are_chosen_lower_cased_and_sorted() {
         let acme = [("x-tenant", "Acme")];
         check(&acme, &[], &["x-tenant=Acme", "id=7A"]);
-        check(&acme, &[("page", "2"), ("LANG", "De"), ("x", "1")], &["x-tenant=Acme", "id=7A", "lang=de", "page=2"]);
-        check(&acme, &[("page", "b"), ("page", "")], &["x-tenant=Acme", "id=7A", "page=", "page=b"]);
+        check(
+            &acme,
+            &[("page", "2"), ("LANG", "De"), ("x", "1")],
+            &["x-tenant=Acme", "id=7A", "lang=de", "page=2"],
+        );
+        check(
+            &acme,
+            &[("page", "b"), ("page", "")],
+            &["x-tenant=Acme", "id=7A", "page=", "page=b"],
+        );
     }
 
     #[test]
     fn exactly_one_tenant_is_needed() {
         check(&[], &[], &["tenant-missing"]);
         check(&[("x-tenant", "")], &[], &["tenant-missing"]);
-        check(&[("x-tenant", "a"), ("x-tenant", "b")], &[], &["tenant-ambiguous"]);
+        check(
+            &[("x-tenant", "a"), ("x-tenant", "b")],
+            &[],
+            &["tenant-ambiguous"],
+        );
     }
 }

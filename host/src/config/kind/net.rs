@@ -107,7 +107,7 @@ impl Scalar for RedisUrl {
         }
         let database = url.path().trim_start_matches('/');
         if !database.is_empty() && database.parse::<u32>().is_err() {
-            return Err(bad(&format!("its database {database:?} is not a number")));
+            return Err(bad("its database is not a number"));
         }
         Ok(text.to_owned())
     }

@@ -12,7 +12,9 @@
 //! - `latency_ms`: waits so long
 //! - `revalidate`: `true` answers `not-modified` when `known` has the etag that the answer would have
 
-use larder_plugin_support::{Template, settings};
+use larder_plugin_support::{
+    Absence, Entry, Failure, Outcome, Param, Question, Renewal, Template, Validator, settings,
+};
 use serde::Deserialize;
 use serde_json::json;
 use std::borrow::Cow;
@@ -28,11 +30,15 @@ wit_bindgen::generate!({
             export larder:plugin/metadata@0.1.0;
         }
     ",
-    generate_all,
+    with: {
+        "larder:plugin/types@0.1.0": larder_plugin_support::contract::types,
+        "larder:plugin/settings@0.1.0": larder_plugin_support::contract::settings,
+        "larder:plugin/secrets@0.1.0": larder_plugin_support::contract::secrets,
+        "larder:plugin/log@0.1.0": larder_plugin_support::contract::log,
+    },
 });
 
 use exports::larder::plugin::{loader, metadata};
-use larder::plugin::types::{Absence, Entry, Failure, FailureKind, Outcome, Param, Question, Renewal, Validator};
 
 struct Echo;
 export!(Echo);
@@ -59,13 +65,7 @@ thread_local! {
 
 impl loader::Guest for Echo {
     async fn load(Question { target, known }: Question) -> Result<Outcome, Failure> {
-        let settings: Settings = settings(&larder::plugin::settings::get()).map_err(|message| Failure {
-            kind: FailureKind::Internal,
-            code: "settings-unfit".to_owned(),
-            message,
-            retry_after_ms: None,
-            details: Vec::new(),
-        })?;
+        let settings: Settings = settings()?;
         let load = LOADS.get() + 1;
         LOADS.set(load);
         if settings.latency_ms > 0 {
@@ -74,13 +74,24 @@ impl loader::Guest for Echo {
         let fill = |text: &str| fill(text, &target.parts);
         let tags = settings.tags.iter().map(|tag| fill(tag)).collect();
         let hints = params(&settings.hints, &target.parts);
-        if target.parts.iter().any(|part| part.name == "key" && part.value == "missing") {
-            return Ok(Outcome::Missing(Absence { ttl_ms: settings.missing_ttl_ms, tags, hints }));
+        if target
+            .parts
+            .iter()
+            .any(|part| part.name == "key" && part.value == "missing")
+        {
+            return Ok(Outcome::Missing(Absence {
+                ttl_ms: settings.missing_ttl_ms,
+                tags,
+                hints,
+            }));
         }
         let known_etag = known.as_ref().and_then(|known| known.etag.clone());
         let etag = settings.etag.as_deref().map(fill);
         if settings.revalidate && known_etag.is_some() && known_etag == etag {
-            return Ok(Outcome::NotModified(Renewal { ttl_ms: settings.ttl_ms, hints }));
+            return Ok(Outcome::NotModified(Renewal {
+                ttl_ms: settings.ttl_ms,
+                hints,
+            }));
         }
         let body = settings.body.as_deref().map_or_else(
             || {
@@ -100,10 +111,19 @@ impl loader::Guest for Echo {
         );
         Ok(Outcome::Found(Entry {
             status: settings.status,
-            content_type: Some(settings.content_type.as_deref().unwrap_or("application/json").to_owned()),
+            content_type: Some(
+                settings
+                    .content_type
+                    .as_deref()
+                    .unwrap_or("application/json")
+                    .to_owned(),
+            ),
             headers: params(&settings.headers, &target.parts),
             body: body.into_bytes(),
-            validator: etag.map(|etag| Validator { etag: Some(etag), last_modified_ms: None }),
+            validator: etag.map(|etag| Validator {
+                etag: Some(etag),
+                last_modified_ms: None,
+            }),
             ttl_ms: settings.ttl_ms,
             tags,
             hints,
@@ -112,16 +132,32 @@ impl loader::Guest for Echo {
 }
 
 fn pairs(params: &[Param]) -> Vec<[&str; 2]> {
-    params.iter().map(|param| [param.name.as_str(), param.value.as_str()]).collect()
+    params
+        .iter()
+        .map(|param| [param.name.as_str(), param.value.as_str()])
+        .collect()
 }
 
 fn params(table: &BTreeMap<String, String>, parts: &[Param]) -> Vec<Param> {
-    table.iter().map(|(name, value)| Param { name: name.clone(), value: fill(value, parts) }).collect()
+    table
+        .iter()
+        .map(|(name, value)| Param {
+            name: name.clone(),
+            value: fill(value, parts),
+        })
+        .collect()
 }
 
 fn fill(text: &str, parts: &[Param]) -> String {
-    let value = |name: &str| parts.iter().find(|part| part.name == name).map_or("", |part| &part.value);
-    Template::parse(text).fill(|name| Ok::<_, ()>(Cow::Borrowed(value(name)))).unwrap_or_default()
+    let value = |name: &str| {
+        parts
+            .iter()
+            .find(|part| part.name == name)
+            .map_or("", |part| &part.value)
+    };
+    Template::parse(text)
+        .fill(|name| Ok::<_, ()>(Cow::Borrowed(value(name))))
+        .unwrap_or_default()
 }
 
 impl metadata::Guest for Echo {

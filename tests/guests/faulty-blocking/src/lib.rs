@@ -35,7 +35,12 @@ thread_local! {
 impl blocking_loader::Guest for FaultyBlocking {
     fn load(question: Question) -> Result<Outcome, Failure> {
         LOADS.set(LOADS.get() + 1);
-        let key = question.target.parts.iter().find(|part| part.name == "key").map_or("", |part| &part.value);
+        let key = question
+            .target
+            .parts
+            .iter()
+            .find(|part| part.name == "key")
+            .map_or("", |part| &part.value);
         match key.split_once('-').unwrap_or((key, "")) {
             ("slow", ms) => block(Duration::from_millis(ms.parse().unwrap_or_default())),
             ("hang", _) => block(Duration::from_secs(u64::from(u32::MAX))),
@@ -55,7 +60,9 @@ impl blocking_loader::Guest for FaultyBlocking {
             status: None,
             content_type: Some("application/json".to_owned()),
             headers: Vec::new(),
-            body: json!({ "data": key, "load": LOADS.get() }).to_string().into_bytes(),
+            body: json!({ "data": key, "load": LOADS.get() })
+                .to_string()
+                .into_bytes(),
             validator: None,
             ttl_ms: None,
             tags: Vec::new(),
@@ -64,7 +71,10 @@ impl blocking_loader::Guest for FaultyBlocking {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a blocking loader has no other way to wait")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a blocking loader has no other way to wait"
+)]
 fn block(time: Duration) {
     std::thread::sleep(time);
 }

@@ -42,23 +42,40 @@ thread_local! {
 impl key_policy::Guest for FaultyPolicy {
     fn derive(request: Request) -> Decision {
         ASKED.set(ASKED.get() + 1);
-        let key = request.path.iter().find(|param| param.name == "key").map_or(String::new(), |param| param.value.clone());
+        let key = request
+            .path
+            .iter()
+            .find(|param| param.name == "key")
+            .map_or(String::new(), |param| param.value.clone());
         let mut parts = request.path;
-        let mut add = |name: &str, value: String| parts.push(Param { name: name.to_owned(), value });
+        let mut add = |name: &str, value: String| {
+            parts.push(Param {
+                name: name.to_owned(),
+                value,
+            });
+        };
         match key.as_str() {
             "panic" => panic!("the policy panics on purpose"),
             "loop" => loop {
                 black_box(());
             },
-            #[expect(clippy::disallowed_methods, reason = "to see what the host does with a policy that does this")]
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "to see what the host does with a policy that does this"
+            )]
             "sleep" => std::thread::sleep(Duration::from_secs(60)),
             "impure" => add("count", ASKED.get().to_string()),
             "clock" => {
-                let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                let wall = SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .unwrap_or_default();
                 add("wall", wall.as_nanos().to_string());
                 add("monotonic", format!("{:?}", Instant::now()));
             }
-            "random" => add("random", std::hash::RandomState::new().hash_one(0).to_string()),
+            "random" => add(
+                "random",
+                std::hash::RandomState::new().hash_one(0).to_string(),
+            ),
             "env" => std::env::vars().for_each(|(name, value)| add(&name, value)),
             "print" => {
                 eprintln!("the policy prints on purpose");
@@ -67,14 +84,29 @@ impl key_policy::Guest for FaultyPolicy {
             _ => {}
         }
         if let Some(length) = key.strip_prefix("big-part") {
-            add("big", "x".repeat(length.trim_start_matches('-').parse().unwrap_or(100_000)));
+            add(
+                "big",
+                "x".repeat(length.trim_start_matches('-').parse().unwrap_or(100_000)),
+            );
         }
         if let Some(kind) = key.strip_prefix("reject-") {
             return Decision::Reject(reject(kind));
         }
-        let visibility = if key == "private" { Visibility::Private } else { Visibility::Public };
-        let derivation = Derivation { parts, visibility, hints: Vec::new() };
-        if key == "bypass" { Decision::Bypass(derivation) } else { Decision::Cache(derivation) }
+        let visibility = if key == "private" {
+            Visibility::Private
+        } else {
+            Visibility::Public
+        };
+        let derivation = Derivation {
+            parts,
+            visibility,
+            hints: Vec::new(),
+        };
+        if key == "bypass" {
+            Decision::Bypass(derivation)
+        } else {
+            Decision::Cache(derivation)
+        }
     }
 }
 

@@ -56,9 +56,15 @@ impl loader::Guest for Faulty {
     async fn load(question: Question) -> Result<Outcome, Failure> {
         LOADS.set(LOADS.get() + 1);
         let load = LOADS.get();
-        let key = question.target.parts.iter().find(|part| part.name == "key").map_or("", |part| &part.value);
+        let key = question
+            .target
+            .parts
+            .iter()
+            .find(|part| part.name == "key")
+            .map_or("", |part| &part.value);
         let (verb, object) = match key {
-            "stderr-flood" | "log-flood" | "headers-bad" | "not-modified" | "trap-now" | "sleep-block" => (key, ""),
+            "stderr-flood" | "log-flood" | "headers-bad" | "not-modified" | "trap-now"
+            | "sleep-block" => (key, ""),
             _ => key.split_once('-').unwrap_or((key, "")),
         };
         let number = || object.parse::<u64>().unwrap_or_default();
@@ -82,10 +88,19 @@ impl loader::Guest for Faulty {
                 Value::Null
             }
             "fail" => return Err(fail(object)),
-            "not-modified" => return Ok(Outcome::NotModified(Renewal { ttl_ms: None, hints: Vec::new() })),
+            "not-modified" => {
+                return Ok(Outcome::NotModified(Renewal {
+                    ttl_ms: None,
+                    hints: Vec::new(),
+                }));
+            }
             "huge" => {
                 entry.content_type = Some("application/octet-stream".to_owned());
-                entry.body = if object.is_empty() { as_large_as_can_be() } else { vec![b'x'; number() as usize] };
+                entry.body = if object.is_empty() {
+                    as_large_as_can_be()
+                } else {
+                    vec![b'x'; number() as usize]
+                };
                 return Ok(Outcome::Found(entry));
             }
             "status" => {
@@ -96,7 +111,9 @@ impl loader::Guest for Faulty {
                 entry.headers = bad_headers();
                 Value::from(key)
             }
-            "env" => std::env::vars().map(|(name, value)| json!([name, value])).collect(),
+            "env" => std::env::vars()
+                .map(|(name, value)| json!([name, value]))
+                .collect(),
             "fs" => outside::report(outside::read("/etc/passwd")),
             "read" => outside::report(outside::read(object)),
             "net" => outside::report(outside::connect(object)),
@@ -108,7 +125,9 @@ impl loader::Guest for Faulty {
                 Value::from(key)
             }
         };
-        entry.body = json!({ "data": data, "load": load }).to_string().into_bytes();
+        entry.body = json!({ "data": data, "load": load })
+            .to_string()
+            .into_bytes();
         Ok(Outcome::Found(entry))
     }
 }
@@ -130,7 +149,10 @@ fn misbehave(verb: &str, number: u64) {
             let end = Instant::now() + Duration::from_millis(number);
             while Instant::now() < end {}
         }
-        #[expect(clippy::disallowed_methods, reason = "to see what the host does with a guest that does this")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "to see what the host does with a guest that does this"
+        )]
         "sleep-block" => std::thread::sleep(Duration::from_secs(60)),
         "recurse" => {
             black_box(recurse(black_box(1)));
@@ -184,7 +206,10 @@ fn fail(kind: &str) -> Failure {
         code: format!("faulty-{kind}"),
         message: format!("the guest fails on purpose: {kind}"),
         retry_after_ms: (kind == "rate-limited").then_some(1500),
-        details: vec![Param { name: "purpose".to_owned(), value: "test".to_owned() }],
+        details: vec![Param {
+            name: "purpose".to_owned(),
+            value: "test".to_owned(),
+        }],
     }
 }
 
@@ -211,6 +236,9 @@ fn bad_headers() -> Vec<Param> {
         ("x-good", "kept"),
     ]
     .into_iter()
-    .map(|(name, value)| Param { name: name.to_owned(), value: value.to_owned() })
+    .map(|(name, value)| Param {
+        name: name.to_owned(),
+        value: value.to_owned(),
+    })
     .collect()
 }

@@ -10,7 +10,8 @@
 //! - `start_busy_ms`: how long `start` computes without a wait
 //! - `latency_ms`: how long a load waits
 
-use larder_plugin_support::settings;
+use larder_plugin_support::contract::log::{self, Level};
+use larder_plugin_support::{Entry, Failure, FailureKind, Outcome, Question, settings};
 use serde::Deserialize;
 use serde_json::json;
 use std::cell::Cell;
@@ -26,12 +27,15 @@ wit_bindgen::generate!({
             include larder:plugin/described@0.1.0;
         }
     ",
-    generate_all,
+    with: {
+        "larder:plugin/types@0.1.0": larder_plugin_support::contract::types,
+        "larder:plugin/settings@0.1.0": larder_plugin_support::contract::settings,
+        "larder:plugin/secrets@0.1.0": larder_plugin_support::contract::secrets,
+        "larder:plugin/log@0.1.0": larder_plugin_support::contract::log,
+    },
 });
 
 use exports::larder::plugin::{lifecycle, loader, metadata};
-use larder::plugin::log::{self, Level};
-use larder::plugin::types::{Entry, Failure, FailureKind, Outcome, Question};
 
 struct Staged;
 export!(Staged);
@@ -55,36 +59,48 @@ thread_local! {
     static LOADS: Cell<u64> = const { Cell::new(0) };
 }
 
-fn config() -> Result<Settings, Failure> {
-    settings(&larder::plugin::settings::get()).map_err(|message| failure("settings-unfit", message))
-}
-
-fn failure(code: &str, message: String) -> Failure {
-    Failure { kind: FailureKind::Unavailable, code: code.to_owned(), message, retry_after_ms: None, details: Vec::new() }
-}
-
 async fn stage(name: &str, wait_ms: u64, fails: bool, traps: bool) -> Result<(), Failure> {
     log::log(Level::Info, name, &[]);
     if wait_ms > 0 {
         wait_for(wait_ms * 1_000_000).await;
     }
     assert!(!traps, "the guest's {name} panics on purpose");
-    if fails { Err(failure(&format!("{name}-fails"), format!("the guest's {name} fails on purpose"))) } else { Ok(()) }
+    if fails {
+        let message = format!("the guest's {name} fails on purpose");
+        return Err(Failure::new(
+            FailureKind::Unavailable,
+            &format!("{name}-fails"),
+            message,
+        ));
+    }
+    Ok(())
 }
 
 impl lifecycle::Guest for Staged {
     async fn start() -> Result<(), Failure> {
-        let config = config()?;
+        let config: Settings = settings()?;
         let end = Instant::now() + Duration::from_millis(config.start_busy_ms);
         while Instant::now() < end {}
-        stage("start", config.start_ms, config.start_fails, config.start_traps).await?;
+        stage(
+            "start",
+            config.start_ms,
+            config.start_fails,
+            config.start_traps,
+        )
+        .await?;
         STARTED.set(true);
         Ok(())
     }
 
     async fn probe() -> Result<(), Failure> {
-        let config = config()?;
-        stage("probe", config.probe_ms, config.probe_fails, config.probe_traps).await
+        let config: Settings = settings()?;
+        stage(
+            "probe",
+            config.probe_ms,
+            config.probe_fails,
+            config.probe_traps,
+        )
+        .await
     }
 
     async fn stop() {
@@ -94,23 +110,19 @@ impl lifecycle::Guest for Staged {
 
 impl loader::Guest for Staged {
     async fn load(_: Question) -> Result<Outcome, Failure> {
-        let config = config()?;
+        let config: Settings = settings()?;
         LOADS.set(LOADS.get() + 1);
         let loads = LOADS.get();
         if config.latency_ms > 0 {
             wait_for(config.latency_ms * 1_000_000).await;
         }
         let version = config.version.as_deref().unwrap_or("1");
-        Ok(Outcome::Found(Entry {
-            status: None,
-            content_type: Some("application/json".to_owned()),
-            headers: Vec::new(),
-            body: json!({ "version": version, "instance_loads": loads, "started": STARTED.get() }).to_string().into_bytes(),
-            validator: None,
-            ttl_ms: None,
-            tags: Vec::new(),
-            hints: Vec::new(),
-        }))
+        let answer =
+            json!({ "version": version, "instance_loads": loads, "started": STARTED.get() });
+        Ok(Outcome::Found(Entry::new(
+            "application/json",
+            answer.to_string().into_bytes(),
+        )))
     }
 }
 

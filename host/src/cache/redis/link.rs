@@ -1,0 +1,196 @@
+//! The connections to one Redis, and what one command on them can end in. Reconnects nothing: a link that failed is
+//! dropped and another one made (see `keeper`).
+
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, PushInfo, PushKind, RedisError, Value};
+
+use crate::key::Key;
+
+/// Connections for requests. Commands of concurrent requests share them and are pipelined without being asked to; more
+/// of them would mean fewer commands per system call.
+const LANES: usize = 2;
+/// Commands under way at once. A Redis that stops reading must not collect requests without bound (law 12).
+const IN_FLIGHT_MAX: usize = 1024;
+/// How long connecting, authenticating included, may take. Nobody waits for it.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Why a command has no answer to work with.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Trouble {
+    /// The connection is gone, or was not let in. The next command would fare no better.
+    #[error("{0}")]
+    Lost(String),
+    /// No answer in time.
+    #[error("no answer within {} ms", .0.as_millis())]
+    Slow(Duration),
+    /// Redis answers, but takes no writes: full, read-only, or short of replicas.
+    #[error("{0}")]
+    RefusesWrites(String),
+    /// Redis answers that it cannot do it now.
+    #[error("{0}")]
+    Fault(String),
+    /// Redis answered something that fits no question of ours, or a key holds another type.
+    #[error("{0}")]
+    Strange(String),
+    /// A script it does not know yet.
+    #[error("the script is not loaded")]
+    NoScript,
+    /// Too many commands under way already.
+    #[error("more than {IN_FLIGHT_MAX} commands under way")]
+    Crowded,
+}
+
+impl Trouble {
+    pub(super) fn of(error: &RedisError) -> Self {
+        let text = error.to_string();
+        let code = error.code().unwrap_or_default();
+        // Redis before 7 wraps what a script ran into: its code is then in the text alone.
+        let says = |word: &str| code == word || text.contains(&format!("-{word} "));
+        if says("NOSCRIPT") {
+            return Self::NoScript;
+        }
+        if ["READONLY", "OOM", "NOREPLICAS", "MISCONF"]
+            .into_iter()
+            .any(says)
+        {
+            return Self::RefusesWrites(text);
+        }
+        if says("WRONGTYPE") {
+            return Self::Strange(text);
+        }
+        let lost = error.is_io_error()
+            || matches!(
+                error.kind(),
+                ErrorKind::Parse
+                    | ErrorKind::AuthenticationFailed
+                    | ErrorKind::InvalidClientConfig
+                    | ErrorKind::RESP3NotSupported
+            )
+            || says("NOAUTH")
+            || says("WRONGPASS");
+        if lost {
+            Self::Lost(text)
+        } else {
+            Self::Fault(text)
+        }
+    }
+}
+
+/// A set of connections made together, and given up together.
+pub(super) struct Link {
+    /// Tells it from the link before it.
+    pub(super) id: u64,
+    lanes: [MultiplexedConnection; LANES],
+    /// For what nobody waits for, so that a long answer holds up no request.
+    pub(super) control: MultiplexedConnection,
+    /// Failures since the last answer.
+    pub(super) failures: AtomicU32,
+    in_flight: AtomicUsize,
+}
+
+impl Link {
+    /// Connects. `lost` is called as soon as one of the connections breaks, whether or not anybody uses it.
+    pub(super) async fn connect(
+        client: &Client,
+        id: u64,
+        lost: impl Fn() + Clone + Send + Sync + 'static,
+    ) -> Result<Self, Trouble> {
+        let watch = move |push: PushInfo| {
+            if push.kind == PushKind::Disconnection {
+                lost();
+            }
+            Ok::<(), ()>(())
+        };
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            // Every command has a bound of its own below.
+            .set_response_timeout(None)
+            .set_pipeline_buffer_size(IN_FLIGHT_MAX)
+            .set_push_sender(watch);
+        let connect = || client.get_multiplexed_async_connection_with_config(&config);
+        let (one, two, control) = tokio::try_join!(connect(), connect(), connect())
+            .map_err(|error| Trouble::Lost(error.to_string()))?;
+        Ok(Self {
+            id,
+            lanes: [one, two],
+            control,
+            failures: AtomicU32::new(0),
+            in_flight: AtomicUsize::new(0),
+        })
+    }
+
+    /// The connection for requests about a key.
+    pub(super) fn lane(&self, key: &Key) -> &MultiplexedConnection {
+        // The upper bits: the lower ones choose shards elsewhere, and a shard should not be tied to a connection.
+        &self.lanes[(key.hash64() >> 32) as usize % LANES]
+    }
+
+    /// Sends a command and waits for its answer, for `limit` at most.
+    pub(super) async fn ask(
+        &self,
+        connection: &MultiplexedConnection,
+        command: &Cmd,
+        limit: Duration,
+    ) -> Result<Value, Trouble> {
+        let _slot = Slot::take(&self.in_flight)?;
+        let mut connection = connection.clone();
+        let answer = tokio::time::timeout(limit, connection.send_packed_command(command))
+            .await
+            .map_err(|_| Trouble::Slow(limit))?;
+        match answer {
+            Ok(value @ Value::ServerError(_)) => match value.extract_error() {
+                Err(error) => Err(Trouble::of(&error)),
+                Ok(_) => Err(Trouble::Strange("an error that is none".into())),
+            },
+            Ok(value) => {
+                // A store only where there is something to clear: the line is shared by every core.
+                if self.failures.load(Ordering::Relaxed) != 0 {
+                    self.failures.store(0, Ordering::Relaxed);
+                }
+                Ok(value)
+            }
+            Err(error) => Err(Trouble::of(&error)),
+        }
+    }
+}
+
+/// A place among the commands under way, given back when it is dropped: at the answer, the timeout, or when the asker
+/// goes away.
+struct Slot<'a>(&'a AtomicUsize);
+
+impl<'a> Slot<'a> {
+    fn take(in_flight: &'a AtomicUsize) -> Result<Self, Trouble> {
+        let slot = Self(in_flight);
+        if in_flight.fetch_add(1, Ordering::Relaxed) < IN_FLIGHT_MAX {
+            Ok(slot)
+        } else {
+            Err(Trouble::Crowded)
+        }
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn law_12_places_are_bounded_and_given_back() {
+        let in_flight = AtomicUsize::new(0);
+        let slots: Vec<_> = (0..IN_FLIGHT_MAX)
+            .map(|_| Slot::take(&in_flight).unwrap())
+            .collect();
+        assert!(Slot::take(&in_flight).is_err());
+        drop(slots);
+        assert_eq!(in_flight.load(Ordering::Relaxed), 0);
+        assert!(Slot::take(&in_flight).is_ok());
+    }
+}

@@ -1,0 +1,210 @@
+//! What things are called in Redis (DESIGN section 7), and nothing else.
+
+use std::io::Write as _;
+
+use percent_encoding::percent_decode_str;
+use redis::{Cmd, RedisWrite as _};
+
+use crate::cache::generations::{Generation, Mode, Scope};
+use crate::key::{Key, Resource, encode};
+
+/// The names under one prefix.
+#[derive(Clone, Debug)]
+pub(super) struct Names {
+    /// `PREFIX:{g}`: the hash that every node mirrors.
+    pub(super) group: String,
+    /// `PREFIX:e:`, which a key's text follows.
+    pub(super) entry: String,
+    /// `PREFIX:g:`, which a resource in braces follows.
+    generation: String,
+}
+
+impl Names {
+    pub(super) fn new(prefix: &str) -> Self {
+        Self {
+            group: format!("{prefix}:{{g}}"),
+            entry: format!("{prefix}:e:"),
+            generation: format!("{prefix}:g:"),
+        }
+    }
+
+    /// Bytes that both keys of an entry take in a command.
+    pub(super) fn len_of(&self, key: &Key) -> usize {
+        self.entry.len()
+            + key.text().len()
+            + self.generation.len()
+            + key.resource().text().len()
+            + 2
+    }
+
+    /// Appends the key of an entry, by its text, to a command.
+    pub(super) fn push_entry(&self, command: &mut Cmd, key: &str) {
+        push(command, &[&self.entry, key]);
+    }
+
+    /// Appends the key of a resource's generation to a command.
+    pub(super) fn push_generation(&self, command: &mut Cmd, resource: &Resource) {
+        push(command, &[&self.generation, "{", resource.text(), "}"]);
+    }
+
+    /// The `MATCH` pattern of every variant of a resource.
+    pub(super) fn variants(&self, resource: &Resource) -> String {
+        let mut pattern = String::with_capacity(self.entry.len() + resource.text().len() + 8);
+        // What is encoded holds no glob character; a prefix may.
+        for c in self.entry.chars() {
+            if matches!(c, '*' | '?' | '[' | ']' | '^' | '\\') {
+                pattern.push('\\');
+            }
+            pattern.push(c);
+        }
+        pattern.push('{');
+        pattern.push_str(resource.text());
+        pattern.push_str("}:*");
+        pattern
+    }
+}
+
+/// One argument from several texts, without joining them first.
+fn push(command: &mut Cmd, texts: &[&str]) {
+    let mut argument = command.writer_for_next_arg();
+    for text in texts {
+        // The argument is a buffer in memory: writing to it does not fail.
+        let _ = argument.write_all(text.as_bytes());
+    }
+}
+
+/// An epoch as it is written: 16 hexadecimal digits.
+pub(super) fn epoch_text(epoch: u64) -> String {
+    format!("{epoch:016x}")
+}
+
+/// The epoch in a text of 16 hexadecimal digits.
+pub(super) fn epoch_of(text: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(text).ok().filter(|t| t.len() == 16)?;
+    u64::from_str_radix(text, 16).ok()
+}
+
+/// A seq as it is written: exact in a double.
+pub(super) fn seq_of(text: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(text).ok().filter(|t| t.len() <= 15)?;
+    text.parse().ok()
+}
+
+/// The generation of a resource as it is stored, `EPOCH:DELETE:EXPIRE`; none for what no Larder wrote.
+pub(super) fn generation_of(text: &[u8]) -> Option<(u64, Generation)> {
+    let mut fields = text.split(|byte| *byte == b':');
+    let epoch = epoch_of(fields.next()?)?;
+    let generation = Generation {
+        delete: seq_of(fields.next()?)?,
+        expire: seq_of(fields.next()?)?,
+    };
+    fields.next().is_none().then_some((epoch, generation))
+}
+
+/// `d` or `e`.
+pub(super) fn mode_text(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Delete => "d",
+        Mode::Expire => "e",
+    }
+}
+
+/// The field of the group that holds the last purge of a scope; empty for a resource, which has a key of its own.
+pub(super) fn field(scope: &Scope, mode: Mode) -> String {
+    let mode = mode_text(mode);
+    match scope {
+        Scope::All => format!("all:{mode}"),
+        Scope::Route(pattern) => format!("r:{}:{mode}", encode(pattern)),
+        Scope::Tag(tag) => format!("t:{}:{mode}", encode(tag)),
+        Scope::Resource(_) => String::new(),
+    }
+}
+
+/// What a field of the group says was purged, how and when; none for its own fields and for what no Larder wrote.
+pub(super) fn purge_of(field: &[u8], value: &[u8]) -> Option<(Scope, Generation)> {
+    let field = std::str::from_utf8(field).ok()?;
+    let (what, mode) = field.rsplit_once(':')?;
+    let decode = |text: &str| -> Option<std::sync::Arc<str>> {
+        let decoded = percent_decode_str(text).decode_utf8().ok()?;
+        Some(decoded.as_ref().into())
+    };
+    let scope = match what.split_once(':') {
+        None if what == "all" => Scope::All,
+        Some(("r", pattern)) => Scope::Route(decode(pattern)?),
+        Some(("t", tag)) => Scope::Tag(decode(tag)?),
+        _ => return None,
+    };
+    let seq = seq_of(value.split(|byte| *byte == b':').next()?)?;
+    let mut generation = Generation::default();
+    match mode {
+        "d" => generation.delete = seq,
+        "e" => generation.expire = seq,
+        _ => return None,
+    }
+    Some((scope, generation))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_of_the_group_read_back_as_they_were_written() {
+        let scopes = [
+            Scope::All,
+            Scope::Route("/data/{key}:d".into()),
+            Scope::Tag("a:b % é".into()),
+        ];
+        for scope in scopes {
+            for mode in [Mode::Delete, Mode::Expire] {
+                let mut generation = Generation::default();
+                generation.raise(mode, 7);
+                assert_eq!(
+                    purge_of(field(&scope, mode).as_bytes(), b"7:1700000000000"),
+                    Some((scope.clone(), generation))
+                );
+            }
+        }
+        for (name, value) in [
+            ("epoch", "0000000000000001"),
+            ("seq", "7"),
+            ("scan", "0"),
+            ("x:y:d", "7:1"),
+            ("all:d", "seven"),
+            ("all:x", "7:1"),
+        ] {
+            assert_eq!(purge_of(name.as_bytes(), value.as_bytes()), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn generations_that_no_larder_wrote_are_none() {
+        let generation = Generation {
+            delete: 3,
+            expire: 9,
+        };
+        assert_eq!(
+            generation_of(b"00000000000000ff:3:9"),
+            Some((255, generation))
+        );
+        for text in [
+            "",
+            "ff:3:9",
+            "00000000000000ff:3",
+            "00000000000000ff:3:9:1",
+            "00000000000000ff:-3:9",
+            "00000000000000ff:3:9999999999999999",
+        ] {
+            assert_eq!(generation_of(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_of_variants_escapes_the_prefix() {
+        let resource = Resource::new("/data/{key}", ["4*2"]);
+        assert_eq!(
+            Names::new("a*b").variants(&resource),
+            "a\\*b:e:{%2Fdata%2F%7Bkey%7D:4%2A2}:*"
+        );
+    }
+}

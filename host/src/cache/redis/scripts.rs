@@ -1,0 +1,264 @@
+//! The scripts that run in Redis, and their arguments and answers as Rust sees them. The texts are in the `.lua` files
+//! beside this one.
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, Script, Value};
+
+use super::link::{Link, Trouble};
+use super::names::{Names, epoch_of, epoch_text, field, mode_text, purge_of, seq_of};
+use crate::cache::envelope::TIME_AT;
+use crate::cache::generations::{Generation, Mode, Scope, Stamp, new_epoch};
+use crate::key::{Key, Resource};
+
+/// Fields of the group at most (law 12); more become a purge of everything.
+const FIELDS_MAX: usize = 65_536;
+/// Added to the longest entry life before a purge is forgotten: longer than any load may run, so that a load that began
+/// before the purge cannot outlast it.
+const MARGIN_MS: u64 = 600_000;
+/// No life is longer: ten years, which every Redis takes as an expiry.
+const LIFE_MS_MAX: u64 = 315_360_000_000;
+
+/// The scripts, their names hashed once.
+pub(super) struct Scripts {
+    names: Names,
+    sync: Script,
+    purge: Script,
+    raise: Script,
+    store: Script,
+    /// How long a purge matters.
+    matters_ms: u64,
+    fields_max: usize,
+}
+
+/// What the group holds.
+#[derive(Debug)]
+pub(super) struct Group {
+    /// Redis's time.
+    pub(super) now_ms: u64,
+    pub(super) epoch: u64,
+    pub(super) seq: u64,
+    pub(super) generations: Vec<(Scope, Generation)>,
+}
+
+/// The place a purge took in the sequence.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Numbered {
+    pub(super) epoch: u64,
+    /// The group's seq before it.
+    pub(super) before: u64,
+    pub(super) seq: u64,
+    /// There were too many purges to remember: everything up to this one counts as purged.
+    pub(super) collapsed: bool,
+}
+
+/// What a node knows of the group, for a reading that may have to begin a new epoch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
+    pub(super) epoch: u64,
+    /// The lowest seq that Redis can have in that epoch.
+    pub(super) least: u64,
+    /// The node's own seq.
+    pub(super) own: u64,
+}
+
+/// An entry for the storing script.
+pub(super) struct Storing<'a> {
+    pub(super) key: &'a Key,
+    pub(super) stamp: Stamp,
+    /// The group's seq, read just before.
+    pub(super) group_seq: u64,
+    pub(super) life_ms: u64,
+    pub(super) envelope: &'a [u8],
+}
+
+impl Scripts {
+    pub(super) fn new(names: Names, longest_life_ms: u64) -> Self {
+        let with_group = |body: &str| Script::new(&[include_str!("group.lua"), body].concat());
+        Self {
+            names,
+            sync: with_group(include_str!("sync.lua")),
+            purge: with_group(include_str!("purge.lua")),
+            raise: Script::new(include_str!("raise.lua")),
+            store: Script::new(include_str!("store.lua")),
+            matters_ms: longest_life_ms.saturating_add(MARGIN_MS).min(LIFE_MS_MAX),
+            fields_max: FIELDS_MAX,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn bound_fields(&mut self, fields_max: usize) {
+        self.fields_max = fields_max;
+    }
+
+    /// How long a purge matters: after that, every entry it could cover is past its life.
+    pub(super) fn matters_ms(&self) -> u64 {
+        self.matters_ms
+    }
+
+    /// Reads the group.
+    pub(super) async fn sync(
+        &self,
+        link: &Link,
+        known: Known,
+        limit: Duration,
+    ) -> Result<Group, Trouble> {
+        let mut command = call(&self.sync, 1, 4, 128);
+        command
+            .arg(&self.names.group)
+            .arg(epoch_text(new_epoch()))
+            .arg(epoch_text(known.epoch))
+            .arg(known.least)
+            .arg(known.own);
+        let answer = run(link, &link.control, &self.sync, &command, limit).await?;
+        group_of(answer).ok_or_else(|| strange(&self.names.group))
+    }
+
+    /// Takes the next number of the sequence for a purge, and writes it down unless the scope is a resource.
+    pub(super) async fn purge(
+        &self,
+        link: &Link,
+        (scope, mode): (&Scope, Mode),
+        own_seq: u64,
+        limit: Duration,
+    ) -> Result<Numbered, Trouble> {
+        let mut command = call(&self.purge, 1, 5, 256);
+        command
+            .arg(&self.names.group)
+            .arg(epoch_text(new_epoch()))
+            .arg(own_seq)
+            .arg(field(scope, mode))
+            .arg(self.matters_ms)
+            .arg(self.fields_max);
+        let answer = run(link, &link.control, &self.purge, &command, limit).await?;
+        numbered_of(&answer).ok_or_else(|| strange(&self.names.group))
+    }
+
+    /// Raises the generation of a resource.
+    pub(super) async fn raise(
+        &self,
+        link: &Link,
+        resource: &Resource,
+        mode: Mode,
+        numbered: Numbered,
+        limit: Duration,
+    ) -> Result<(), Trouble> {
+        let mut command = call(&self.raise, 1, 4, 128 + resource.text().len());
+        self.names.push_generation(&mut command, resource);
+        command
+            .arg(epoch_text(numbered.epoch))
+            .arg(numbered.seq)
+            .arg(mode_text(mode))
+            .arg(self.matters_ms);
+        run(link, &link.control, &self.raise, &command, limit).await?;
+        Ok(())
+    }
+
+    /// Stores an entry; says whether it was, or refused.
+    pub(super) async fn store(
+        &self,
+        link: &Link,
+        storing: &Storing<'_>,
+        limit: Duration,
+    ) -> Result<bool, Trouble> {
+        let room = 160 + self.names.len_of(storing.key) + storing.envelope.len();
+        let mut command = call(&self.store, 2, 7, room);
+        self.names.push_entry(&mut command, storing.key.text());
+        self.names
+            .push_generation(&mut command, storing.key.resource());
+        command
+            .arg(epoch_text(storing.stamp.epoch))
+            .arg(storing.stamp.seq)
+            .arg(storing.group_seq)
+            .arg(storing.life_ms.min(LIFE_MS_MAX))
+            // A reader of another configuration may keep longer than we do.
+            .arg(self.matters_ms.max(storing.life_ms).min(LIFE_MS_MAX))
+            .arg(TIME_AT)
+            .arg(storing.envelope);
+        let lane = link.lane(storing.key);
+        let answer = run(link, lane, &self.store, &command, limit).await?;
+        Ok(answer == Value::Int(1))
+    }
+}
+
+/// `EVALSHA`, with room for what follows, so that an entry is copied into the command once.
+fn call(script: &Script, keys: usize, arguments: usize, room: usize) -> Cmd {
+    let mut command = Cmd::with_capacity(3 + keys + arguments, 64 + room);
+    command.arg("EVALSHA").arg(script.get_hash()).arg(keys);
+    command
+}
+
+/// Runs a script, loading it first where Redis does not have it (a restart, `SCRIPT FLUSH`, another shard).
+async fn run(
+    link: &Link,
+    connection: &MultiplexedConnection,
+    script: &Script,
+    command: &Cmd,
+    limit: Duration,
+) -> Result<Value, Trouble> {
+    match link.ask(connection, command, limit).await {
+        Err(Trouble::NoScript) => {
+            let mut loading = connection.clone();
+            tokio::time::timeout(limit, script.load_async(&mut loading))
+                .await
+                .map_err(|_| Trouble::Slow(limit))?
+                .map_err(|error| Trouble::of(&error))?;
+            link.ask(connection, command, limit).await
+        }
+        answer => answer,
+    }
+}
+
+fn strange(group: &str) -> Trouble {
+    Trouble::Strange(format!("`{group}` does not hold what Larder writes"))
+}
+
+/// `[now, [field, value, …]]`.
+fn group_of(answer: Value) -> Option<Group> {
+    let Value::Array(answer) = answer else {
+        return None;
+    };
+    let [Value::Int(now_ms), Value::Array(fields)] = answer.as_slice() else {
+        return None;
+    };
+    let (mut epoch, mut seq, mut generations) = (None, None, Vec::new());
+    for pair in fields.chunks_exact(2) {
+        let [Value::BulkString(field), Value::BulkString(value)] = pair else {
+            return None;
+        };
+        match field.as_slice() {
+            b"epoch" => epoch = epoch_of(value),
+            b"seq" => seq = seq_of(value),
+            field => generations.extend(purge_of(field, value)),
+        }
+    }
+    Some(Group {
+        now_ms: u64::try_from(*now_ms).ok()?,
+        epoch: epoch?,
+        seq: seq?,
+        generations,
+    })
+}
+
+/// `[epoch, before, seq, collapsed]`.
+fn numbered_of(answer: &Value) -> Option<Numbered> {
+    let Value::Array(answer) = answer else {
+        return None;
+    };
+    let [
+        Value::BulkString(epoch),
+        Value::BulkString(before),
+        Value::BulkString(seq),
+        Value::Int(collapsed),
+    ] = answer.as_slice()
+    else {
+        return None;
+    };
+    Some(Numbered {
+        epoch: epoch_of(epoch)?,
+        before: seq_of(before)?,
+        seq: seq_of(seq)?,
+        collapsed: *collapsed == 1,
+    })
+}

@@ -1,0 +1,186 @@
+//! Commands and flags, as clap sees them. A flag stands for a setting of `larder.toml`; its text is judged where the
+//! file's is, so both are refused in the same words.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::defaults::{admin, memory, plugins, redis, server, storage};
+use crate::config::{self, Config, Environment, Overrides, Problem};
+
+/// A read-through cache server whose data loaders and key policies are WebAssembly components.
+#[derive(Debug, Parser)]
+#[command(name = "larder", version, about, propagate_version = true)]
+pub(super) struct Larder {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Serve: larder.toml if there is one, else every loader of ./plugins at /NAME/{key}, from memory.
+    Serve(Settings),
+    /// Report every problem of the configuration and the plugins at once; exit with 1 if one is an error.
+    Check(Check),
+    /// Print the contract between Larder and its plugins, in WIT.
+    Wit,
+    #[command(flatten)]
+    Unbuilt(Unbuilt),
+}
+
+/// Where the configuration is, and what stands over it.
+///
+/// Every other setting of a table that stands once is LARDER_TABLE_KEY in the environment, e.g. LARDER_ADMIN_TOKEN; flags
+/// win over the environment, and the environment over the file.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Settings {
+    /// The configuration [default: ./larder.toml if there is one].
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "LARDER_CONFIG",
+        hide_env_values = true
+    )]
+    config: Option<PathBuf>,
+    /// Where consumers connect (LARDER_SERVER_LISTEN).
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<OsString>,
+    /// Where operators connect (LARDER_ADMIN_LISTEN).
+    #[arg(long, value_name = "ADDRESS")]
+    admin_listen: Option<OsString>,
+    /// The directory of NAME.wasm and NAME.toml (LARDER_PLUGINS_DIR).
+    #[arg(long, value_name = "DIR")]
+    plugins_dir: Option<OsString>,
+    /// Compiled components, and what outlives a restart (LARDER_STORAGE_DIR).
+    #[arg(long, value_name = "DIR")]
+    storage_dir: Option<OsString>,
+    /// Room of the memory tier, e.g. 256MiB; 0 turns it off (LARDER_MEMORY_CAPACITY).
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<OsString>,
+    /// redis://host:port; one with a password is safer in the environment (LARDER_REDIS_URL).
+    #[arg(long, value_name = "URL")]
+    redis: Option<OsString>,
+}
+
+impl Settings {
+    /// The configuration of this process with its warnings.
+    ///
+    /// # Errors
+    /// Every problem, when at least one is an error.
+    pub fn load(&self) -> Result<(Config, Vec<Problem>), Vec<Problem>> {
+        config::load(self.file(), &self.overrides(), &Environment::of_process())
+    }
+
+    /// The configuration as far as it can be read, with every problem.
+    pub(super) fn read(&self) -> (Option<Config>, Vec<Problem>) {
+        config::read(self.file(), &self.overrides(), &Environment::of_process())
+    }
+
+    /// An empty name is an empty LARDER_CONFIG: not set.
+    fn file(&self) -> Option<&std::path::Path> {
+        self.config
+            .as_deref()
+            .filter(|file| !file.as_os_str().is_empty())
+    }
+
+    fn overrides(&self) -> Overrides {
+        let mut overrides = Overrides::default();
+        overrides.set("--listen", &server::listen, self.listen.clone());
+        overrides.set("--admin-listen", &admin::listen, self.admin_listen.clone());
+        overrides.set("--plugins-dir", &plugins::dir, self.plugins_dir.clone());
+        overrides.set("--storage-dir", &storage::dir, self.storage_dir.clone());
+        overrides.set("--memory", &memory::capacity, self.memory.clone());
+        overrides.set("--redis", &redis::url, self.redis.clone());
+        overrides
+    }
+}
+
+/// `larder check`
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    #[command(flatten)]
+    pub(super) settings: Settings,
+    /// Print every setting with its default and its meaning instead.
+    #[arg(long)]
+    pub(super) defaults: bool,
+}
+
+/// Commands of later versions: known, so that whoever read about one is told what there is today.
+#[derive(Debug, Subcommand)]
+pub(super) enum Unbuilt {
+    #[command(hide = true)]
+    Plugin(Rest),
+    #[command(hide = true)]
+    Purge(Rest),
+    #[command(hide = true)]
+    Entry(Rest),
+    #[command(hide = true)]
+    Openapi(Rest),
+}
+
+/// Whatever follows such a command.
+#[derive(Debug, Args)]
+pub(super) struct Rest {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    _rest: Vec<OsString>,
+}
+
+impl Unbuilt {
+    pub(super) fn problem(&self) -> Problem {
+        let (name, instead) = match self {
+            Self::Plugin(_) => (
+                "plugin",
+                "copy a first-party plugin as a start; `larder check` judges what is in the plugin directory",
+            ),
+            Self::Purge(_) => ("purge", "send POST /purge to the admin listener"),
+            Self::Entry(_) => ("entry", "ask the admin listener for GET /entries?path=…"),
+            Self::Openapi(_) => ("openapi", "ask the admin listener for GET /routes"),
+        };
+        Problem::error(format!("larder {name} is not built yet in this version")).remedy(instead)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_holds_together() {
+        use clap::CommandFactory as _;
+        Larder::command().debug_assert();
+    }
+
+    #[test]
+    fn a_command_of_a_later_version_is_refused_with_what_there_is() {
+        let parsed = Larder::try_parse_from(["larder", "plugin", "new", "--lang", "rust"]).unwrap();
+        let Command::Unbuilt(command) = parsed.command else {
+            panic!("{parsed:?}");
+        };
+        assert_eq!(
+            command.problem().to_string(),
+            "error: larder plugin is not built yet in this version\n  remedy: copy a first-party plugin as a start; \
+             `larder check` judges what is in the plugin directory"
+        );
+    }
+
+    #[test]
+    fn a_flag_is_refused_in_the_words_of_the_file() {
+        let parsed =
+            Larder::try_parse_from(["larder", "serve", "--listen", ":80", "--memory", "1TB2"]);
+        let Command::Serve(settings) = parsed.unwrap().command else {
+            panic!("serve is another command");
+        };
+        let (_, problems) = config::read(None, &settings.overrides(), &Environment::default());
+        let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            texts,
+            [
+                "error: --listen: \":80\" is not an address to listen on\n  remedy: write \"127.0.0.1:80\", or \
+                 \"0.0.0.0:80\" for every interface",
+                "error: --memory: \"1TB2\" is not a size\n  remedy: write a number and a unit in quotes, such as \
+                 \"64KiB\", \"256MiB\" or \"2GiB\"",
+            ]
+        );
+    }
+}

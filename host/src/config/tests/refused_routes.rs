@@ -1,0 +1,239 @@
+//! `[[routes]]`: what is refused, and in which words.
+
+use super::check;
+
+#[test]
+fn a_route_has_a_path_and_either_a_loader_or_a_chain() {
+    check(
+        r##"
+[[routes]]
+loader = "demo"
+[[routes]]
+path = "/a"
+[[routes]]
+path = "/b"
+loader = "demo.wasm"
+[[routes]]
+path = "/c"
+loader = "plugins/demo.wasm"
+loaders = ["demo"]
+[[routes]]
+path = "/d"
+loaders = []
+[[routes]]
+path = "/e"
+loaders = ["a", "b", "a"]
+[[routes]]
+path = "/f"
+loaders = "a"
+[[routes]]
+path = "/g"
+loaders = ["a", 3]
+"##,
+        r##"
+error: larder.toml:1: a route has no path
+  remedy: write path = "/data/{key}" below its [[routes]]
+error: larder.toml:3: a route has no loader
+  remedy: write loader = "NAME" (the file NAME.wasm of the plugin directory) below its [[routes]]
+error: larder.toml:7: loader of [[routes]]: "demo.wasm" is not the name of a plugin
+  remedy: write "demo": a plugin is named by its file in the plugin directory, without .wasm
+error: larder.toml:10: loader of [[routes]]: "plugins/demo.wasm" is not the name of a plugin
+  remedy: write "demo": a plugin is named by its file in the plugin directory, without .wasm
+error: larder.toml:11: loaders of [[routes]]: loader is given too
+  remedy: keep one of the two: loader for one, loaders for a chain
+error: larder.toml:14: loaders of [[routes]]: the chain is empty
+  remedy: name at least one loader: loaders = ["NAME"]
+error: larder.toml:17: loaders of [[routes]]: "a" stands twice
+  remedy: name it once
+error: larder.toml:20: loaders of [[routes]]: expected a list of plugin names, found the string "a"
+  remedy: write ["a"]
+error: larder.toml:23: loaders of [[routes]]: expected a plugin name, found the integer 3
+  remedy: write "3"
+"##,
+    );
+}
+
+#[test]
+fn a_pattern_is_judged_by_itself() {
+    check(
+        r##"
+[[routes]]
+path = "data"
+loader = "a"
+[[routes]]
+path = "/docs"
+loader = "a"
+[[routes]]
+path = "/a?lang"
+loader = "a"
+[[routes]]
+path = "/a/:key"
+loader = "a"
+[[routes]]
+path = "/{a}/{a}"
+loader = "a"
+[[routes]]
+path = "/{a}.json"
+loader = "a"
+[[routes]]
+path = "/{a"
+loader = "a"
+[[routes]]
+path = "/{}"
+loader = "a"
+[[routes]]
+path = "/{*a}/b"
+loader = "a"
+"##,
+        r##"
+error: larder.toml:2: path of [[routes]]: "data" does not begin with a slash
+  remedy: write "/data"
+error: larder.toml:5: path of [[routes]]: "/docs" is reserved for Larder itself
+  remedy: give the route another path
+error: larder.toml:8: path of [[routes]]: "/a?lang" holds '?', which the path of a request cannot
+  remedy: write the path alone; query parameters are listed in key = { query = [ … ] }
+error: larder.toml:11: path of [[routes]]: "/a/:key" has the segment ":key"
+  remedy: write "{key}" for a parameter
+error: larder.toml:14: path of [[routes]]: "/{a}/{a}" has two parameters "a"
+  remedy: give them different names
+error: larder.toml:17: path of [[routes]]: "/{a}.json" has a segment with two parameters, or with text behind one
+  remedy: give each parameter the end of a segment: "/data/{key}", "/v{version}/{key}"
+error: larder.toml:20: path of [[routes]]: "/{a" has a brace that is not closed, or a parameter without a name
+  remedy: write parameters as {name}; a brace that is meant is doubled: {{ or }}
+error: larder.toml:23: path of [[routes]]: "/{}" has a brace that is not closed, or a parameter without a name
+  remedy: write parameters as {name}; a brace that is meant is doubled: {{ or }}
+error: larder.toml:26: path of [[routes]]: "/{*a}/b" goes on behind a parameter that takes all the rest
+  remedy: put {*rest} at the end of the path, as a segment of its own
+"##,
+    );
+}
+
+#[test]
+fn no_two_patterns_match_the_same_request() {
+    check(
+        r##"
+[[routes]]
+path = "/ok/{a}"
+loader = "a"
+[[routes]]
+path = "/ok/{b}"
+loader = "a"
+[[routes]]
+path = "/ok/{a}"
+loader = "a"
+[[routes]]
+path = "/ok/fixed"
+loader = "a"
+[[routes]]
+path = "/{{a}}"
+loader = "a"
+[[routes]]
+path = "/{key}"
+loader = "a"
+[[routes]]
+path = "/ok/{*rest}"
+loader = "a"
+"##,
+        r##"
+error: larder.toml:5: path of [[routes]]: "/ok/{b}" and "/ok/{a}" at line 2 match the same requests
+  remedy: make them differ in a fixed segment, or remove one
+error: larder.toml:8: path of [[routes]]: "/ok/{a}" is the path of the route at line 2 too
+  remedy: remove one of the two, or give it another path
+error: larder.toml:20: path of [[routes]]: "/ok/{*rest}" and "/ok/{a}" at line 2 match the same requests
+  remedy: make them differ in a fixed segment, or remove one
+"##,
+    );
+}
+
+#[test]
+fn a_key_names_parameters_of_its_pattern() {
+    check(
+        r##"
+[[routes]]
+path = "/a/{id}/{sub}"
+loader = "a"
+key = { path = [
+  "key",
+  "{id}",
+], query = ["lang", "lang"], headers = ["accept language"], heders = [] }
+[[routes]]
+path = "/f/{x}"
+loader = "a"
+key.path = ["y"]
+[[routes]]
+path = "/d"
+loader = "a"
+key = ["a"]
+"##,
+        r##"
+error: larder.toml:5: path of key of [[routes]]: the pattern has no parameter "key"
+  remedy: the pattern has id, sub; what stands behind the question mark belongs in query
+error: larder.toml:6: path of key of [[routes]]: "{id}" is written as in a path
+  remedy: write "id", without braces
+error: larder.toml:7: headers of key of [[routes]]: "accept language" cannot be the name of a header
+  remedy: write the name of a header in quotes, such as "accept-language"
+error: larder.toml:7: query of key of [[routes]]: "lang" stands twice
+  remedy: name it once
+error: larder.toml:7: unknown key "heders" in key of [[routes]]
+  remedy: did you mean "headers"?
+error: larder.toml:11: path of key of [[routes]]: the pattern has no parameter "y"
+  remedy: the pattern has "x" alone; what stands behind the question mark belongs in query
+error: larder.toml:15: key of [[routes]]: expected a plugin name or a table, found an array
+  remedy: write key = { path = ["key"], query = ["lang"] }, or key = "POLICY"
+"##,
+    );
+}
+
+#[test]
+fn key_headers_go_with_a_policy() {
+    check(
+        r##"
+[[routes]]
+path = "/b"
+loader = "a"
+key = "tenant-key"
+key_headers = ["X-Tenant", "a b"]
+[[routes]]
+path = "/c"
+loader = "a"
+key_headers = ["x"]
+[[routes]]
+path = "/e"
+loader = "a"
+key = { path = ["x"] }
+key_headers = ["x"]
+"##,
+        r##"
+error: larder.toml:5: key_headers of [[routes]]: "a b" cannot be the name of a header
+  remedy: write the name of a header in quotes, such as "accept-language"
+error: larder.toml:9: key_headers of [[routes]]: no key policy is named, and only a policy is shown headers
+  remedy: write key = "POLICY", or list the headers in key = { headers = [ … ] }
+error: larder.toml:13: path of key of [[routes]]: the pattern has no parameter "x"
+  remedy: the pattern has no parameters: write {name} into the path, or list it in query
+error: larder.toml:14: key_headers of [[routes]]: no key policy is named, and only a policy is shown headers
+  remedy: write key = "POLICY", or list the headers in key = { headers = [ … ] }
+"##,
+    );
+}
+
+#[test]
+fn times_that_contradict_each_other_are_warned_of() {
+    check(
+        r##"
+[[routes]]
+path = "/a"
+loader = "a"
+soft_timeout = "2s"
+ttl = "60d"
+missing_ttl = "31d"
+"##,
+        r##"
+warning: larder.toml:4: soft_timeout of [[routes]]: it is not shorter than timeout, so it does nothing
+  remedy: make it shorter than timeout, or leave it out
+warning: larder.toml:5: ttl of [[routes]]: it is longer than ttl_max, and cut to that
+  remedy: raise ttl_max, or shorten it
+warning: larder.toml:6: missing_ttl of [[routes]]: it is longer than ttl_max, and cut to that
+  remedy: raise ttl_max, or shorten it
+"##,
+    );
+}

@@ -1,0 +1,134 @@
+//! Why a store died, in words for the reader of an error: which limit or which trap, and the last lines the guest printed.
+
+use std::time::Duration;
+
+use wasmtime::Trap;
+use wasmtime_wasi::I32Exit;
+
+use super::Egress;
+use super::linkers::Impure;
+use super::state::{Kit, State};
+use crate::error::{Failure, FailureKind, Origin};
+
+/// The failure that stands for an error of wasmtime. The store it came from is dead.
+pub(super) fn of(error: &wasmtime::Error, kit: &Kit, state: &mut State) -> Failure {
+    let name = &kit.name;
+    let limits = &kit.limits;
+    let (origin, code, mut message) = if state.meter.exceeded() {
+        let message = format!(
+            "`{name}` ran for longer than {:?} without a pause ([limits] cpu)",
+            limits.cpu
+        );
+        (Origin::Limit, "cpu-limit", message)
+    } else if state.memory.take_refused() {
+        let message = format!(
+            "`{name}` wanted more than {} bytes of memory ([limits] memory)",
+            limits.memory
+        );
+        (Origin::Limit, "memory-limit", message)
+    } else if let Some(exit) = error.downcast_ref::<I32Exit>() {
+        (
+            Origin::Trap,
+            "trap",
+            format!("`{name}` called exit({})", exit.0),
+        )
+    } else if let Some(impure) = error.downcast_ref::<Impure>() {
+        (Origin::Trap, "trap", format!("`{name}`: {impure}"))
+    } else if is_host_data(error) {
+        let message = format!(
+            "`{name}` handed over more than {} bytes in one call ([limits] body and {} bytes beside it)",
+            limits.body.saturating_add(limits.host_data),
+            limits.host_data
+        );
+        (Origin::Limit, "output-limit", message)
+    } else if let Some(trap) = error.downcast_ref::<Trap>() {
+        let what = trap.to_string();
+        let what = what.strip_prefix("wasm trap: ").unwrap_or(&what).to_owned();
+        (Origin::Trap, "trap", format!("`{name}` trapped: {what}"))
+    } else {
+        (Origin::Trap, "trap", format!("`{name}` failed: {error}"))
+    };
+    let last = state.output.last_lines();
+    if !last.is_empty() {
+        message.push_str("; it last said: ");
+        message.push_str(&last);
+    }
+    Failure::fault(origin, code, message)
+}
+
+/// wasmtime's error for exhausted hostcall fuel is private, and so known by its text.
+fn is_host_data(error: &wasmtime::Error) -> bool {
+    error
+        .chain()
+        .any(|cause| cause.to_string().contains("fuel allocated for hostcalls"))
+}
+
+/// A call that was in the guest did not end in time.
+pub(super) fn timeout(name: &str, after: Duration) -> Failure {
+    Failure::fault(
+        Origin::Limit,
+        "timeout",
+        format!("`{name}` did not answer within {after:?}"),
+    )
+}
+
+/// A call that never reached the guest: all its places were taken for too long. Not the guest's fault.
+pub(super) fn no_place(name: &str, after: Duration) -> Failure {
+    Failure::host(
+        FailureKind::Timeout,
+        "timeout",
+        format!("`{name}` had no free place within {after:?} ([limits] concurrency, instances)"),
+    )
+}
+
+/// More calls wait than may wait.
+pub(super) fn overloaded(name: &str, waiting: usize) -> Failure {
+    Failure {
+        retry_after: Some(Duration::from_secs(1)),
+        ..Failure::host(
+            FailureKind::Overloaded,
+            "plugin-overloaded",
+            format!("{waiting} calls already wait for `{name}`"),
+        )
+    }
+}
+
+/// The version was taken out of service.
+pub(super) fn stopped(name: &str) -> Failure {
+    Failure::host(
+        FailureKind::NotLoaded,
+        "plugin-not-loaded",
+        format!("`{name}` is being stopped"),
+    )
+}
+
+/// How often the egress of a plugin had denied something when a call began.
+pub(super) struct Denials<'a> {
+    egress: Option<&'a Egress>,
+    before: u64,
+}
+
+impl<'a> Denials<'a> {
+    /// Begins to look.
+    pub(super) fn watch(kit: &'a Kit) -> Self {
+        let egress = kit.egress.as_deref();
+        Self {
+            egress,
+            before: egress.map_or(0, Egress::denied_count),
+        }
+    }
+
+    /// Adds the newest denial to the message of a failure, if there was one meanwhile.
+    pub(super) fn explain(&self, mut failure: Failure) -> Failure {
+        let denied = self
+            .egress
+            .filter(|egress| egress.denied_count() > self.before);
+        if let Some(denial) = denied.and_then(|egress| egress.denials().pop())
+            && !failure.message.contains(&denial)
+        {
+            failure.message.push_str("; ");
+            failure.message.push_str(&denial);
+        }
+        failure
+    }
+}

@@ -1,0 +1,394 @@
+//! Files → a version that runs, or everything that is wrong with them. The one place that decides; the registry acts on
+//! it and `larder check` prints it.
+//!
+//! Nothing here touches what is being served (law 8): a candidate is compiled, described, checked, started and probed
+//! aside, and if it is refused nothing of it is left.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::compile::{Compiled, Exports};
+use super::descriptor::Descriptor;
+use super::egress::{Egress, EgressClient};
+use super::engine::{Description, Engine};
+use super::files::{self, Files, ReadError};
+use super::limits::Limits;
+use super::runtime::{Launched, Refusal, Spec};
+use super::secrets::Secrets;
+use super::version::{Facts, PluginKind, identity};
+use crate::config::{Problem, Severity, Sidecar, sidecar};
+
+/// What judges need: the same for all of them.
+#[derive(Clone)]
+pub(super) struct Court {
+    pub(super) engine: Arc<Engine>,
+    pub(super) client: Arc<EgressClient>,
+    pub(super) dir: PathBuf,
+}
+
+/// What a new version must be able to do because the one it replaces does it for some route.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Roles {
+    pub(super) loads: bool,
+    pub(super) derives: bool,
+}
+
+/// A version that runs and is not served yet.
+pub(super) struct Candidate {
+    pub(super) facts: Facts,
+    pub(super) launched: Launched,
+    /// Problems that do not stop it.
+    pub(super) warnings: Vec<Problem>,
+}
+
+/// Why a candidate is not taken. Never empty of errors.
+#[derive(Debug)]
+pub(super) struct Rejection {
+    pub(super) problems: Vec<Problem>,
+    /// Whether the same files may be fine a little later: they were, as files, and only starting them failed.
+    pub(super) may_pass: bool,
+    /// What it would have been, if that is known.
+    pub(super) kinds: Vec<PluginKind>,
+}
+
+/// All that can be said of a candidate without running it.
+struct Brief {
+    compiled: Arc<Compiled>,
+    facts: Facts,
+    sidecar: Sidecar,
+    egress: Arc<Egress>,
+    limits: Limits,
+    warnings: Vec<Problem>,
+}
+
+impl Court {
+    /// Judges one pair of files, to the end: the result runs.
+    pub(super) async fn judge(
+        &self,
+        name: &str,
+        files: Files,
+        roles: Roles,
+    ) -> Result<Candidate, Rejection> {
+        let brief = self.examine(name, files, roles).await?;
+        let kinds = brief.facts.kinds.clone();
+        let spec = Spec {
+            name: name.to_owned(),
+            compiled: brief.compiled,
+            settings: Value::Object(brief.sidecar.config).to_string(),
+            secrets: Secrets::new(name, brief.sidecar.secrets),
+            egress: Arc::clone(&brief.egress),
+            limits: brief.limits,
+        };
+        match self.engine.launch(spec).await {
+            Ok(launched) => Ok(Candidate {
+                facts: brief.facts,
+                launched,
+                warnings: brief.warnings,
+            }),
+            Err(refusal) => {
+                let mut problem = self.refused(name, &refusal);
+                // What was denied while it started is likely why it did not.
+                if let Some(denial) = brief.egress.denials().pop() {
+                    problem.message = format!("{}: {denial}", problem.message);
+                }
+                Err(Rejection {
+                    problems: vec![problem],
+                    may_pass: true,
+                    kinds,
+                })
+            }
+        }
+    }
+
+    /// Everything up to running it. All problems that can be found are told together: sidecar, component, and how they fit.
+    async fn examine(&self, name: &str, files: Files, roles: Roles) -> Result<Brief, Rejection> {
+        let sidecar_file = files::sidecar_path(&self.dir, name);
+        let text = files.sidecar.unwrap_or_default();
+        let (sidecar, mut problems) = sidecar::parse(&text, &sidecar_file, &self.dir);
+
+        let compiled = match self.engine.compile(name, files.component).await {
+            Ok(compiled) => compiled,
+            Err(refusal) => {
+                problems.push(self.refused(name, &refusal));
+                return Err(Rejection::of(problems, Vec::new()));
+            }
+        };
+        let kinds = PluginKind::of(&compiled.exports);
+        problems.extend(self.fit_for_use(name, &compiled.exports, &kinds));
+        problems.extend(self.fit_for_roles(name, &kinds, roles));
+
+        let (description, descriptor) = match self.describe(name, &compiled).await {
+            Ok(described) => described,
+            Err(problem) => {
+                problems.push(problem);
+                return Err(Rejection::of(problems, kinds));
+            }
+        };
+        let in_sidecar = |problem: Problem, line| problem.at(sidecar_file.clone(), line);
+        if let Err(faults) = descriptor.check_settings(&sidecar.config) {
+            problems.extend(faults.into_iter().map(|fault| {
+                let at = if fault.pointer.is_empty() {
+                    String::new()
+                } else {
+                    format!(
+                        " {}",
+                        fault.pointer.trim_start_matches('/').replace('/', ".")
+                    )
+                };
+                in_sidecar(
+                    Problem::error(format!("[config]{at}: {}", fault.message)),
+                    line_of(&text, "config", &fault.pointer),
+                )
+                .remedy(settings_remedy(&descriptor))
+            }));
+        }
+        for (what, line) in descriptor.missing_grants(&sidecar.grants, sidecar.secrets.len()) {
+            problems.push(
+                in_sidecar(Problem::error(format!("{name} {what}")), None)
+                    .remedy(format!("{line} in {name}.toml")),
+            );
+        }
+        let limits = Limits::resolve(&sidecar.limits, &compiled.exports);
+        let egress = Egress::new(name, &sidecar.grants, &limits, &self.client).map_err(|found| {
+            let line = line_of(&text, "grants", "");
+            problems.extend(found.into_iter().map(|it| in_sidecar(it, line)));
+        });
+        let egress = match egress {
+            Ok(egress) if !problems.iter().any(is_error) => egress,
+            _ => return Err(Rejection::of(problems, kinds)),
+        };
+        let identity = identity(
+            name,
+            description.as_ref(),
+            &compiled.digest,
+            &sidecar.config,
+        );
+        Ok(Brief {
+            facts: Facts {
+                name: name.to_owned(),
+                version: description.as_ref().map(|it| it.version.clone()),
+                digest: compiled.digest.clone(),
+                identity: identity.into(),
+                kinds,
+                described: description.is_some(),
+                descriptor: Arc::new(descriptor),
+            },
+            compiled,
+            sidecar,
+            egress,
+            limits,
+            warnings: problems,
+        })
+    }
+
+    /// Reads a plugin's files.
+    pub(super) async fn read(&self, name: &str) -> Result<Files, ReadError> {
+        let dir = self.dir.clone();
+        let plugin = name.to_owned();
+        tokio::task::spawn_blocking(move || files::read(&dir, &plugin))
+            .await
+            .unwrap_or_else(|error| {
+                Err(ReadError::Unreadable {
+                    path: files::component_path(&self.dir, name),
+                    why: error.to_string(),
+                })
+            })
+    }
+
+    async fn describe(
+        &self,
+        name: &str,
+        compiled: &Compiled,
+    ) -> Result<(Option<Description>, Descriptor), Problem> {
+        let Some(description) = self
+            .engine
+            .describe(compiled)
+            .await
+            .map_err(|refusal| self.refused(name, &refusal))?
+        else {
+            return Ok((None, Descriptor::unknown()));
+        };
+        let descriptor = Descriptor::parse(&description.descriptor).map_err(|fault| {
+            Problem::error(fault.to_string())
+                .at(files::component_path(&self.dir, name), None)
+                .remedy("mend what the component's metadata.describe returns and build it again")
+        })?;
+        Ok((Some(description), descriptor))
+    }
+
+    /// Whether there is anything in it that this version of Larder can use.
+    fn fit_for_use(&self, name: &str, exports: &Exports, kinds: &[PluginKind]) -> Option<Problem> {
+        if exports.loader || exports.blocking_loader || exports.key_policy {
+            return None;
+        }
+        let file = files::component_path(&self.dir, name);
+        let problem = match kinds.first() {
+            None => Problem::error(
+                "the component exports none of the interfaces of larder:plugin, so there is nothing to use it for",
+            )
+            .remedy(
+                "build it for one of the worlds that `larder wit` prints, e.g. loader-plugin, and export its interface",
+            ),
+            Some(kind) => Problem::error(format!(
+                "the component exports larder:plugin/{} and no other interface; hosting that one is not built yet",
+                kind.name()
+            ))
+            .remedy("export loader or blocking-loader as well"),
+        };
+        Some(problem.at(file, None))
+    }
+
+    /// Whether it can do all that the version it replaces does.
+    fn fit_for_roles(&self, name: &str, kinds: &[PluginKind], roles: Roles) -> Vec<Problem> {
+        let loads = kinds.iter().any(|kind| kind.loads());
+        let derives = kinds.contains(&PluginKind::KeyPolicy);
+        let mut problems = Vec::new();
+        for (had, has, role, export) in [
+            (roles.loads, loads, "a loader", "loader or blocking-loader"),
+            (roles.derives, derives, "a key policy", "key-policy"),
+        ] {
+            if had && !has {
+                problems.push(
+                    Problem::error(format!(
+                        "{name} serves as {role}, and this version of it is none: the one before goes on serving"
+                    ))
+                    .at(files::component_path(&self.dir, name), None)
+                    .remedy(format!(
+                        "export {export}, or give it a file name of its own; to change what {name} is, remove {name}.wasm first"
+                    )),
+                );
+            }
+        }
+        problems
+    }
+
+    fn refused(&self, name: &str, refusal: &Refusal) -> Problem {
+        let problem = Problem::error(refusal.message.clone())
+            .at(files::component_path(&self.dir, name), None);
+        match &refusal.remedy {
+            Some(remedy) => problem.remedy(remedy.clone()),
+            None => problem,
+        }
+    }
+}
+
+impl Rejection {
+    pub(super) fn of(problems: Vec<Problem>, kinds: Vec<PluginKind>) -> Self {
+        Self {
+            problems,
+            may_pass: false,
+            kinds,
+        }
+    }
+
+    /// Files that could not be read.
+    pub(super) fn unread(path: &Path, why: &str) -> Self {
+        Self::of(
+            vec![Problem::error(format!("it cannot be read: {why}")).at(path, None)],
+            Vec::new(),
+        )
+    }
+
+    /// One line for the status and the log: file names without their directories, remedies in brackets.
+    pub(super) fn text(&self) -> String {
+        let sentences: Vec<_> = self
+            .problems
+            .iter()
+            .filter(|problem| is_error(problem))
+            .map(sentence)
+            .collect();
+        sentences.join("; ")
+    }
+}
+
+/// `demo.toml:3: what is wrong (what to do)`
+pub(super) fn sentence(problem: &Problem) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::new();
+    if let Some(name) = problem.file.as_deref().and_then(Path::file_name) {
+        text.push_str(&name.to_string_lossy());
+        if let Some(line) = problem.line {
+            let _ = write!(text, ":{line}");
+        }
+        text.push_str(": ");
+    }
+    text.push_str(&problem.message);
+    if let Some(remedy) = &problem.remedy {
+        let _ = write!(text, " ({remedy})");
+    }
+    text
+}
+
+pub(super) fn is_error(problem: &Problem) -> bool {
+    problem.severity == Severity::Error
+}
+
+/// What a plugin can be told, for who wrote something else.
+fn settings_remedy(descriptor: &Descriptor) -> String {
+    let properties = descriptor
+        .settings
+        .as_ref()
+        .and_then(|schema| schema.get("properties"))
+        .and_then(Value::as_object);
+    match properties {
+        Some(properties) if !properties.is_empty() => {
+            let mut names: Vec<_> = properties.keys().map(String::as_str).collect();
+            names.sort_unstable();
+            format!("its settings are {}", names.join(", "))
+        }
+        _ => "see the plugin's settings schema".to_owned(),
+    }
+}
+
+/// The line (from 1) of what a JSON pointer leads to inside a table of a TOML text, or of the nearest thing above it.
+fn line_of(text: &str, table: &str, pointer: &str) -> Option<usize> {
+    let document = toml::de::DeTable::parse(text).ok()?;
+    let (key, mut value) = document.get_ref().get_key_value(table)?;
+    let mut at = key.span().start;
+    for step in pointer.split('/').skip(1) {
+        let step = step.replace("~1", "/").replace("~0", "~");
+        match value.get_ref() {
+            toml::de::DeValue::Table(table) => {
+                let Some((key, inner)) = table.get_key_value(step.as_str()) else {
+                    break;
+                };
+                at = key.span().start;
+                value = inner;
+            }
+            toml::de::DeValue::Array(items) => {
+                let Some(item) = step.parse().ok().and_then(|index: usize| items.get(index)) else {
+                    break;
+                };
+                at = item.span().start;
+                value = item;
+            }
+            _ => break,
+        }
+    }
+    Some(text[..at].matches('\n').count() + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_in_the_settings_has_the_line_it_stands_on() {
+        let text = "[grants]\n\n[config]\ntext = 5\nlist = [\n  1,\n  2,\n]\ninner = { deep = 1 }\n\n[config.more]\nx = 1\n";
+        for (pointer, line) in [
+            ("", 3),
+            ("/text", 4),
+            ("/list/1", 7),
+            ("/inner/deep", 9),
+            ("/more/x", 12),
+            ("/absent", 3),
+            ("/text/absent", 4),
+        ] {
+            assert_eq!(line_of(text, "config", pointer), Some(line), "{pointer}");
+        }
+        assert_eq!(line_of(text, "grants", ""), Some(1));
+        assert_eq!(line_of("", "config", "/x"), None);
+    }
+}

@@ -1,0 +1,284 @@
+//! From a compiled component to a running plugin: `describe`, `start`, `probe`, and the [`Runtime`] that is handed out.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::future::BoxFuture;
+
+use super::async_loader::AsyncLoader;
+use super::bindings::metadata;
+use super::blocking::{self, BlockingLoader};
+use super::breaker::Breaker;
+use super::compile::Compiled;
+use super::engine::{Description, Engine};
+use super::fault::{self, Denials};
+use super::instance::{self, Mould};
+use super::limits::Limits;
+use super::meter::Meter;
+use super::output::Voice;
+use super::policy::Policy;
+use super::prepared::Worldly;
+use super::runtime::{Condition, Launched, Refusal, Runtime, Spec};
+use super::state::{self, Kit, Purity};
+use crate::cache::Loader;
+use crate::error::Failure;
+use crate::key::KeyPolicy;
+
+/// Calls `metadata.describe` in an instance that may reach nothing.
+pub(super) async fn describe(
+    engine: &Arc<Engine>,
+    compiled: &Compiled,
+) -> Result<Option<Description>, Refusal> {
+    let prepared = &compiled.prepared;
+    let (pre, indices, purity) = match (&prepared.worldly, &prepared.pure) {
+        (Some(worldly), _) => (&worldly.pre, &worldly.metadata, Purity::Worldly),
+        (None, Some(pure)) => (&pure.pre, &pure.metadata, Purity::Pure),
+        (None, None) => return Ok(None),
+    };
+    let Some(indices) = indices else {
+        return Ok(None);
+    };
+    let limits = Limits::default();
+    let kit = Arc::new(Kit {
+        name: "metadata".to_owned(),
+        settings: "{}".to_owned(),
+        secrets: None,
+        egress: None,
+        voice: Voice::new("metadata", limits.log_lines, limits.log_line),
+        limits,
+    });
+    let budget = kit.limits.lifecycle;
+    let host = |error: &wasmtime::Error| {
+        Refusal::bare(format!(
+            "its `metadata.describe` cannot be called: {error:#}"
+        ))
+    };
+    // Wall clock bounds it: it runs once per version, and nobody waits for it.
+    let mut store =
+        state::store(engine, &kit, purity, Meter::slice(budget)).map_err(|e| host(&e))?;
+    if purity == Purity::Pure {
+        // Here a policy's component runs on a fiber, so it can be interrupted like any other.
+        let pulse = Arc::clone(engine);
+        store.epoch_deadline_callback(move |_| {
+            pulse.pulse();
+            Ok(wasmtime::UpdateDeadline::Yield(1))
+        });
+    }
+    let meter = Arc::clone(&store.data().meter);
+    let called = async {
+        let instance = pre.instantiate_async(&mut store).await?;
+        let guest = indices.load(&mut store, &instance)?;
+        guest.call_describe(&mut store).await
+    };
+    let described = tokio::time::timeout(budget, instance::metered(engine, &meter, called)).await;
+    match described {
+        Ok(Ok(description)) => Ok(Some(description.into())),
+        Ok(Err(error)) => {
+            let failure = fault::of(&error, &kit, store.data_mut());
+            Err(Refusal::new(
+                format!("its `metadata.describe` failed: {failure}"),
+                "describe returns constants: it has no settings, no secrets and no network",
+            ))
+        }
+        Err(_) => Err(Refusal::new(
+            format!("its `metadata.describe` took longer than {budget:?}"),
+            "describe returns constants: it has no settings, no secrets and no network",
+        )),
+    }
+}
+
+impl From<metadata::Description> for Description {
+    fn from(said: metadata::Description) -> Self {
+        Self {
+            name: said.name,
+            version: said.version,
+            cache_version: said.cache_version,
+            descriptor: said.descriptor,
+        }
+    }
+}
+
+/// Instantiates, starts and probes.
+pub(super) async fn launch(engine: &Arc<Engine>, spec: Spec) -> Result<Launched, Refusal> {
+    let Spec {
+        name,
+        compiled,
+        settings,
+        secrets,
+        egress,
+        limits,
+    } = spec;
+    let kit = Arc::new(Kit {
+        voice: Voice::new(&name, limits.log_lines, limits.log_line),
+        name,
+        settings,
+        secrets: Some(secrets),
+        egress: Some(egress),
+        limits,
+    });
+    let policy = match compiled.prepared.pure.clone() {
+        None => None,
+        Some(pure) => {
+            let policy = Policy::start(engine, &kit, pure).map_err(|failure| {
+                Refusal::bare(format!("`{}` cannot be instantiated: {failure}", kit.name))
+            })?;
+            Some(Arc::new(policy))
+        }
+    };
+    let breaker = Breaker::new(&kit.name, Instant::now());
+    let (source, probe) = match compiled.prepared.worldly.clone() {
+        None => (None, Ok(())),
+        Some(worldly) => {
+            let (source, probe) = begin(engine, &kit, worldly, &breaker).await?;
+            (Some(source), probe)
+        }
+    };
+    let runtime = Arc::new(Running {
+        engine: Arc::clone(engine),
+        worldly: compiled.prepared.worldly.clone(),
+        kit,
+        breaker,
+        source,
+        policy,
+    });
+    Ok(Launched { runtime, probe })
+}
+
+async fn begin(
+    engine: &Arc<Engine>,
+    kit: &Arc<Kit>,
+    worldly: Worldly,
+    breaker: &Arc<Breaker>,
+) -> Result<(Source, Result<(), Failure>), Refusal> {
+    let is_async = worldly.loader.is_some();
+    let mould = Mould {
+        engine: Arc::clone(engine),
+        kit: Arc::clone(kit),
+        worldly,
+    };
+    let meter = if is_async {
+        Meter::slice(kit.limits.cpu)
+    } else {
+        blocking::meter(&mould)
+    };
+    let denials = Denials::watch(kit);
+    let mut first = mould.begin(meter).await.map_err(|failure| {
+        let failure = denials.explain(failure);
+        Refusal::bare(format!("`{}` does not start: {failure}", kit.name))
+    })?;
+    let probe = mould
+        .probe(&mut first)
+        .await
+        .map_err(|failure| denials.explain(failure));
+    let breaker = Arc::clone(breaker);
+    let source = if is_async {
+        Source::Async(Arc::new(AsyncLoader::start(mould, first, breaker)))
+    } else {
+        Source::Blocking(Arc::new(BlockingLoader::start(mould, first, breaker)))
+    };
+    Ok((source, probe))
+}
+
+/// A plugin that runs.
+struct Running {
+    engine: Arc<Engine>,
+    kit: Arc<Kit>,
+    worldly: Option<Worldly>,
+    breaker: Arc<Breaker>,
+    source: Option<Source>,
+    policy: Option<Arc<Policy>>,
+}
+
+/// Its loader. A component that exports both is used through the async one.
+enum Source {
+    Async(Arc<AsyncLoader>),
+    Blocking(Arc<BlockingLoader>),
+}
+
+/// What a holder of the loader holds: the loader, and with it the whole runtime.
+struct Held {
+    _runtime: Arc<Running>,
+    loader: Arc<dyn Loader>,
+}
+
+impl Loader for Held {
+    fn name(&self) -> &str {
+        self.loader.name()
+    }
+
+    fn load(
+        &self,
+        question: crate::cache::Question,
+    ) -> BoxFuture<'static, Result<crate::cache::Outcome, Failure>> {
+        self.loader.load(question)
+    }
+}
+
+impl Runtime for Running {
+    fn loader(self: Arc<Self>) -> Option<Arc<dyn Loader>> {
+        let loader: Arc<dyn Loader> = match self.source.as_ref()? {
+            Source::Async(loader) => Arc::clone(loader) as _,
+            Source::Blocking(loader) => Arc::clone(loader) as _,
+        };
+        Some(Arc::new(Held {
+            _runtime: self,
+            loader,
+        }))
+    }
+
+    fn key_policy(self: Arc<Self>) -> Option<Arc<dyn KeyPolicy>> {
+        self.policy.clone().map(|policy| policy as _)
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(async move {
+            let Some(worldly) = self.worldly.clone().filter(|w| w.lifecycle.is_some()) else {
+                return Ok(());
+            };
+            let mould = Mould {
+                engine: Arc::clone(&self.engine),
+                kit: Arc::clone(&self.kit),
+                worldly,
+            };
+            let denials = Denials::watch(&self.kit);
+            let begun = mould.begin(Meter::slice(self.kit.limits.cpu)).await;
+            let mut live = begun.map_err(|failure| denials.explain(failure))?;
+            let probed = mould.probe(&mut live).await;
+            if probed.is_ok() {
+                mould.stop(live).await;
+            }
+            probed.map_err(|failure| denials.explain(failure))
+        })
+    }
+
+    fn condition(&self) -> Condition {
+        if let Some(why) = self.policy.as_ref().and_then(|policy| policy.quarantined()) {
+            return Condition::Quarantined {
+                why: why.to_owned(),
+            };
+        }
+        let open = self.policy.as_ref().and_then(|policy| policy.open());
+        if let Some(last_error) = self.breaker.open().or(open) {
+            return Condition::Open { last_error };
+        }
+        let restarting = match &self.source {
+            None => None,
+            Some(Source::Async(loader)) => loader.restarting(),
+            Some(Source::Blocking(loader)) => loader.restarting(),
+        };
+        match restarting {
+            Some(last_error) => Condition::Restarting { last_error },
+            None => Condition::Ready,
+        }
+    }
+
+    fn stop(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            match &self.source {
+                None => {}
+                Some(Source::Async(loader)) => loader.stop().await,
+                Some(Source::Blocking(loader)) => loader.stop().await,
+            }
+        })
+    }
+}

@@ -1,0 +1,83 @@
+//! A compiled component with its imports resolved and its exports looked up: what an instance is made of in microseconds.
+
+use wasmtime::component::{Component, ComponentExportIndex, InstancePre};
+
+use super::bindings::{blocking_loader, key_policy, lifecycle, loader, metadata};
+use super::compile::Exports;
+use super::engine::Engine;
+use super::linkers;
+use super::state::State;
+
+/// Both sides of a component; a component may be a loader and a key policy at once.
+#[derive(Clone, Default)]
+pub(super) struct Prepared {
+    /// As a loader.
+    pub(super) worldly: Option<Worldly>,
+    /// As a key policy.
+    pub(super) pure: Option<Pure>,
+}
+
+/// A component that can be instantiated as a loader.
+#[derive(Clone)]
+pub(super) struct Worldly {
+    pub(super) pre: InstancePre<State>,
+    pub(super) loader: Option<loader::GuestIndices>,
+    pub(super) blocking: Option<blocking_loader::GuestIndices>,
+    pub(super) lifecycle: Option<lifecycle::GuestIndices>,
+    pub(super) metadata: Option<metadata::GuestIndices>,
+}
+
+/// A component that can be instantiated as a key policy.
+#[derive(Clone)]
+pub(super) struct Pure {
+    pub(super) pre: InstancePre<State>,
+    pub(super) derive: ComponentExportIndex,
+    pub(super) metadata: Option<metadata::GuestIndices>,
+}
+
+impl Prepared {
+    /// # Errors
+    /// An import that no linker has, or an export of another shape.
+    pub(super) fn new(
+        engine: &Engine,
+        component: &Component,
+        exports: &Exports,
+    ) -> wasmtime::Result<Self> {
+        let mut prepared = Self::default();
+        if exports.loader || exports.blocking_loader {
+            let pre = engine.loaders().instantiate_pre(component)?;
+            prepared.worldly = Some(Worldly {
+                loader: wanted(exports.loader, || loader::GuestIndices::new(&pre))?,
+                blocking: wanted(exports.blocking_loader, || {
+                    blocking_loader::GuestIndices::new(&pre)
+                })?,
+                lifecycle: wanted(exports.lifecycle, || lifecycle::GuestIndices::new(&pre))?,
+                metadata: wanted(exports.metadata, || metadata::GuestIndices::new(&pre))?,
+                pre,
+            });
+        }
+        if exports.key_policy {
+            let linker = linkers::with_traps(engine.wasmtime(), engine.policies(), component)?;
+            let pre = linker.instantiate_pre(component)?;
+            // Looks the interface up; derivations use a typed function of their own, which lowers without copying.
+            key_policy::GuestIndices::new(&pre)?;
+            let derive = component
+                .get_export_index(None, "larder:plugin/key-policy@0.1.0")
+                .and_then(|interface| component.get_export_index(Some(&interface), "derive"))
+                .ok_or_else(|| wasmtime::format_err!("`key-policy` exports no `derive`"))?;
+            prepared.pure = Some(Pure {
+                derive,
+                metadata: wanted(exports.metadata, || metadata::GuestIndices::new(&pre))?,
+                pre,
+            });
+        }
+        Ok(prepared)
+    }
+}
+
+fn wanted<T>(
+    wanted: bool,
+    make: impl FnOnce() -> wasmtime::Result<T>,
+) -> wasmtime::Result<Option<T>> {
+    wanted.then(make).transpose()
+}

@@ -1,0 +1,727 @@
+//! Which plugins there are, and which version of each is served. Judges what the directory holds, swaps in one step.
+//!
+//! - [`PluginSet`] is an immutable snapshot; a request pins one and never sees a swap.
+//! - A `Slot` is a plugin's place: its judgements happen one after another there, those of different plugins side by side.
+//!
+//! **A swap, step by step** (law 8). (1) The new version is compiled, checked, started and probed by [`super::judge`],
+//! touching nothing. (2) Under the publishing lock a new set is made, stored, and told to `on_change`, which rebuilds
+//! whatever was made from the old one before the lock is let go: sets are told in the order they are stored, and when
+//! `reload` returns, new requests meet the new version. (3) The old version is held by nobody but the requests that pinned
+//! it; when the last of them ends it stops itself. No step waits for a request, and no request waits for a step.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::egress::EgressClient;
+use super::engine::Engine;
+use super::files::{self, ReadError};
+use super::judge::{Court, Rejection, Roles, sentence};
+use super::last_good::{LastGood, LastKnown};
+use super::runtime::Condition;
+use super::version::{Plugin, PluginKind};
+use super::watch;
+use crate::config::Config;
+
+/// The first wait before something that failed is tried again; it doubles up to [`BACKOFF_MAX`].
+const BACKOFF_MIN: Duration = Duration::from_secs(1);
+const BACKOFF_MAX: Duration = Duration::from_secs(60);
+
+/// Plugins that are shown or remembered, removed ones included.
+const PLACES_MAX: usize = 4096;
+
+/// An immutable snapshot of what is served.
+#[derive(Clone, Debug, Default)]
+pub struct PluginSet {
+    plugins: BTreeMap<String, Arc<Plugin>>,
+    known: BTreeMap<String, LastKnown>,
+}
+
+impl PluginSet {
+    /// The version of a plugin that is served, if one is.
+    pub fn get(&self, name: &str) -> Option<&Arc<Plugin>> {
+        self.plugins.get(name)
+    }
+
+    /// All that is served, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Plugin>> {
+        self.plugins.values()
+    }
+
+    /// The last good version of a plugin that was ever served with this storage, removed and broken ones included: enough
+    /// to find the entries that were stored through it.
+    pub fn last_known(&self, name: &str) -> Option<LastKnown> {
+        self.known.get(name).cloned()
+    }
+
+    fn with(&self, plugin: &Arc<Plugin>) -> Self {
+        let mut set = self.clone();
+        if set.known.len() >= PLACES_MAX {
+            let served = &set.plugins;
+            set.known.retain(|name, _| served.contains_key(name));
+        }
+        set.known
+            .insert(plugin.name().to_owned(), LastKnown::of(plugin));
+        set.plugins
+            .insert(plugin.name().to_owned(), Arc::clone(plugin));
+        set
+    }
+
+    fn without(&self, name: &str) -> Self {
+        let mut set = self.clone();
+        set.plugins.remove(name);
+        set
+    }
+}
+
+/// How a plugin is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PluginState {
+    /// Its first version is being judged.
+    Loading,
+    /// It is served.
+    Ready,
+    /// It is served, but its source does not answer its probe, or its breaker is open.
+    Degraded,
+    /// It is served, and an instance of it is being replaced.
+    Restarting,
+    /// No version of it can be served.
+    Broken,
+    /// A key policy that is not pure: it is not asked any more.
+    Quarantined,
+    /// Its file was removed.
+    Retired,
+}
+
+impl PluginState {
+    /// The name in lower case.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Loading => "loading",
+            Self::Ready => "ready",
+            Self::Degraded => "degraded",
+            Self::Restarting => "restarting",
+            Self::Broken => "broken",
+            Self::Quarantined => "quarantined",
+            Self::Retired => "retired",
+        }
+    }
+}
+
+/// One row of `GET /plugins`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PluginStatus {
+    /// The file stem.
+    pub name: String,
+    /// What it can be used as; of a broken one, as far as is known.
+    pub kinds: Vec<PluginKind>,
+    /// How it is.
+    pub state: PluginState,
+    /// The served version's own name for itself.
+    pub version: Option<String>,
+    /// BLAKE3 of the served component, in hex.
+    pub digest: Option<String>,
+    /// What is wrong: with the files that lie there (then the version before is served), or with what is served.
+    pub error: Option<String>,
+}
+
+/// Why a plugin was not reloaded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReloadError {
+    /// There is no such plugin, and no file of that name.
+    #[error("there is no plugin of this name")]
+    Unknown,
+    /// What lies in the directory is refused; the version before, if there is one, goes on serving.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// How often what happened, since the start. `served versions = swaps`, `swaps + refusals = judgements with an end`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RegistryCounts {
+    /// Versions that came to be served.
+    pub swaps: u64,
+    /// Candidates that were refused.
+    pub refusals: u64,
+    /// Plugins whose file was removed.
+    pub retired: u64,
+}
+
+/// Told of each new set, in order, before whoever caused it goes on. It must not block, and may call [`Registry::set`].
+pub type OnChange = Arc<dyn Fn(Arc<PluginSet>) + Send + Sync>;
+
+/// The plugins of one directory. Dropping it ends the watching; what is served stays as long as somebody holds it.
+pub struct Registry {
+    shared: Arc<Shared>,
+}
+
+pub(super) struct Shared {
+    court: Court,
+    last_good: LastGood,
+    set: ArcSwap<PluginSet>,
+    /// `None` until the initial set is complete. Its lock is the publishing lock.
+    on_change: Mutex<Option<OnChange>>,
+    slots: Mutex<BTreeMap<String, Arc<Slot>>>,
+    /// Judgements at once: compiling takes all it can get of a core.
+    judges: Semaphore,
+    stops: TaskTracker,
+    pub(super) closing: CancellationToken,
+    swaps: AtomicU64,
+    refusals: AtomicU64,
+    retired: AtomicU64,
+}
+
+/// A plugin's place.
+#[derive(Default)]
+struct Slot {
+    /// Held during a judgement. Inside: the content that was judged last, good or bad.
+    judging: tokio::sync::Mutex<Option<blake3::Hash>>,
+    face: Mutex<Face>,
+}
+
+/// What is shown of a plugin, apart from the version that is served.
+#[derive(Clone, Debug, Default)]
+struct Face {
+    /// Why the files that lie there are not served.
+    refusal: Option<String>,
+    kinds: Vec<PluginKind>,
+    removed: bool,
+    /// Raised by each judgement, so that a waiting second try knows that it came too late.
+    judgements: u64,
+}
+
+/// Why a plugin is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// Its files may have changed; unchanged content is left alone.
+    Files,
+    /// Somebody asks for it; unchanged content is left alone if it serves well.
+    Reload,
+    /// What was refused may be fine by now. Of this many tries, unless there was another judgement since.
+    Again { tries: u32, judgements: u64 },
+}
+
+impl Registry {
+    /// Judges everything in the plugin directory, side by side, then watches it. A plugin that is refused does not stop
+    /// the others: it is shown by [`Registry::status`]. A directory that does not exist is an empty one.
+    ///
+    /// `on_change` is not called for the set that this makes; call [`Registry::set`] for it.
+    ///
+    /// # Errors
+    /// The engine or the storage directory cannot be set up.
+    pub async fn open(config: &Config, on_change: OnChange) -> anyhow::Result<Arc<Self>> {
+        let engine = Engine::new(&config.storage.dir)?;
+        let last_good = LastGood::open(&config.storage.dir).with_context(|| {
+            format!(
+                "the storage directory {} cannot be used",
+                config.storage.dir.display()
+            )
+        })?;
+        let known = last_good.load();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let shared = Arc::new(Shared {
+            court: Court {
+                engine,
+                client: EgressClient::new(),
+                dir: config.plugins.dir.clone(),
+            },
+            last_good,
+            set: ArcSwap::from_pointee(PluginSet {
+                plugins: BTreeMap::new(),
+                known,
+            }),
+            on_change: Mutex::new(None),
+            slots: Mutex::default(),
+            judges: Semaphore::new(cores.max(2)),
+            stops: TaskTracker::new(),
+            closing: CancellationToken::new(),
+            swaps: AtomicU64::new(0),
+            refusals: AtomicU64::new(0),
+            retired: AtomicU64::new(0),
+        });
+        let debounce = shared.load_all().await;
+        *shared.on_change.lock() = Some(on_change);
+        if config.plugins.watch {
+            watch::start(&shared, debounce);
+        }
+        Ok(Arc::new(Self { shared }))
+    }
+
+    /// What is served now.
+    pub fn set(&self) -> Arc<PluginSet> {
+        self.shared.set.load_full()
+    }
+
+    /// Every plugin, by name, broken and removed ones included.
+    pub fn status(&self) -> Vec<PluginStatus> {
+        let slots: Vec<_> = self.shared.slots.lock().clone().into_iter().collect();
+        let set = self.set();
+        slots
+            .into_iter()
+            .map(|(name, slot)| slot.status(name, &set))
+            .collect()
+    }
+
+    /// How often what happened.
+    pub fn counts(&self) -> RegistryCounts {
+        RegistryCounts {
+            swaps: self.shared.swaps.load(Ordering::Relaxed),
+            refusals: self.shared.refusals.load(Ordering::Relaxed),
+            retired: self.shared.retired.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Judges a plugin's files now, as if they had changed. Files that are served already and do well are left alone;
+    /// a version that is degraded, restarting or quarantined is replaced by a fresh one of the same files.
+    ///
+    /// The judgement goes on to its end even if this future is dropped.
+    ///
+    /// # Errors
+    /// [`ReloadError`]
+    pub async fn reload(&self, name: &str) -> Result<PluginStatus, ReloadError> {
+        if !files::is_name(name) {
+            return Err(ReloadError::Unknown);
+        }
+        let known = self.shared.slots.lock().contains_key(name);
+        let stamps = files::Stamps::of(&self.shared.court.dir, name);
+        if !known && stamps.component.is_none() {
+            return Err(ReloadError::Unknown);
+        }
+        let judged = tokio::spawn(Arc::clone(&self.shared).settle(name.to_owned(), Cause::Reload));
+        if let Err(panic) = judged.await {
+            return Err(ReloadError::Refused(format!("judging it failed: {panic}")));
+        }
+        let slot = self.shared.slot(name);
+        let refusal = slot.face.lock().refusal.clone();
+        match refusal {
+            Some(why) => Err(ReloadError::Refused(why)),
+            None => Ok(slot.status(name.to_owned(), &self.set())),
+        }
+    }
+
+    /// Stops everything: watching, second tries, and every version, each after its calls in flight. Returns when all have
+    /// stopped, or after `within`.
+    pub async fn shutdown(&self, within: Duration) {
+        self.shared.closing.cancel();
+        for plugin in self.set().iter() {
+            plugin.stop();
+        }
+        self.shared.stops.close();
+        if tokio::time::timeout(within, self.shared.stops.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                "{} plugin versions had not stopped after {within:?}",
+                self.shared.stops.len()
+            );
+        }
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.shared.closing.cancel();
+    }
+}
+
+impl Shared {
+    pub(super) fn dir(&self) -> &PathBuf {
+        &self.court.dir
+    }
+
+    /// The plugins that have a place: what is there, broken or removed.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.slots.lock().keys().cloned().collect()
+    }
+
+    /// Judges everything that lies in the directory, and returns what it looked like before it was read: a file that
+    /// changed meanwhile then differs, and is judged again.
+    async fn load_all(self: &Arc<Self>) -> watch::Debounce {
+        let dir = self.court.dir.clone();
+        let listed = tokio::task::spawn_blocking(move || files::list(&dir)).await;
+        let listing = match listed {
+            Ok(Ok(listing)) => listing,
+            Ok(Err(error)) => {
+                tracing::warn!(
+                    "the plugin directory {} cannot be read: {error}",
+                    self.court.dir.display()
+                );
+                files::Listing::default()
+            }
+            Err(panic) => {
+                tracing::error!("listing the plugin directory failed: {panic}");
+                files::Listing::default()
+            }
+        };
+        for path in &listing.misnamed {
+            tracing::warn!(
+                "{} is not loaded: a plugin's name has letters, digits, '-', '_' and '.', 64 at most",
+                path.display()
+            );
+        }
+        if listing.left_out > 0 {
+            tracing::error!(
+                "{} more components lie in {} than are loaded",
+                listing.left_out,
+                self.court.dir.display()
+            );
+        }
+        let mut judgements = tokio::task::JoinSet::new();
+        for name in listing.plugins.keys() {
+            judgements.spawn(Arc::clone(self).settle(name.clone(), Cause::Files));
+        }
+        while let Some(judged) = judgements.join_next().await {
+            if let Err(panic) = judged {
+                tracing::error!("judging a plugin failed: {panic}");
+            }
+        }
+        watch::Debounce::settled(listing.plugins)
+    }
+
+    fn slot(&self, name: &str) -> Arc<Slot> {
+        let mut slots = self.slots.lock();
+        if slots.len() >= PLACES_MAX && !slots.contains_key(name) {
+            // Names of removed plugins are kept to be shown, not for ever (law 12). One that a judgement holds stays: two
+            // places for one name would let two judgements of it run at once.
+            slots.retain(|_, slot| Arc::strong_count(slot) > 1 || !slot.face.lock().removed);
+        }
+        Arc::clone(slots.entry(name.to_owned()).or_default())
+    }
+
+    /// Judges one plugin's files and acts on the verdict. Judgements of one plugin happen one after another.
+    pub(super) async fn settle(self: Arc<Self>, name: String, cause: Cause) {
+        let slot = self.slot(&name);
+        let mut judged = slot.judging.lock().await;
+        if self.closing.is_cancelled() {
+            return;
+        }
+        let judgements = {
+            let mut face = slot.face.lock();
+            if let Cause::Again { judgements, .. } = cause
+                && judgements != face.judgements
+            {
+                return;
+            }
+            face.judgements += 1;
+            face.judgements
+        };
+        let files = match self.court.read(&name).await {
+            Ok(files) => files,
+            Err(ReadError::Gone) => {
+                *judged = None;
+                self.remove(&name, &slot);
+                return;
+            }
+            // Whoever writes them makes another change, and with it another judgement.
+            Err(ReadError::Changing) => {
+                let path = files::component_path(self.dir(), &name);
+                let rejection = Rejection::unread(&path, "it changes while it is read");
+                *judged = None;
+                self.refuse(&name, &slot, &rejection);
+                return;
+            }
+            Err(ReadError::Unreadable { path, why }) => {
+                *judged = None;
+                self.refuse(&name, &slot, &Rejection::unread(&path, &why));
+                return;
+            }
+        };
+        let digest = files.digest;
+        let again = match cause {
+            Cause::Files => false,
+            Cause::Reload => slot.is_unwell(&name, &self.set.load()),
+            Cause::Again { .. } => true,
+        };
+        if *judged == Some(digest) && !again {
+            return;
+        }
+        let Ok(_judge) = self.judges.acquire().await else {
+            return;
+        };
+        let old = self.set.load().get(&name).cloned();
+        let roles = old.as_ref().map_or(Roles::default(), |old| Roles {
+            loads: old.loads(),
+            derives: old.derives(),
+        });
+        let verdict = self.court.judge(&name, files, roles).await;
+        if self.closing.is_cancelled() {
+            // A candidate that is let go of stops itself.
+            return;
+        }
+        *judged = Some(digest);
+        let tries = match cause {
+            Cause::Again { tries, .. } => tries + 1,
+            Cause::Files | Cause::Reload => 0,
+        };
+        match verdict {
+            Ok(candidate) => {
+                for warning in &candidate.warnings {
+                    tracing::warn!(plugin = name, "{}", sentence(warning));
+                }
+                let failing = candidate.launched.probe.err();
+                let plugin = Plugin::new(candidate.facts, candidate.launched.runtime, &self.stops);
+                match (failing, old) {
+                    // It runs, but what it reads from does not answer. The one before does (or did): keep it, and look again.
+                    (Some(failure), Some(_)) => {
+                        let mut problem =
+                            crate::config::Problem::error(format!("its probe fails: {failure}"))
+                                .remedy(
+                                    "the version before goes on serving until the probe passes",
+                                );
+                        problem.file = Some(files::component_path(self.dir(), &name));
+                        let rejection = Rejection {
+                            problems: vec![problem],
+                            may_pass: true,
+                            kinds: plugin.kinds().to_vec(),
+                        };
+                        self.refuse(&name, &slot, &rejection);
+                        self.try_again(name, tries, judgements);
+                    }
+                    (failing, old) => {
+                        self.serve(&slot, plugin, old, failing.map(|it| it.to_string()))
+                    }
+                }
+            }
+            Err(rejection) => {
+                self.refuse(&name, &slot, &rejection);
+                if rejection.may_pass {
+                    self.try_again(name, tries, judgements);
+                }
+            }
+        }
+    }
+
+    /// The swap.
+    fn serve(
+        self: &Arc<Self>,
+        slot: &Slot,
+        plugin: Arc<Plugin>,
+        old: Option<Arc<Plugin>>,
+        failing: Option<String>,
+    ) {
+        {
+            let mut face = slot.face.lock();
+            face.refusal = None;
+            face.kinds = plugin.kinds().to_vec();
+            face.removed = false;
+        }
+        plugin.set_probe_failure(failing.clone());
+        self.publish(|set| set.with(&plugin));
+        self.swaps.fetch_add(1, Ordering::Relaxed);
+        tracing::info!(
+            plugin = plugin.name(),
+            version = plugin.version(),
+            identity = plugin.identity(),
+            "{}",
+            if old.is_some() { "replaced" } else { "loaded" }
+        );
+        if let Some(old) = old {
+            old.retire();
+        }
+        self.remember(&plugin);
+        if let Some(failing) = failing {
+            tracing::warn!(plugin = plugin.name(), "its probe fails: {failing}");
+            self.probe_again(&plugin);
+        }
+    }
+
+    /// The candidate is not served; whatever was, still is. Logged when it says something new.
+    fn refuse(&self, name: &str, slot: &Slot, rejection: &Rejection) {
+        self.refusals.fetch_add(1, Ordering::Relaxed);
+        let text = rejection.text();
+        let mut face = slot.face.lock();
+        if !rejection.kinds.is_empty() {
+            face.kinds.clone_from(&rejection.kinds);
+        }
+        face.removed = false;
+        if face.refusal.as_ref() != Some(&text) {
+            tracing::warn!(plugin = name, "refused: {text}");
+            face.refusal = Some(text);
+        }
+    }
+
+    /// The component is gone.
+    fn remove(&self, name: &str, slot: &Slot) {
+        let old = self.set.load().get(name).cloned();
+        {
+            let mut face = slot.face.lock();
+            if face.removed {
+                return;
+            }
+            face.removed = true;
+            face.refusal = None;
+        }
+        tracing::info!(plugin = name, "removed");
+        self.retired.fetch_add(1, Ordering::Relaxed);
+        if let Some(old) = old {
+            self.publish(|set| set.without(name));
+            old.retire();
+        }
+    }
+
+    fn publish(&self, change: impl FnOnce(&PluginSet) -> PluginSet) {
+        let on_change = self.on_change.lock();
+        let set = Arc::new(change(&self.set.load()));
+        self.set.store(Arc::clone(&set));
+        if let Some(on_change) = &*on_change {
+            on_change(set);
+        }
+    }
+
+    /// Writes down what is needed to find its entries when it is gone.
+    fn remember(&self, plugin: &Arc<Plugin>) {
+        let last_good = self.last_good.clone();
+        let plugin = Arc::downgrade(plugin);
+        // Tracked, so that shutting down does not cut it off.
+        self.stops.spawn_blocking(move || {
+            let Some(plugin) = plugin.upgrade() else {
+                return;
+            };
+            if let Err(error) = last_good.save(&plugin) {
+                tracing::warn!(
+                    plugin = plugin.name(),
+                    "its last good version cannot be remembered: {error}"
+                );
+            }
+        });
+    }
+
+    /// Judges the same files again after a while, if nobody else does before.
+    fn try_again(self: &Arc<Self>, name: String, tries: u32, judgements: u64) {
+        let shared = Arc::downgrade(self);
+        let closing = self.closing.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = closing.cancelled() => {}
+                () = tokio::time::sleep(backoff(tries)) => {
+                    if let Some(shared) = shared.upgrade() {
+                        // Boxed: this is the second half of a cycle of futures.
+                        let again: futures_util::future::BoxFuture<'static, ()> =
+                            Box::pin(shared.settle(name, Cause::Again { tries, judgements }));
+                        again.await;
+                    }
+                }
+            }
+        });
+    }
+
+    /// Asks a degraded version's probe again until it passes, or another version is served.
+    fn probe_again(&self, plugin: &Arc<Plugin>) {
+        let plugin = Arc::downgrade(plugin);
+        let closing = self.closing.clone();
+        tokio::spawn(async move {
+            for tries in 0.. {
+                tokio::select! {
+                    () = closing.cancelled() => return,
+                    () = tokio::time::sleep(backoff(tries)) => {}
+                }
+                // Weak: a version that nobody serves any more is not kept alive to be probed.
+                let Some(current) = plugin.upgrade() else {
+                    return;
+                };
+                let runtime = current.runtime();
+                let name = current.name().to_owned();
+                drop(current);
+                let outcome = runtime.probe().await.map_err(|failure| failure.to_string());
+                let Some(current) = plugin.upgrade() else {
+                    return;
+                };
+                match outcome {
+                    Ok(()) => {
+                        current.set_probe_failure(None);
+                        tracing::info!(plugin = name, "its probe passes");
+                        return;
+                    }
+                    Err(failure) => {
+                        let new = Some(failure);
+                        if new != current.probe_failure() {
+                            tracing::warn!(
+                                plugin = name,
+                                "its probe fails: {}",
+                                new.as_deref().unwrap_or_default()
+                            );
+                            current.set_probe_failure(new);
+                        }
+                    }
+                }
+            }
+        });
+    }
+}
+
+impl Slot {
+    /// Whether a fresh instance of the same files might do better than what there is.
+    fn is_unwell(&self, name: &str, set: &PluginSet) -> bool {
+        self.face.lock().refusal.is_some()
+            || set.get(name).is_none_or(|plugin| {
+                plugin.probe_failure().is_some() || plugin.condition() != Condition::Ready
+            })
+    }
+
+    fn status(&self, name: String, set: &PluginSet) -> PluginStatus {
+        let face = self.face.lock().clone();
+        let Some(plugin) = set.get(&name) else {
+            let state = match (&face.refusal, face.removed) {
+                (Some(_), _) => PluginState::Broken,
+                (None, true) => PluginState::Retired,
+                (None, false) => PluginState::Loading,
+            };
+            return PluginStatus {
+                name,
+                kinds: face.kinds,
+                state,
+                version: None,
+                digest: None,
+                error: face.refusal,
+            };
+        };
+        let (state, trouble) = match plugin.condition() {
+            Condition::Ready => match plugin.probe_failure() {
+                Some(failure) => (
+                    PluginState::Degraded,
+                    Some(format!("its probe fails: {failure}")),
+                ),
+                None => (PluginState::Ready, None),
+            },
+            Condition::Restarting { last_error } => (PluginState::Restarting, Some(last_error)),
+            Condition::Open { last_error } => (PluginState::Degraded, Some(last_error)),
+            Condition::Quarantined { why } => (PluginState::Quarantined, Some(why)),
+        };
+        let refused = face
+            .refusal
+            .map(|why| format!("the files that lie there are not served: {why}"));
+        let error = match (refused, trouble) {
+            (Some(refused), Some(trouble)) => Some(format!("{refused}; what is served: {trouble}")),
+            (refused, trouble) => refused.or(trouble),
+        };
+        PluginStatus {
+            name,
+            kinds: plugin.kinds().to_vec(),
+            state,
+            version: plugin.version().map(str::to_owned),
+            digest: Some(plugin.digest().to_owned()),
+            error,
+        }
+    }
+}
+
+/// 1 s, 2 s, 4 s … 60 s.
+fn backoff(tries: u32) -> Duration {
+    BACKOFF_MIN
+        .saturating_mul(1 << tries.min(6))
+        .min(BACKOFF_MAX)
+}
+
+#[cfg(test)]
+#[path = "registry_tests.rs"]
+mod tests;

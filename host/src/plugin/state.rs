@@ -1,0 +1,273 @@
+//! What a store holds for one instance: WASI, the host's own interfaces, the memory limit, the meter of guest code.
+//!
+//! Owns the host side of `settings`, `secrets` and `log`. Decides nothing about grants: the egress does.
+
+use std::sync::Arc;
+
+use tracing::Level;
+use wasmtime::component::ResourceTable;
+use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
+use wasmtime_wasi::{
+    Deterministic, HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxView, WasiView,
+};
+use wasmtime_wasi_http::{
+    Error as HttpError, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks,
+    WasiHttpView,
+};
+
+use super::bindings::{log, secrets, settings, types};
+use super::engine::Engine;
+use super::limits::Limits;
+use super::meter::Meter;
+use super::output::{Output, Sink, Stream, Voice};
+use super::{Egress, SecretError, Secrets};
+
+/// The seed of everything random in a key policy: it is pure, so it sees the same bytes every time.
+const FIXED_SEED: [u8; 16] = *b"larder-is-pure!!";
+
+/// What the instances of one plugin are furnished with. One per running version, shared by its stores.
+pub(super) struct Kit {
+    /// The file stem.
+    pub(super) name: String,
+    /// What `settings.get` returns.
+    pub(super) settings: String,
+    /// What `secrets.get` finds; `None`: nothing is granted.
+    pub(super) secrets: Option<Secrets>,
+    /// What may be reached; `None`: nothing at all.
+    pub(super) egress: Option<Arc<Egress>>,
+    /// What may be used.
+    pub(super) limits: Limits,
+    /// Where the instances' lines go.
+    pub(super) voice: Arc<Voice>,
+}
+
+/// The data of a store: one instance.
+pub(super) struct State {
+    kit: Arc<Kit>,
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+    hooks: Box<dyn WasiHttpHooks>,
+    table: ResourceTable,
+    /// What it prints.
+    pub(super) output: Arc<Output>,
+    /// How long its code runs.
+    pub(super) meter: Arc<Meter>,
+    /// How much memory it has.
+    pub(super) memory: MemoryLimit,
+}
+
+/// Which world an instance lives in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purity {
+    /// Loaders: real clocks, real randomness, what the egress grants.
+    Worldly,
+    /// Key policies: frozen clocks, fixed randomness, nothing to reach.
+    Pure,
+}
+
+/// A store for one instance of a plugin, its limits set.
+pub(super) fn store(
+    engine: &Arc<Engine>,
+    kit: &Arc<Kit>,
+    purity: Purity,
+    meter: Meter,
+) -> wasmtime::Result<Store<State>> {
+    let output = Output::new(&kit.voice);
+    let mut wasi = WasiCtx::builder();
+    wasi.stdout(Sink::new(&output, Stream::Stdout));
+    wasi.stderr(Sink::new(&output, Stream::Stderr));
+    match (purity, &kit.egress) {
+        (Purity::Pure, _) => {
+            wasi.wall_clock(Frozen)
+                .monotonic_clock(Frozen)
+                .secure_random(Deterministic::new(FIXED_SEED.to_vec()))
+                .insecure_random(Deterministic::new(FIXED_SEED.to_vec()))
+                .insecure_random_seed(u128::from_le_bytes(FIXED_SEED));
+        }
+        (Purity::Worldly, Some(egress)) => egress.furnish(&mut wasi)?,
+        (Purity::Worldly, None) => {}
+    }
+    let meter = Arc::new(meter);
+    let state = State {
+        wasi: wasi.build(),
+        http: WasiHttpCtx::new(),
+        hooks: match (&kit.egress, purity) {
+            (Some(egress), Purity::Worldly) => Box::new(egress.hooks()),
+            _ => Box::new(NoHttp),
+        },
+        table: ResourceTable::new(),
+        output,
+        meter: Arc::clone(&meter),
+        memory: MemoryLimit {
+            max: kit.limits.memory,
+            used: 0,
+            refused: false,
+        },
+        kit: Arc::clone(kit),
+    };
+    let mut store = Store::new(engine.wasmtime(), state);
+    store.limiter(|state| &mut state.memory);
+    store.set_hostcall_fuel(kit.limits.body.saturating_add(kit.limits.host_data));
+    store.set_epoch_deadline(1);
+    let engine = Arc::clone(engine);
+    let yields = purity == Purity::Worldly;
+    store.epoch_deadline_callback(move |_| {
+        // A guest that runs keeps the ticker awake.
+        engine.pulse();
+        match meter.tick()? {
+            // The first tick of a slice usually began before the slice did; yielding there would only cost latency.
+            true if yields => Ok(UpdateDeadline::Yield(1)),
+            _ => Ok(UpdateDeadline::Continue(1)),
+        }
+    });
+    Ok(store)
+}
+
+/// The memory limit of a store: all its memories together.
+pub(super) struct MemoryLimit {
+    max: usize,
+    used: usize,
+    /// Whether a growth was refused: what the guest traps with afterwards is blamed on it.
+    refused: bool,
+}
+
+/// Elements of all tables of a store: each costs the host eight bytes or more.
+const TABLE_ELEMENTS_MAX: usize = 1_000_000;
+
+impl MemoryLimit {
+    /// Whether a growth was refused since the last time this was asked.
+    pub(super) fn take_refused(&mut self) -> bool {
+        std::mem::take(&mut self.refused)
+    }
+}
+
+impl ResourceLimiter for MemoryLimit {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let used = self.used.saturating_add(desired - current);
+        if used > self.max {
+            self.refused = true;
+            return Ok(false);
+        }
+        self.used = used;
+        Ok(true)
+    }
+
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(desired <= TABLE_ELEMENTS_MAX)
+    }
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
+    }
+}
+
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView {
+            hooks: &mut *self.hooks,
+            table: &mut self.table,
+            ctx: &mut self.http,
+        }
+    }
+}
+
+impl types::Host for State {}
+
+impl settings::Host for State {
+    fn get(&mut self) -> wasmtime::Result<String> {
+        Ok(self.kit.settings.clone())
+    }
+}
+
+impl secrets::Host for State {
+    fn get(&mut self, name: String) -> wasmtime::Result<Result<String, secrets::SecretError>> {
+        let found = match &self.kit.secrets {
+            Some(secrets) => secrets.get(&name),
+            None => Err(SecretError::NotGranted),
+        };
+        Ok(found.map_err(|error| match error {
+            SecretError::NotGranted => secrets::SecretError::NotGranted,
+            SecretError::Unavailable => secrets::SecretError::Unavailable,
+        }))
+    }
+}
+
+impl log::Host for State {
+    fn log(
+        &mut self,
+        level: log::Level,
+        message: String,
+        fields: Vec<types::Param>,
+    ) -> wasmtime::Result<()> {
+        let level = match level {
+            log::Level::Trace => Level::TRACE,
+            log::Level::Debug => Level::DEBUG,
+            log::Level::Info => Level::INFO,
+            log::Level::Warn => Level::WARN,
+            log::Level::Error => Level::ERROR,
+        };
+        let fields = fields.iter().map(|field| (&*field.name, &*field.value));
+        self.output.log(level, &message, fields);
+        Ok(())
+    }
+}
+
+/// A clock that stands still.
+struct Frozen;
+
+impl HostWallClock for Frozen {
+    fn resolution(&self) -> std::time::Duration {
+        std::time::Duration::from_secs(1)
+    }
+
+    fn now(&self) -> std::time::Duration {
+        std::time::Duration::ZERO
+    }
+}
+
+impl HostMonotonicClock for Frozen {
+    fn resolution(&self) -> u64 {
+        1_000_000_000
+    }
+
+    fn now(&self) -> u64 {
+        0
+    }
+}
+
+/// Sends nothing: for instances that only describe themselves.
+struct NoHttp;
+
+type Sent = Result<
+    (
+        http::Response<WasiBody>,
+        Box<dyn Future<Output = Result<(), HttpError>> + Send>,
+    ),
+    HttpError,
+>;
+
+impl WasiHttpHooks for NoHttp {
+    fn send_request(
+        &mut self,
+        _request: http::Request<WasiBody>,
+        _options: Option<RequestOptions>,
+        _written: Box<dyn Future<Output = Result<(), HttpError>> + Send>,
+    ) -> Box<dyn Future<Output = Sent> + Send> {
+        Box::new(std::future::ready(Err(HttpError::HttpRequestDenied)))
+    }
+}
