@@ -50,7 +50,7 @@ test: ## builds and tests everything, and lints it
 # host that is measured would not be the one that is used.
 bench: build ## measures Larder beside what people would pick instead, and prints a table
 	@.ci/setup bench
-	$(CARGO) build $(FLAGS) -p larder-bench
+	$(CARGO) build $(FLAGS) --manifest-path bench/Cargo.toml --target-dir $(TARGET)
 	$(TARGET)/release/larder-bench run $(BENCH)
 
 lint: ## checks formatting and runs clippy, on the components too
@@ -58,5 +58,7 @@ lint: ## checks formatting and runs clippy, on the components too
 	$(CARGO) fmt --all --check
 	set -e; for guests in $(GUESTS); do $(CARGO) fmt --all --check --manifest-path $$guests; done
 	$(CARGO) clippy $(FLAGS) --workspace --all-targets -- -D warnings
+	$(CARGO) fmt --all --check --manifest-path bench/Cargo.toml
+	$(CARGO) clippy $(FLAGS) --manifest-path bench/Cargo.toml --target-dir $(TARGET) -- -D warnings
 	set -e; for guests in $(GUESTS); do \
 	  $(CARGO) clippy $(FLAGS) --workspace $(WASM) --manifest-path $$guests -- -D warnings; done

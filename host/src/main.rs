@@ -1,2 +1,3 @@
-//! x
-fn main(){}
+//! The binary: parse, wire, run. Knows nothing of how anything works.
+
+fn main() {}

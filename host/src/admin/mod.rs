@@ -1,0 +1,233 @@
+//! The second listener, for operators: health, metrics, what is loaded, what is stored, and purges.
+//!
+//! Knows nothing of the public listener: both stand beside each other on the same rooms.
+
+mod entries;
+mod purge;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::cache::{Cache, Link};
+use crate::metrics::{Metrics, Sample};
+use crate::plugin::{PluginState, PluginStatus, Registry, ReloadError};
+use crate::route::{Route, Rule, Snapshot};
+
+/// What the operator's listener stands on.
+#[derive(Clone)]
+pub struct Admin {
+    /// The routes as they are now.
+    pub routes: Arc<ArcSwap<Snapshot>>,
+    /// The tiers and flights.
+    pub cache: Arc<Cache>,
+    /// The counters.
+    pub metrics: Arc<Metrics>,
+    /// The plugins.
+    pub plugins: Arc<Registry>,
+    /// Values measured when `/metrics` is asked.
+    pub samples: Arc<dyn Fn() -> Vec<Sample> + Send + Sync>,
+    /// `[admin] token`.
+    pub token: Option<Arc<str>>,
+    /// Whether the server is draining.
+    pub draining: watch::Receiver<bool>,
+}
+
+impl Admin {
+    /// The paths, top-down.
+    pub fn router(self) -> Router {
+        let open = Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(readyz));
+        let guarded = Router::new()
+            .route("/", get(index))
+            .route("/metrics", get(metrics))
+            .route("/plugins", get(plugins))
+            .route("/plugins/{name}/reload", post(reload))
+            .route("/routes", get(routes))
+            .route("/entries", get(entries::entries))
+            .route("/purge", post(purge::purge))
+            .layer(middleware::from_fn_with_state(self.clone(), require_token));
+        open.merge(guarded).fallback(not_found).method_not_allowed_fallback(method_not_allowed).with_state(self)
+    }
+}
+
+/// An answer that is a problem (RFC 9457), for machines and readers alike.
+pub(crate) struct Problem {
+    pub status: StatusCode,
+    pub code: &'static str,
+    pub detail: String,
+}
+
+impl Problem {
+    pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into() }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = json!({
+            "type": format!("urn:larder:problem:{}", self.code),
+            "title": self.status.canonical_reason().unwrap_or("Problem"),
+            "status": self.status.as_u16(),
+            "code": self.code,
+            "detail": self.detail,
+        });
+        let content_type = (header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        (self.status, [content_type], body.to_string()).into_response()
+    }
+}
+
+const INDEX: &str = "Larder, admin listener
+
+GET  /livez                      the process runs
+GET  /readyz                     configuration and plugins are judged; not draining
+GET  /metrics                    Prometheus
+GET  /plugins                    what is loaded, and what is wrong with what is not
+POST /plugins/{name}/reload      judge a plugin's files now
+GET  /routes                     how requests are answered
+GET  /entries?path=/data/42      every stored variant of a resource
+POST /purge                      {\"path\": …} | {\"tag\": …} | {\"tags\": […]} | {\"route\": …} | {\"all\": true}, \"mode\": \"delete\" | \"expire\"
+";
+
+async fn index() -> &'static str {
+    INDEX
+}
+
+async fn not_found(request: Request) -> Problem {
+    let detail = format!("{} is not an address of the admin listener; GET / lists them", request.uri().path());
+    Problem::new(StatusCode::NOT_FOUND, "not-found", detail)
+}
+
+async fn method_not_allowed(request: Request) -> Problem {
+    let detail = format!("{} does not answer {}; GET / lists what does", request.uri().path(), request.method());
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
+}
+
+async fn require_token(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+    let Some(token) = &admin.token else { return next.run(request).await };
+    let given = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
+    let given = given.strip_prefix(b"Bearer ").unwrap_or_default();
+    // Digests are compared, so that the time it takes tells nothing of the token.
+    if blake3::hash(given) == blake3::hash(token.as_bytes()) {
+        return next.run(request).await;
+    }
+    let detail = "send the [admin] token as `Authorization: Bearer TOKEN`";
+    let mut response = Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail).into_response();
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"larder\""));
+    response
+}
+
+/// 200 once configuration and plugins are judged, which they are before this listener opens. Redis or a source being
+/// down, or a broken plugin, is told and is no reason to take the node away: it still answers. Draining is.
+async fn readyz(State(admin): State<Admin>) -> Response {
+    let draining = *admin.draining.borrow();
+    let broken: Vec<Value> = admin
+        .plugins
+        .status()
+        .iter()
+        .filter(|status| status.state != PluginState::Ready)
+        .map(|status| json!({"name": status.name, "state": status.state.name(), "error": status.error}))
+        .collect();
+    let redis = admin.cache.shared().map(|shared| {
+        let health = shared.health();
+        json!({"available": health.available, "error": health.error, "pending_purges": health.pending_purges})
+    });
+    let status = if draining { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let body = json!({"ready": !draining, "draining": draining, "redis": redis, "plugins_not_ready": broken});
+    (status, Json(body)).into_response()
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    let mut samples = (admin.samples)();
+    let (entries, bytes) = admin.cache.memory().size();
+    let (loads, waiters) = admin.cache.in_flight();
+    let gauge = |name, help, value| Sample { name, help, value, counter: false };
+    samples.extend([
+        gauge("memory_entries", "Entries in the memory tier", entries as u64),
+        gauge("memory_bytes", "Bytes of the entries in the memory tier", bytes),
+        gauge("loads_in_flight", "Loads running", loads as u64),
+        gauge("requests_waiting", "Requests waiting for a load", waiters as u64),
+        gauge("purge_seq", "The seq of the last purge this node knows of", admin.cache.generations().seq()),
+        gauge("purges_remembered", "Purges whose generation is remembered", admin.cache.generations().remembered() as u64),
+    ]);
+    let content_type = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    ([(header::CONTENT_TYPE, content_type)], admin.metrics.render(&samples)).into_response()
+}
+
+async fn plugins(State(admin): State<Admin>) -> Json<Value> {
+    Json(admin.plugins.status().iter().map(plugin_json).collect())
+}
+
+fn plugin_json(status: &PluginStatus) -> Value {
+    let kinds: Vec<_> = status.kinds.iter().map(|kind| kind.name()).collect();
+    json!({
+        "name": status.name,
+        "kind": kinds.first(),
+        "kinds": kinds,
+        "state": status.state.name(),
+        "version": status.version,
+        "digest": status.digest,
+        "error": status.error,
+    })
+}
+
+async fn reload(State(admin): State<Admin>, Path(name): Path<String>) -> Response {
+    match admin.plugins.reload(&name).await {
+        Ok(status) => Json(plugin_json(&status)).into_response(),
+        Err(ReloadError::Unknown) => {
+            let detail = format!("there is no {name}.wasm in the plugin directory");
+            Problem::new(StatusCode::NOT_FOUND, "unknown-plugin", detail).into_response()
+        }
+        Err(ReloadError::Refused(why)) => {
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "plugin-refused", why).into_response()
+        }
+    }
+}
+
+async fn routes(State(admin): State<Admin>) -> Json<Value> {
+    Json(admin.routes.load().routes().iter().map(|route| route_json(route)).collect())
+}
+
+fn route_json(route: &Route) -> Value {
+    let policy = &route.binding.policy;
+    let text = |duration| humantime::format_duration(duration).to_string();
+    let loaders: Vec<Value> = route
+        .binding
+        .chain
+        .iter()
+        .map(|link| match link {
+            Link::Ready(loader) => json!({"name": loader.name(), "loaded": true}),
+            Link::NotLoaded { name, why } => json!({"name": name, "loaded": false, "error": why}),
+        })
+        .collect();
+    let names = |headers: &[http::HeaderName]| headers.iter().map(|name| name.as_str().to_owned()).collect::<Vec<_>>();
+    let key = match &route.rule {
+        Rule::Parts { path, query, headers } => json!({"path": path, "query": query, "headers": names(headers)}),
+        Rule::Policy { policy, headers } => json!({"policy": policy.name(), "headers": names(headers)}),
+        Rule::NotLoaded { name, why } => json!({"policy": name, "error": why}),
+    };
+    json!({
+        "path": &*route.pattern,
+        "loaders": loaders,
+        "identity": &*route.identity,
+        "key": key,
+        "ttl": text(policy.ttl),
+        "ttl_max": text(policy.ttl_max),
+        "jitter": policy.jitter,
+        "stale_while_revalidate": text(policy.stale_while_revalidate),
+        "stale_if_error": text(policy.stale_if_error),
+        "missing_ttl": text(policy.missing_ttl),
+        "failure_ttl": text(policy.failure_ttl),
+        "soft_timeout": policy.soft_timeout.map(text),
+        "timeout": text(policy.timeout),
+    })
+}
+

@@ -1,0 +1,112 @@
+//! `POST /purge`: what is asked, judged strictly, and how far it is known to have reached.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::Json;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Admin, Problem};
+use crate::cache::generations::{Mode, Scope};
+
+/// Exactly one of the first five.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Purge {
+    path: Option<String>,
+    tag: Option<String>,
+    tags: Option<Vec<String>>,
+    route: Option<String>,
+    all: Option<bool>,
+    #[serde(default)]
+    mode: PurgeMode,
+    headers: Option<serde_json::Value>,
+    exact: Option<bool>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum PurgeMode {
+    #[default]
+    Delete,
+    Expire,
+}
+
+const TAGS_MAX: usize = 1000;
+
+pub(super) async fn purge(State(admin): State<Admin>, body: Bytes) -> Response {
+    let asked: Purge = match serde_json::from_slice(&body) {
+        Ok(asked) => asked,
+        Err(error) => {
+            let detail = format!("the body is not a purge: {error}; send for example {{\"path\": \"/data/42\"}}");
+            return Problem::new(StatusCode::BAD_REQUEST, "invalid-purge", detail).into_response();
+        }
+    };
+    let scopes = match scopes(&admin, &asked) {
+        Ok(scopes) => scopes,
+        Err(problem) => return problem.into_response(),
+    };
+    let (mode, done) = match asked.mode {
+        PurgeMode::Delete => (Mode::Delete, "deleted"),
+        PurgeMode::Expire => (Mode::Expire, "expired"),
+    };
+    let (mut seq, mut shared) = (0, true);
+    for scope in &scopes {
+        let purged = admin.cache.purge(scope, mode).await;
+        seq = seq.max(purged.seq);
+        shared &= purged.shared;
+    }
+    // A purge is done on this node at once; a shared tier that could not be told is told as soon as it is back.
+    let pending: &[&str] = if shared { &[] } else { &["redis"] };
+    Json(json!({"seq": seq, "done": done, "scopes": scopes.iter().map(describe).collect::<Vec<_>>(), "pending": pending}))
+        .into_response()
+}
+
+fn scopes(admin: &Admin, asked: &Purge) -> Result<Vec<Scope>, Problem> {
+    let invalid = |detail: &str| Problem::new(StatusCode::BAD_REQUEST, "invalid-purge", detail);
+    if asked.headers.is_some() || asked.exact.is_some() {
+        return Err(invalid(
+            "purging one variant (`headers`, `exact`) is not built yet in this version; leave them out to purge every variant of the path",
+        ));
+    }
+    let given = [asked.path.is_some(), asked.tag.is_some(), asked.tags.is_some(), asked.route.is_some(), asked.all.is_some()];
+    if given.iter().filter(|given| **given).count() != 1 {
+        return Err(invalid("give exactly one of `path`, `tag`, `tags`, `route`, `all`"));
+    }
+    let routes = admin.routes.load();
+    if let Some(path) = &asked.path {
+        let (path, _) = path.split_once('?').unwrap_or((path, ""));
+        let (_, resource) = routes.resource(path).ok_or_else(|| {
+            Problem::new(StatusCode::NOT_FOUND, "unknown-path", format!("no route has the path {path}; GET /routes lists them"))
+        })?;
+        return Ok(vec![Scope::Resource(resource)]);
+    }
+    if let Some(pattern) = &asked.route {
+        let route = routes.routes().iter().find(|route| *route.pattern == **pattern).ok_or_else(|| {
+            let detail = format!("there is no route {pattern}; GET /routes lists them");
+            Problem::new(StatusCode::NOT_FOUND, "unknown-route", detail)
+        })?;
+        return Ok(vec![Scope::Route(Arc::clone(&route.pattern))]);
+    }
+    match (&asked.tag, &asked.tags, asked.all) {
+        (_, _, Some(true)) => Ok(vec![Scope::All]),
+        (_, _, Some(false)) => Err(invalid("`all` can only be true")),
+        (Some(tag), _, _) => Ok(vec![Scope::Tag(tag.as_str().into())]),
+        (_, Some(tags), _) if tags.is_empty() || tags.len() > TAGS_MAX => Err(invalid("give 1 to 1000 tags")),
+        (_, Some(tags), _) => Ok(tags.iter().map(|tag| Scope::Tag(tag.as_str().into())).collect()),
+        _ => Err(invalid("give exactly one of `path`, `tag`, `tags`, `route`, `all`")),
+    }
+}
+
+fn describe(scope: &Scope) -> serde_json::Value {
+    match scope {
+        Scope::All => json!({"all": true}),
+        Scope::Route(pattern) => json!({"route": &**pattern}),
+        Scope::Resource(resource) => json!({"resource": resource.text()}),
+        Scope::Tag(tag) => json!({"tag": &**tag}),
+    }
+}

@@ -1,0 +1,265 @@
+//! One load per key in a process, which others join (law 3).
+//!
+//! A flight is owned by the host, not by the client that happened to start it: it runs in a task of its own, and a
+//! guard in that task publishes a result whatever happens to it, so nobody is left waiting.
+//!
+//! # Why a second load cannot slip in
+//!
+//! A flight ends in this order: entry stored, flight removed from the table, result published. A request that finds no
+//! flight in the table leads a new one, and the new flight looks into the memory tier (into the shared tier where there
+//! is none) before it asks the loader. So between "A misses in the tiers" and "A leads":
+//! - B's flight is still in the table: A joins it.
+//! - B's flight has been removed: its entry was stored before that, and A's flight finds it.
+
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::entry::Entry;
+use super::generations::Stamp;
+use super::memory::PrecomputedHasher;
+use crate::error::{Failure, FailureKind};
+use crate::key::Key;
+
+/// What a flight brought back.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The entry, to be judged by everyone who receives it.
+    pub entry: Arc<Entry>,
+    /// Whether any tier took it.
+    pub stored: bool,
+    /// How the loader (or a tier) came to it.
+    pub by: LoadedBy,
+}
+
+/// How a flight came to its entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoadedBy {
+    /// A loader answered with a value or an absence.
+    Loader,
+    /// A loader said that the entry in hand is still true.
+    Revalidation,
+    /// Another flight had stored it just before this one took off.
+    Earlier,
+}
+
+/// A flight's result, shared by all who wait for it.
+pub type FlightResult = Result<Loaded, Arc<Failure>>;
+
+/// One load in the air.
+pub struct Flight {
+    /// The seq noted before it began.
+    pub stamp: Stamp,
+    result: OnceLock<FlightResult>,
+    landed: Notify,
+}
+
+impl Flight {
+    /// Waits for the result. Cancel-safe: nobody's leaving changes the flight.
+    pub async fn wait(&self) -> FlightResult {
+        loop {
+            // Registered before the look: a result published in between wakes this waiter.
+            let landed = self.landed.notified();
+            if let Some(result) = self.result.get() {
+                return result.clone();
+            }
+            landed.await;
+        }
+    }
+}
+
+/// Whether a request leads a flight or joins one.
+pub enum Boarding {
+    /// It must be flown: run it in a task of its own and end the guard with its result.
+    Lead(FlightGuard),
+    /// Somebody else's.
+    Join(Arc<Flight>),
+}
+
+/// All flights in the air.
+pub struct Flights {
+    shards: Box<[Shard]>,
+    flying: AtomicUsize,
+    flying_max: usize,
+}
+
+type Shard = Mutex<HashMap<Key, Arc<Flight>, BuildHasherDefault<PrecomputedHasher>>>;
+
+const SHARDS: usize = 64;
+
+impl Flights {
+    /// A table for at most `flying_max` loads at once (law 12).
+    pub fn new(flying_max: usize) -> Self {
+        Self { shards: (0..SHARDS).map(|_| Shard::default()).collect(), flying: AtomicUsize::new(0), flying_max }
+    }
+
+    /// Joins the flight of a key, or leads a new one stamped by `stamp`. A flight that `joinable` refuses (it began
+    /// before a purge that covers it) is left to those who wait for it and replaced in the table.
+    ///
+    /// # Errors
+    /// `too-many-loads` when a new flight would pass the bound.
+    pub fn board(
+        self: &Arc<Self>,
+        key: &Key,
+        stamp: impl FnOnce() -> Stamp,
+        joinable: impl FnOnce(Stamp) -> bool,
+    ) -> Result<Boarding, Failure> {
+        let mut shard = self.shard(key).lock();
+        if let Some(flight) = shard.get(key)
+            && joinable(flight.stamp)
+        {
+            return Ok(Boarding::Join(Arc::clone(flight)));
+        }
+        let slot = self.take_slot()?;
+        let flight = Arc::new(Flight { stamp: stamp(), result: OnceLock::new(), landed: Notify::new() });
+        shard.insert(key.clone(), Arc::clone(&flight));
+        Ok(Boarding::Lead(FlightGuard { flights: Arc::clone(self), key: key.clone(), flight, _slot: slot }))
+    }
+
+    /// A place among the loads at once, for a load that no flight stands for (a bypass).
+    ///
+    /// # Errors
+    /// `too-many-loads`.
+    pub fn take_slot(self: &Arc<Self>) -> Result<Slot, Failure> {
+        if self.flying.fetch_add(1, Ordering::Relaxed) >= self.flying_max {
+            self.flying.fetch_sub(1, Ordering::Relaxed);
+            let message = format!("{} loads are running, the most allowed ([server] max_loads)", self.flying_max);
+            return Err(overloaded("too-many-loads", message));
+        }
+        Ok(Slot(Arc::clone(self)))
+    }
+
+    /// Loads running now.
+    pub fn flying(&self) -> usize {
+        self.flying.load(Ordering::Relaxed)
+    }
+
+    fn shard(&self, key: &Key) -> &Shard {
+        // The high bits: the map inside uses the low ones.
+        &self.shards[(key.hash64() >> 58) as usize % SHARDS]
+    }
+}
+
+/// A bound of the host is reached: 503 with `Retry-After`.
+pub fn overloaded(code: &'static str, message: String) -> Failure {
+    Failure {
+        retry_after: Some(std::time::Duration::from_secs(1)),
+        ..Failure::host(FailureKind::Overloaded, code, message)
+    }
+}
+
+/// A place among the loads at once; given back on drop.
+pub struct Slot(Arc<Flights>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.flying.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The leader's duty: whoever drops it without a result (a panic, a shutdown) publishes a failure.
+pub struct FlightGuard {
+    flights: Arc<Flights>,
+    key: Key,
+    flight: Arc<Flight>,
+    _slot: Slot,
+}
+
+impl FlightGuard {
+    /// The flight that is led.
+    pub fn flight(&self) -> &Arc<Flight> {
+        &self.flight
+    }
+
+    /// Removes the flight from the table, then publishes: see the module's order.
+    pub fn land(self, result: FlightResult) {
+        self.remove();
+        let _ = self.flight.result.set(result);
+        // `self` is dropped now and wakes the waiters.
+    }
+
+    fn remove(&self) {
+        let mut shard = self.flights.shard(&self.key).lock();
+        // It may have been replaced by a flight that began after a purge.
+        if shard.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
+            shard.remove(&self.key);
+        }
+    }
+}
+
+impl Drop for FlightGuard {
+    fn drop(&mut self) {
+        if self.flight.result.get().is_none() {
+            self.remove();
+            let message = "the load ended without a result: it panicked or the server is stopping";
+            let failure = Failure::host(FailureKind::Internal, "load-aborted", message);
+            let _ = self.flight.result.set(Err(Arc::new(failure)));
+        }
+        self.flight.landed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::Resource;
+
+    const STAMP: Stamp = Stamp { epoch: 1, seq: 1, sync: 0 };
+
+    fn key(value: &str) -> Key {
+        Key::new(&Resource::new("/data/{key}", [value]), "demo~1", &[]).unwrap()
+    }
+
+    fn lead(flights: &Arc<Flights>, value: &str) -> FlightGuard {
+        match flights.board(&key(value), || STAMP, |_| true).unwrap() {
+            Boarding::Lead(guard) => guard,
+            Boarding::Join(_) => panic!("nobody should be in the air"),
+        }
+    }
+
+    #[tokio::test]
+    async fn law_3_a_leader_that_panics_strands_nobody() {
+        let flights = Arc::new(Flights::new(10));
+        let guard = lead(&flights, "a");
+        let flight = Arc::clone(guard.flight());
+        let leader = tokio::spawn(async move {
+            let _guard = guard;
+            panic!("on purpose");
+        });
+        assert_eq!(flight.wait().await.unwrap_err().code, "load-aborted");
+        assert!(leader.await.is_err());
+        lead(&flights, "a").land(Err(Arc::new(overloaded("x", String::new()))));
+        assert_eq!(flights.flying(), 0);
+    }
+
+    #[tokio::test]
+    async fn law_4_a_flight_older_than_a_purge_is_replaced_and_does_not_remove_its_successor() {
+        let flights = Arc::new(Flights::new(10));
+        let old = lead(&flights, "a");
+        let Boarding::Lead(new) = flights.board(&key("a"), || STAMP, |_| false).unwrap() else {
+            panic!("a flight that may not be joined is replaced");
+        };
+        let failed = || Err(Arc::new(overloaded("x", String::new())));
+        old.land(failed());
+        let Boarding::Join(joined) = flights.board(&key("a"), || STAMP, |_| true).unwrap() else {
+            panic!("the successor is still in the air");
+        };
+        assert!(Arc::ptr_eq(&joined, new.flight()));
+        new.land(failed());
+    }
+
+    #[tokio::test]
+    async fn law_12_over_the_bound_a_new_load_is_refused_and_joining_is_not() {
+        let flights = Arc::new(Flights::new(1));
+        let guard = lead(&flights, "a");
+        assert!(matches!(flights.board(&key("a"), || STAMP, |_| true), Ok(Boarding::Join(_))));
+        let refused = flights.board(&key("b"), || STAMP, |_| true).err().unwrap();
+        assert_eq!((refused.kind, refused.code.as_ref()), (FailureKind::Overloaded, "too-many-loads"));
+        drop(guard);
+        drop(lead(&flights, "b"));
+    }
+}

@@ -1,0 +1,242 @@
+//! What a flight does: look once more, ask the chain, make the entry, store it only if it is not older than a purge.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::entry::{Content, Entry, EntryKind};
+use super::failures::Remembered;
+use super::flight::{FlightResult, Loaded, LoadedBy};
+use super::freshness::{Freshness, Times, jittered, millis};
+use super::generations::{Checked, Stamp, Verdict};
+use super::path::Ask;
+use super::source::{Outcome, Question};
+use super::tier::{Lookup, Put};
+use super::{Cache, Link};
+use crate::error::{Failure, FailureKind, Origin};
+
+/// The entry in hand when a load begins: its validator is shown to the loader that made it.
+pub(super) struct Known {
+    pub entry: Arc<Entry>,
+}
+
+impl Cache {
+    /// Flies once. `stamp` was noted before this began.
+    pub(super) async fn fly(
+        &self,
+        ask: &Ask,
+        stamp: Stamp,
+        known: Option<Known>,
+        shared_answers: bool,
+    ) -> FlightResult {
+        let counters = &ask.binding.counters;
+        // Another flight may have landed between the leader's look-up and its boarding (see `flight`).
+        if let Some(entry) = self.stored_meanwhile(ask, shared_answers).await {
+            counters.loads_earlier.fetch_add(1, Ordering::Relaxed);
+            return Ok(Loaded { entry, stored: false, by: LoadedBy::Earlier });
+        }
+        // Without an answer from the shared tier a moment ago there is no use in waiting for it again.
+        let shared = self.shared.as_ref().filter(|_| shared_answers);
+        let lease = match shared {
+            Some(shared) => shared.lease(&ask.key).await,
+            None => None,
+        };
+        match self.ask_chain(ask, stamp, known.as_ref()).await {
+            Ok((entry, by)) => {
+                let counter = match (by, entry.content.kind) {
+                    (LoadedBy::Revalidation, _) => &counters.loads_not_modified,
+                    (_, EntryKind::Missing) => &counters.loads_missing,
+                    (_, EntryKind::Found) => &counters.loads_found,
+                };
+                counter.fetch_add(1, Ordering::Relaxed);
+                self.failures.forget(&ask.key);
+                let entry = Arc::new(entry);
+                let put = match (shared, &lease) {
+                    (Some(shared), Some(lease)) if self.may_store(ask, &entry) => {
+                        Some(shared.put(&ask.key, &entry, lease).await)
+                    }
+                    _ => None,
+                };
+                let stored = self.keep(ask, &entry, put);
+                Ok(Loaded { entry, stored, by })
+            }
+            Err(failure) => {
+                counters.loads_failed.fetch_add(1, Ordering::Relaxed);
+                let failure = Arc::new(failure);
+                self.remember(ask, stamp, &failure);
+                Err(failure)
+            }
+        }
+    }
+
+    async fn stored_meanwhile(&self, ask: &Ask, shared_answers: bool) -> Option<Arc<Entry>> {
+        let fresh = |entry: Arc<Entry>, by_tier: Verdict| {
+            let (verdict, freshness) = self.judge(&ask.binding, &ask.key, &entry);
+            let fresh = verdict.max(by_tier) == Verdict::Alive && matches!(freshness, Freshness::Fresh { .. });
+            fresh.then_some(entry)
+        };
+        if self.memory.is_on() {
+            return fresh(self.memory.get(&ask.key)?, Verdict::Alive);
+        }
+        let shared = self.shared.as_ref().filter(|_| shared_answers)?;
+        match shared.get(&ask.key).await {
+            Lookup::Found(entry, by_tier) => fresh(entry, by_tier),
+            Lookup::Absent | Lookup::Unavailable => None,
+        }
+    }
+
+    /// Puts the entry into the memory tier unless a purge overtook the load. Returns whether any tier holds it.
+    fn keep(&self, ask: &Ask, entry: &Arc<Entry>, put: Option<Put>) -> bool {
+        if put == Some(Put::Refused) || !self.may_store(ask, entry) {
+            if entry.times.ttl_ms > 0 {
+                ask.binding.counters.not_stored_purged.fetch_add(1, Ordering::Relaxed);
+            }
+            return false;
+        }
+        let in_memory = self.memory.insert(ask.key.clone(), Arc::clone(entry));
+        // A resynchronisation may have cleared the tier between the check and the insertion; then this entry's stamp
+        // is of before it. Clear, then insert, then this check: removed. Insert, then clear: gone either way.
+        if in_memory && !self.generations.is_current(entry.stamp) {
+            self.memory.remove_if_same(&ask.key, entry);
+            return false;
+        }
+        in_memory || put == Some(Put::Stored)
+    }
+
+    fn may_store(&self, ask: &Ask, entry: &Entry) -> bool {
+        entry.times.ttl_ms > 0
+            && self.generations.is_current(entry.stamp)
+            && self.judge(&ask.binding, &ask.key, entry).0 == Verdict::Alive
+    }
+
+    fn remember(&self, ask: &Ask, stamp: Stamp, failure: &Arc<Failure>) {
+        let failure_ttl_ms = millis(ask.binding.policy.failure_ttl);
+        // What the host refused for its own bounds says nothing of the source.
+        let of_the_host = failure.origin == Origin::Host
+            && matches!(failure.kind, FailureKind::Overloaded | FailureKind::NotLoaded);
+        if failure_ttl_ms == 0 || of_the_host {
+            return;
+        }
+        let until_ms = self.clock.now_ms().saturating_add(failure_ttl_ms);
+        self.failures.remember(ask.key.clone(), Remembered { failure: Arc::clone(failure), until_ms, stamp });
+    }
+
+    /// Loads past every tier; for `bypass`.
+    pub(super) async fn load_uncached(&self, ask: &Ask) -> Result<Arc<Entry>, Arc<Failure>> {
+        let stamp = self.generations.stamp();
+        let (mut entry, _) = self.ask_chain(ask, stamp, None).await.map_err(Arc::new)?;
+        entry.times.ttl_ms = 0;
+        Ok(Arc::new(entry))
+    }
+
+    /// Asks the loaders in turn until one answers, or fails in a way that forbids going on.
+    async fn ask_chain(
+        &self,
+        ask: &Ask,
+        stamp: Stamp,
+        known: Option<&Known>,
+    ) -> Result<(Entry, LoadedBy), Failure> {
+        let mut last = None;
+        for (place, link) in ask.binding.chain.iter().enumerate() {
+            if place > 0 {
+                ask.binding.counters.chain_fallbacks.fetch_add(1, Ordering::Relaxed);
+            }
+            match self.ask_link(ask, stamp, known, link).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) if failure.lets_chain_go_on() => last = Some(failure),
+                Err(failure) => return Err(failure),
+            }
+        }
+        Err(last.unwrap_or_else(|| Failure::host(FailureKind::NotLoaded, "plugin-not-loaded", "the route has no loader")))
+    }
+
+    async fn ask_link(
+        &self,
+        ask: &Ask,
+        stamp: Stamp,
+        known: Option<&Known>,
+        link: &Link,
+    ) -> Result<(Entry, LoadedBy), Failure> {
+        let loader = match link {
+            Link::Ready(loader) => loader,
+            Link::NotLoaded { name, why } => {
+                let message = format!("the plugin `{name}` behind this route is not loaded: {why}");
+                return Err(Failure::host(FailureKind::NotLoaded, "plugin-not-loaded", message));
+            }
+        };
+        let timeout = ask.binding.policy.timeout;
+        let known = known.filter(|known| known.entry.content.maker == loader.name());
+        let question = Question {
+            route: Arc::clone(&ask.binding.route),
+            parts: Arc::clone(&ask.parts),
+            timeout,
+            traceparent: None,
+            known: known.and_then(|known| known.entry.content.validator.clone()),
+        };
+        // The loader ends itself in time and knows best what to say of it; this is for one that does not.
+        const GRACE: Duration = Duration::from_millis(100);
+        let outcome = match tokio::time::timeout(timeout + GRACE, loader.load(question)).await {
+            Ok(outcome) => outcome?,
+            Err(_) => {
+                let message = format!("loader `{}` did not answer within {timeout:?}", loader.name());
+                return Err(Failure::host(FailureKind::Timeout, "timeout", message));
+            }
+        };
+        self.make_entry(ask, stamp, known, loader.name(), outcome)
+    }
+
+    fn make_entry(
+        &self,
+        ask: &Ask,
+        stamp: Stamp,
+        known: Option<&Known>,
+        maker: &str,
+        outcome: Outcome,
+    ) -> Result<(Entry, LoadedBy), Failure> {
+        let policy = &ask.binding.policy;
+        let (content, given, default, by) = match outcome {
+            Outcome::Found(found) => {
+                let given = found.ttl;
+                let (content, dropped) = Content::from_found(found, maker, ask.visibility)?;
+                ask.binding.counters.headers_dropped.fetch_add(dropped as u64, Ordering::Relaxed);
+                (Arc::new(content), given, policy.ttl, LoadedBy::Loader)
+            }
+            Outcome::Missing(absence) => {
+                let content = Content::missing(absence.tags, maker, ask.visibility);
+                (Arc::new(content), absence.ttl, policy.missing_ttl, LoadedBy::Loader)
+            }
+            Outcome::NotModified(renewal) => match known {
+                Some(known) if known.entry.content.validator.is_some() => {
+                    (Arc::clone(&known.entry.content), renewal.ttl, policy.ttl, LoadedBy::Revalidation)
+                }
+                _ => {
+                    let message = format!("loader `{maker}` answered not-modified although it was shown no validator");
+                    return Err(Failure::host(FailureKind::Internal, "not-modified-without-validator", message));
+                }
+            },
+        };
+        let times = self.times(ask, content.kind, given, default);
+        Ok((Entry { content, times, stamp, checked: Checked::default() }, by))
+    }
+
+    fn times(&self, ask: &Ask, kind: EntryKind, given: Option<Duration>, default: Duration) -> Times {
+        let policy = &ask.binding.policy;
+        if given.is_some_and(|given| given > policy.ttl_max) {
+            ask.binding.counters.ttl_clamped.fetch_add(1, Ordering::Relaxed);
+        }
+        let ttl = given.unwrap_or(default).min(policy.ttl_max);
+        let (swr, sie) = match kind {
+            EntryKind::Found => (policy.stale_while_revalidate, policy.stale_if_error),
+            EntryKind::Missing => (Duration::ZERO, Duration::ZERO),
+        };
+        Times {
+            loaded_ms: self.clock.now_ms(),
+            ttl_ms: jittered(millis(ttl), policy.jitter, rand::random()),
+            // An absence's ttl is not the route's `ttl` either: a reader must not cut it by that.
+            ttl_from_loader: given.is_some() || kind == EntryKind::Missing,
+            swr_ms: millis(swr),
+            sie_ms: millis(sie),
+        }
+    }
+
+}

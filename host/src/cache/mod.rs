@@ -1,0 +1,176 @@
+//! The cache: memory tier → shared tier → flight → loader → entry.
+//!
+//! # Layout
+//! - `path`: the way of a request through the tiers, read top to bottom; every exit is a named [`Answer`].
+//! - `load`: what a flight does: ask the chain, make the entry, store it.
+//! - [`flight`]: one load per key. [`generations`]: what a purge covers. [`freshness`]: what may be served when.
+//! - [`entry`]: what is stored. [`memory`]: the tier in this process. [`tier`]: the seam to the one that nodes share.
+//! - [`source`]: what a loader is asked and answers.
+//!
+//! Knows neither axum nor wasmtime; names its neighbours only through [`Loader`], [`tier::SharedTier`] and [`clock::Clock`].
+
+pub mod clock;
+pub mod entry;
+mod failures;
+pub mod flight;
+pub mod freshness;
+pub mod generations;
+mod load;
+pub mod memory;
+mod path;
+pub mod source;
+pub mod tier;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+
+pub use path::{Answer, Ask, Forward, StaleReason, TierName};
+pub use source::{Absence, Found, Loader, Outcome, Question, Renewal, Validator};
+
+use crate::key::Resource;
+use clock::Clock;
+use entry::Entry;
+use freshness::Policy;
+use generations::{Generations, Mode, Scope};
+use tier::{Purged, SharedTier};
+
+/// What a route is to the cache: where answers come from and how long they live. Immutable; a request pins one.
+pub struct Binding {
+    /// The route's pattern.
+    pub route: Arc<str>,
+    /// How long answers live.
+    pub policy: Policy,
+    /// The loaders, the next being tried when one fails.
+    pub chain: Vec<Link>,
+    /// What happened on this route, over all of its bindings.
+    pub counters: Arc<Counters>,
+}
+
+/// One place of a chain.
+#[derive(Clone)]
+pub enum Link {
+    /// A loader that can be asked.
+    Ready(Arc<dyn Loader>),
+    /// A plugin that is broken or removed: hits are still served, misses go to the next link.
+    NotLoaded {
+        /// The file stem.
+        name: String,
+        /// Why, as the operator is told.
+        why: String,
+    },
+}
+
+/// What the loads of a route did. Every flight adds to exactly one of found, missing, not-modified, failed, earlier.
+#[derive(Debug, Default)]
+#[allow(missing_docs)]
+pub struct Counters {
+    pub loads_found: AtomicU64,
+    pub loads_missing: AtomicU64,
+    pub loads_not_modified: AtomicU64,
+    pub loads_failed: AtomicU64,
+    pub loads_earlier: AtomicU64,
+    /// Calls of loaders after the first of a chain.
+    pub chain_fallbacks: AtomicU64,
+    /// Headers of loaders that the host does not send.
+    pub headers_dropped: AtomicU64,
+    /// Times to live that a loader asked for and `ttl_max` cut.
+    pub ttl_clamped: AtomicU64,
+    /// Loads that a purge overtook: served to who came before it, not stored.
+    pub not_stored_purged: AtomicU64,
+}
+
+/// Bounds of the cache (law 12).
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Loads at once.
+    pub loads_max: usize,
+    /// Requests that wait for a load at once.
+    pub waiters_max: usize,
+}
+
+/// The tiers, the flights and the record of purges: one per process.
+pub struct Cache {
+    memory: Arc<memory::MemoryTier>,
+    shared: Option<Arc<dyn SharedTier>>,
+    generations: Arc<Generations>,
+    clock: Arc<dyn Clock>,
+    flights: Arc<flight::Flights>,
+    failures: failures::Failures,
+    waiters: AtomicUsize,
+    bounds: Bounds,
+}
+
+impl Cache {
+    /// A cache of these tiers. `memory` and `generations` are given because the shared tier works on them too.
+    pub fn new(
+        memory: Arc<memory::MemoryTier>,
+        shared: Option<Arc<dyn SharedTier>>,
+        generations: Arc<Generations>,
+        clock: Arc<dyn Clock>,
+        bounds: Bounds,
+    ) -> Self {
+        Self {
+            memory,
+            shared,
+            generations,
+            clock,
+            flights: Arc::new(flight::Flights::new(bounds.loads_max)),
+            failures: failures::Failures::new(),
+            waiters: AtomicUsize::new(0),
+            bounds,
+        }
+    }
+
+    /// Purges and says how far the purge is known to have reached.
+    pub async fn purge(&self, scope: &Scope, mode: Mode) -> Purged {
+        match &self.shared {
+            Some(shared) => shared.purge(scope, mode).await,
+            None => Purged { seq: self.generations.raise(scope, mode, self.clock.now_ms()), shared: true },
+        }
+    }
+
+    /// Forgets purges that no living entry can be older than.
+    pub fn prune(&self, longest_life_ms: u64) {
+        self.generations.prune(self.clock.now_ms().saturating_sub(longest_life_ms));
+    }
+
+    /// Every variant of a resource that any tier holds, by key text, with the tier's name; for the operator.
+    pub async fn variants(&self, resource: &Resource) -> Vec<(String, TierName, Arc<Entry>)> {
+        const MOST: usize = 1000;
+        let mut found: Vec<_> = self
+            .memory
+            .variants(resource, MOST)
+            .into_iter()
+            .map(|(key, entry)| (key.text().to_owned(), TierName::Memory, entry))
+            .collect();
+        if let Some(shared) = &self.shared {
+            found.extend(shared.variants(resource).await.into_iter().map(|(key, entry)| (key, TierName::Redis, entry)));
+        }
+        found
+    }
+
+    /// The record of purges.
+    pub fn generations(&self) -> &Arc<Generations> {
+        &self.generations
+    }
+
+    /// The tier in this process.
+    pub fn memory(&self) -> &memory::MemoryTier {
+        &self.memory
+    }
+
+    /// The tier that all nodes share.
+    pub fn shared(&self) -> Option<&Arc<dyn SharedTier>> {
+        self.shared.as_ref()
+    }
+
+    /// The clock entries are judged by.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// Loads running and requests waiting for one.
+    pub fn in_flight(&self) -> (usize, usize) {
+        (self.flights.flying(), self.waiters.load(std::sync::atomic::Ordering::Relaxed))
+    }
+}

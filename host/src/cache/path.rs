@@ -1,0 +1,367 @@
+//! The way of a request through the tiers. Read top to bottom; every exit is a named [`Answer`], and that name is what
+//! the response header, the log line and the metric show.
+//!
+//! Every stale answer passes [`Cache::judge`] at the moment it is given, not when it was found: a bound may be passed
+//! while a request waits (law 5), and a purge may arrive (law 4).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::entry::{Entry, EntryKind};
+use super::flight::{Boarding, Flight, FlightGuard, FlightResult, Loaded, LoadedBy, overloaded};
+use super::freshness::Freshness;
+use super::generations::{Covered, Verdict};
+use super::load::Known;
+use super::tier::Lookup;
+use super::{Binding, Cache};
+use crate::error::{Failure, FailureKind};
+use crate::key::{Key, Parts, Visibility};
+
+/// A question to the cache: a route's binding, a key and what the loader may know.
+#[derive(Clone)]
+pub struct Ask {
+    /// The route as it was when the request came.
+    pub binding: Arc<Binding>,
+    /// Where the answer lives.
+    pub key: Key,
+    /// All that a loader is told.
+    pub parts: Parts,
+    /// Who may share the answer.
+    pub visibility: Visibility,
+}
+
+/// Which tier answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TierName {
+    /// The one in this process.
+    Memory,
+    /// The one that nodes share.
+    Redis,
+}
+
+/// Why an answer past its ttl was given.
+#[derive(Clone, Debug)]
+pub enum StaleReason {
+    /// It is reloaded behind.
+    WhileRevalidate,
+    /// The load takes longer than the soft timeout and goes on.
+    SoftTimeout,
+    /// The load failed, now or within `failure_ttl`.
+    IfError(Arc<Failure>),
+}
+
+/// What was in hand when a load was needed: the `fwd` of `Cache-Status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forward {
+    /// Nothing that could be named.
+    UriMiss,
+    /// An entry past its ttl.
+    Stale,
+}
+
+/// How the cache answered. One variant per way out.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// Fresh.
+    Hit {
+        /// What.
+        entry: Arc<Entry>,
+        /// From where.
+        tier: TierName,
+        /// Milliseconds until the end of its ttl.
+        left_ms: u64,
+    },
+    /// Past its ttl, inside a window.
+    Stale {
+        /// What.
+        entry: Arc<Entry>,
+        /// Milliseconds since the end of its ttl.
+        over_ms: u64,
+        /// Why.
+        reason: StaleReason,
+    },
+    /// Loaded now.
+    Miss {
+        /// What.
+        entry: Arc<Entry>,
+        /// What was in hand before.
+        forward: Forward,
+        /// Whether a tier took it.
+        stored: bool,
+        /// Whether another request's load was joined.
+        collapsed: bool,
+        /// Whether the loader said that the entry in hand is still true.
+        revalidated: bool,
+    },
+    /// Loaded past the cache, because the key policy said so.
+    Bypass {
+        /// What; never stored.
+        result: Result<Arc<Entry>, Arc<Failure>>,
+    },
+    /// No answer and nothing stale to give.
+    Failed {
+        /// Why.
+        failure: Arc<Failure>,
+        /// What was in hand before.
+        forward: Forward,
+    },
+    /// `only-if-cached`, and nothing there.
+    NotCached,
+}
+
+/// An entry in hand that is not fresh.
+#[derive(Clone)]
+struct Candidate {
+    entry: Arc<Entry>,
+}
+
+impl Cache {
+    /// The hit path: a fresh entry of the memory tier, or nothing. Synchronous; takes no lock across an await.
+    #[inline]
+    pub fn peek(&self, binding: &Binding, key: &Key) -> Option<(Arc<Entry>, u64)> {
+        let entry = self.memory.get(key)?;
+        match self.judge(binding, key, &entry).1 {
+            Freshness::Fresh { left_ms } => Some((entry, left_ms)),
+            _ => None,
+        }
+    }
+
+    /// Answers a question.
+    pub async fn answer(self: &Arc<Self>, ask: &Ask, only_if_cached: bool) -> Answer {
+        // A result that is older than this seq is not for this request: see `is_for`.
+        let arrival = self.generations.seq();
+
+        // Memory tier.
+        let mut candidate = None;
+        if let Some(entry) = self.memory.get(&ask.key) {
+            match self.judge(&ask.binding, &ask.key, &entry) {
+                (_, Freshness::Fresh { left_ms }) => return Answer::Hit { entry, tier: TierName::Memory, left_ms },
+                (Verdict::Dead, _) => {}
+                _ => candidate = Some(Candidate { entry }),
+            }
+        }
+
+        // Shared tier. Its trouble is not the request's trouble (law 6).
+        let mut shared_answers = false;
+        if let Some(shared) = &self.shared {
+            match shared.get(&ask.key).await {
+                Lookup::Unavailable => {}
+                Lookup::Absent => shared_answers = true,
+                Lookup::Found(entry, by_tier) => {
+                    shared_answers = true;
+                    let (verdict, freshness) = self.judge_both(ask, &entry, by_tier);
+                    if let Freshness::Fresh { left_ms } = freshness {
+                        self.memory.insert(ask.key.clone(), Arc::clone(&entry));
+                        return Answer::Hit { entry, tier: TierName::Redis, left_ms };
+                    }
+                    let newer = candidate
+                        .as_ref()
+                        .is_none_or(|held: &Candidate| held.entry.times.loaded_ms < entry.times.loaded_ms);
+                    if verdict != Verdict::Dead && newer {
+                        candidate = Some(Candidate { entry });
+                    }
+                }
+            }
+        }
+
+        let forward = if candidate.is_some() { Forward::Stale } else { Forward::UriMiss };
+        let failure = self.remembered_failure(ask);
+
+        // Stale while it is reloaded behind; not reloaded while a failure is remembered.
+        if let Some(held) = &candidate
+            && let Freshness::Stale { over_ms, while_revalidate: true, .. } = self.judge(&ask.binding, &ask.key, &held.entry).1
+        {
+            if failure.is_none() {
+                self.refresh_behind(ask, held, shared_answers);
+            }
+            let entry = Arc::clone(&held.entry);
+            return Answer::Stale { entry, over_ms, reason: StaleReason::WhileRevalidate };
+        }
+        if only_if_cached {
+            return Answer::NotCached;
+        }
+        if let Some(failure) = failure {
+            return self.failed(ask, candidate.as_ref(), failure, forward);
+        }
+
+        let Some(_waiting) = self.begin_waiting() else {
+            let message = format!("{} requests wait for loads, the most allowed ([server] max_waiters)", self.bounds.waiters_max);
+            return Answer::Failed { failure: Arc::new(overloaded("too-many-waiters", message)), forward };
+        };
+        self.load_in_foreground(ask, candidate, forward, arrival, shared_answers).await
+    }
+
+    /// Joins or leads a flight and waits for it, no longer than the soft timeout while something stale is in hand.
+    async fn load_in_foreground(
+        self: &Arc<Self>,
+        ask: &Ask,
+        candidate: Option<Candidate>,
+        forward: Forward,
+        arrival: u64,
+        shared_answers: bool,
+    ) -> Answer {
+        loop {
+            let (flight, collapsed) = match self.board(ask) {
+                Err(failure) => return self.failed(ask, candidate.as_ref(), Arc::new(failure), forward),
+                Ok(Boarding::Join(flight)) => (flight, true),
+                Ok(Boarding::Lead(guard)) => (self.take_off(ask, candidate.as_ref(), guard, shared_answers), false),
+            };
+            let result = match self.wait(ask, &flight, candidate.as_ref()).await {
+                Ok(result) => result,
+                Err(stale) => return stale,
+            };
+            match result {
+                Ok(loaded) if !self.is_for(ask, &loaded, arrival) => {
+                    // A purge came after the flight began and before this request arrived; only the entry's tags
+                    // revealed it. Any flight boarded from here on is stamped at `arrival` or later: this loop ends.
+                }
+                Ok(Loaded { entry, stored, by }) => {
+                    let collapsed = collapsed || by == LoadedBy::Earlier;
+                    let revalidated = by == LoadedBy::Revalidation;
+                    return Answer::Miss { entry, forward, stored: stored && !collapsed, collapsed, revalidated };
+                }
+                Err(failure) => return self.failed(ask, candidate.as_ref(), failure, forward),
+            }
+        }
+    }
+
+    /// Waits for a flight. `Err` is the stale answer that the soft timeout gives instead.
+    async fn wait(&self, ask: &Ask, flight: &Flight, candidate: Option<&Candidate>) -> Result<FlightResult, Answer> {
+        let (Some(soft_timeout), Some(held)) = (ask.binding.policy.soft_timeout, candidate) else {
+            return Ok(flight.wait().await);
+        };
+        if let Ok(result) = tokio::time::timeout(soft_timeout, flight.wait()).await {
+            return Ok(result);
+        }
+        match self.judge(&ask.binding, &ask.key, &held.entry).1 {
+            Freshness::Stale { over_ms, .. } => {
+                let entry = Arc::clone(&held.entry);
+                Err(Answer::Stale { entry, over_ms, reason: StaleReason::SoftTimeout })
+            }
+            // Past its bound by now, or purged: there is nothing to give but the load itself.
+            _ => Ok(flight.wait().await),
+        }
+    }
+
+    /// The end of a failed load: the stale entry if its bound still allows it, else the failure.
+    fn failed(&self, ask: &Ask, candidate: Option<&Candidate>, failure: Arc<Failure>, forward: Forward) -> Answer {
+        // `invalid-request` is the source's answer to the question, not trouble of the source.
+        if let Some(held) = candidate
+            && failure.kind != FailureKind::InvalidRequest
+            && let Freshness::Stale { over_ms, if_error: true, .. } = self.judge(&ask.binding, &ask.key, &held.entry).1
+        {
+            let entry = Arc::clone(&held.entry);
+            return Answer::Stale { entry, over_ms, reason: StaleReason::IfError(failure) };
+        }
+        Answer::Failed { failure, forward }
+    }
+
+    /// Starts a reload that nobody waits for, unless one is in the air or the bound on loads is reached.
+    fn refresh_behind(self: &Arc<Self>, ask: &Ask, held: &Candidate, shared_answers: bool) {
+        if let Ok(Boarding::Lead(guard)) = self.board(ask) {
+            self.take_off(ask, Some(held), guard, shared_answers);
+        }
+    }
+
+    fn board(&self, ask: &Ask) -> Result<Boarding, Failure> {
+        let covered = self.covered(ask);
+        self.flights.board(
+            &ask.key,
+            || self.generations.stamp(),
+            // A soft purge too: who comes after it wants what the source says now.
+            |stamp| self.generations.judge(stamp, None, covered) == Verdict::Alive,
+        )
+    }
+
+    /// Flies in a task of the host: the client that started it may leave.
+    fn take_off(
+        self: &Arc<Self>,
+        ask: &Ask,
+        held: Option<&Candidate>,
+        guard: FlightGuard,
+        shared_answers: bool,
+    ) -> Arc<Flight> {
+        let flight = Arc::clone(guard.flight());
+        let known = held.map(|held| Known { entry: Arc::clone(&held.entry) });
+        let (cache, ask) = (Arc::clone(self), ask.clone());
+        tokio::spawn(async move {
+            let result = cache.fly(&ask, guard.flight().stamp, known, shared_answers).await;
+            guard.land(result);
+        });
+        flight
+    }
+
+    /// Loads past the cache: nothing is read, stored or joined. In a task of the host like every load.
+    pub async fn bypass(self: &Arc<Self>, ask: &Ask) -> Answer {
+        let slot = match self.flights.take_slot() {
+            Ok(slot) => slot,
+            Err(failure) => return Answer::Bypass { result: Err(Arc::new(failure)) },
+        };
+        let (cache, owned) = (Arc::clone(self), ask.clone());
+        let load = tokio::spawn(async move {
+            let _slot = slot;
+            cache.load_uncached(&owned).await
+        });
+        let result = load.await.unwrap_or_else(|_| {
+            let message = "the load ended without a result: it panicked or the server is stopping";
+            Err(Arc::new(Failure::host(FailureKind::Internal, "load-aborted", message)))
+        });
+        Answer::Bypass { result }
+    }
+
+    fn remembered_failure(&self, ask: &Ask) -> Option<Arc<Failure>> {
+        let remembered = self.failures.get(&ask.key, self.clock.now_ms())?;
+        // A purge also ends a remembered failure.
+        let verdict = self.generations.judge(remembered.stamp, None, self.covered(ask));
+        (verdict == Verdict::Alive).then_some(remembered.failure)
+    }
+
+    /// Whether a flight's result may answer a request that arrived at seq `arrival`. A result that is still alive may;
+    /// one that a purge covers only if nothing was purged between the flight's stamp and the arrival: generations
+    /// keep only their last purge, so an older one could hide behind it.
+    fn is_for(&self, ask: &Ask, loaded: &Loaded, arrival: u64) -> bool {
+        let stamp = loaded.entry.stamp;
+        stamp.seq >= arrival && stamp.epoch == self.generations.epoch()
+            || self.judge(&ask.binding, &ask.key, &loaded.entry).0 == Verdict::Alive
+    }
+
+    /// What generations and times say of an entry now.
+    #[inline]
+    pub(super) fn judge(&self, binding: &Binding, key: &Key, entry: &Entry) -> (Verdict, Freshness) {
+        let covered = Covered { route: &binding.route, resource: key.resource(), tags: &entry.content.tags };
+        let verdict = self.generations.judge(entry.stamp, Some(&entry.checked), covered);
+        (verdict, self.freshness(binding, entry, verdict))
+    }
+
+    fn judge_both(&self, ask: &Ask, entry: &Entry, by_tier: Verdict) -> (Verdict, Freshness) {
+        let verdict = self.judge(&ask.binding, &ask.key, entry).0.max(by_tier);
+        (verdict, self.freshness(&ask.binding, entry, verdict))
+    }
+
+    fn freshness(&self, binding: &Binding, entry: &Entry, verdict: Verdict) -> Freshness {
+        let freshness = entry.times.freshness(self.clock.now_ms(), verdict, &binding.policy);
+        match (entry.content.kind, freshness) {
+            // An absence has no windows: past its ttl it is asked again.
+            (EntryKind::Missing, Freshness::Stale { .. }) => Freshness::Dead,
+            _ => freshness,
+        }
+    }
+
+    fn covered<'a>(&self, ask: &'a Ask) -> Covered<'a> {
+        Covered { route: &ask.binding.route, resource: ask.key.resource(), tags: &[] }
+    }
+
+    fn begin_waiting(self: &Arc<Self>) -> Option<Waiting> {
+        let waiting = Waiting(Arc::clone(self));
+        (self.waiters.fetch_add(1, Ordering::Relaxed) < self.bounds.waiters_max).then_some(waiting)
+    }
+}
+
+/// A place among the requests that wait for a load; given back on drop, also when the client leaves.
+struct Waiting(Arc<Cache>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waiters.fetch_sub(1, Ordering::Relaxed);
+    }
+}

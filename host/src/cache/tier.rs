@@ -1,0 +1,92 @@
+//! The seam between the cache and the tier that all nodes share. Knows no Redis; the cache knows nothing else of it.
+//!
+//! A tier never fails a request (law 6): its answers have a case for "not now", and every call ends within its own
+//! timeout.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use super::entry::Entry;
+use super::generations::{Mode, Scope, Verdict};
+use crate::key::{Key, Resource};
+
+/// What a look-up in the shared tier gave.
+#[derive(Clone, Debug)]
+pub enum Lookup {
+    /// An entry, and what the tier's generation of its resource says of it. The reader judges by its own generations
+    /// too: the worse of both counts.
+    Found(Arc<Entry>, Verdict),
+    /// Nothing there (or foreign bytes, which were counted: law 11).
+    Absent,
+    /// The tier is not to be had now; the breaker knows.
+    Unavailable,
+}
+
+/// What became of an entry that was to be stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// It is stored.
+    Stored,
+    /// The lease was lost, or its resource was purged since the load began: it is served and not stored.
+    Refused,
+    /// The tier is not to be had now.
+    Unavailable,
+}
+
+/// How far a purge is known to have reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Purged {
+    /// Its place in the sequence.
+    pub seq: u64,
+    /// Whether the shared tier has it too; if not it is kept and sent as soon as the tier is back, and until then this
+    /// node judges what it reads from the tier by its own record.
+    pub shared: bool,
+}
+
+/// The right to store what one flight loads. With one node it is granted to every flight; the owner token and its
+/// renewal come with several nodes, and every store already passes through it.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    /// Who holds it.
+    pub token: u64,
+}
+
+/// The health of the shared tier, for `/readyz` and the metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TierHealth {
+    /// Whether commands are being sent (the breaker is closed).
+    pub available: bool,
+    /// Why not, or the last error.
+    pub error: Option<String>,
+    /// Purges kept until the tier is back.
+    pub pending_purges: usize,
+}
+
+/// The tier that all nodes share.
+pub trait SharedTier: Send + Sync {
+    /// Reads an entry and the generation of its resource in one step.
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Lookup>;
+
+    /// The right to store what is about to be loaded. Taken before the load's stamp.
+    fn lease<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Option<Lease>>;
+
+    /// Stores an entry if its lease still stands and its resource was not purged since its stamp; says how long it
+    /// lives by `entry.times.life_ms()`.
+    fn put<'a>(
+        &'a self,
+        key: &'a Key,
+        entry: &'a Arc<Entry>,
+        lease: &'a Lease,
+    ) -> BoxFuture<'a, Put>;
+
+    /// Purges: raises the generation here and in the tier. Always succeeds on this node; what the tier could not be
+    /// told is kept and sent later.
+    fn purge<'a>(&'a self, scope: &'a Scope, mode: Mode) -> BoxFuture<'a, Purged>;
+
+    /// Every stored variant of a resource, for the operator; bounded.
+    fn variants<'a>(&'a self, resource: &'a Resource) -> BoxFuture<'a, Vec<(String, Arc<Entry>)>>;
+
+    /// How it is.
+    fn health(&self) -> TierHealth;
+}

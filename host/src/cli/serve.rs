@@ -1,0 +1,215 @@
+//! `larder serve`: wires the rooms together and runs them until SIGTERM. The one place that knows all of them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use arc_swap::ArcSwap;
+use hyper::service::service_fn;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::admin::Admin;
+use crate::cache::clock::{Clock, SystemClock};
+use crate::cache::generations::Generations;
+use crate::cache::memory::MemoryTier;
+use crate::cache::redis::{RedisSettings, RedisTier};
+use crate::cache::tier::SharedTier;
+use crate::cache::{Bounds, Cache};
+use crate::config::{Config, Problem, Severity};
+use crate::http::{Service, accept};
+use crate::metrics::{Metrics, Sample};
+use crate::plugin::{PluginSet, Registry};
+use crate::route::Snapshot;
+
+/// Serves until SIGTERM or SIGINT, then drains.
+///
+/// # Errors
+/// What keeps it from starting: an address in use, a Redis URL that is none, a plugin directory that cannot be read,
+/// a route bound to a plugin of the wrong kind.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    raise_descriptor_limit();
+    // Addresses first: a port in use is told before plugins are compiled.
+    let public = listen(config.server.listen, "[server] listen").await?;
+    let operator = listen(config.admin.listen, "[admin] listen").await?;
+    let (public_address, admin_address) = (public.local_addr()?, operator.local_addr()?);
+
+    let metrics = Arc::new(Metrics::new());
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let generations = Arc::new(Generations::new());
+    let memory = Arc::new(MemoryTier::new(config.memory.capacity));
+    let redis = redis_tier(&config, &generations, &clock, &memory)?;
+    let shared = redis.clone().map(|redis| redis as Arc<dyn SharedTier>);
+    let bounds = Bounds { loads_max: config.server.max_loads, waiters_max: config.server.max_waiters };
+    let cache = Arc::new(Cache::new(memory, shared, generations, clock, bounds));
+
+    let config = Arc::new(config);
+    let (empty, _) = Snapshot::build(&Config { routes: Vec::new(), ..(*config).clone() }, Arc::default(), &metrics);
+    let routes = Arc::new(ArcSwap::from_pointee(empty));
+    let registry = Registry::open(&config, rebind(&config, &routes, &metrics)).await.context("opening the plugin directory")?;
+    let (snapshot, problems) = Snapshot::build(&config, registry.set(), &metrics);
+    report(&problems)?;
+    routes.store(Arc::new(snapshot));
+
+    let (stop, stopping) = watch::channel(false);
+    let service = Arc::new(Service { routes: Arc::clone(&routes), cache: Arc::clone(&cache), metrics: Arc::clone(&metrics) });
+    let public_server = serve_public(public, service, &config, Arc::clone(&metrics), stopping.clone());
+    let (stop_admin, stopping_admin) = watch::channel(false);
+    let admin = Admin {
+        routes,
+        cache: Arc::clone(&cache),
+        metrics,
+        plugins: Arc::clone(&registry),
+        samples: samples(redis),
+        token: config.admin.token.as_deref().map(Into::into),
+        draining: stopping,
+    };
+    let admin_server = serve_admin(operator, admin, &config, stopping_admin);
+    let pruning = tokio::spawn(prune(Arc::clone(&cache), Snapshot::longest_life_ms(&config)));
+
+    // On stderr and not in the log: scripts read these two lines, whatever the log filter is.
+    eprintln!("listening on http://{public_address}");
+    eprintln!("admin on http://{admin_address}");
+    info!(%public_address, %admin_address, "serving");
+
+    wait_for_signal().await?;
+    info!(drain = ?config.server.drain, "draining: no new connections, requests in flight are answered");
+    // `/readyz` says so from here on, while the admin listener stays until the end.
+    stop.send_replace(true);
+    let _ = public_server.await;
+    registry.shutdown(Duration::from_secs(10)).await;
+    stop_admin.send_replace(true);
+    let _ = admin_server.await;
+    pruning.abort();
+    info!("stopped");
+    Ok(())
+}
+
+async fn listen(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address}; choose another address in {setting}, or stop what listens there")
+    })
+}
+
+fn redis_tier(
+    config: &Config,
+    generations: &Arc<Generations>,
+    clock: &Arc<dyn Clock>,
+    memory: &Arc<MemoryTier>,
+) -> anyhow::Result<Option<Arc<RedisTier>>> {
+    let Some(redis) = &config.redis else { return Ok(None) };
+    let settings = RedisSettings {
+        url: redis.url.clone(),
+        prefix: redis.prefix.clone(),
+        timeout: redis.timeout,
+        longest_life_ms: Snapshot::longest_life_ms(config),
+    };
+    let memory = Arc::clone(memory);
+    // What is in memory may be older than purges this node had not heard of.
+    let on_resync = Box::new(move || memory.clear());
+    let tier = RedisTier::start(settings, Arc::clone(generations), Arc::clone(clock), on_resync)?;
+    Ok(Some(tier))
+}
+
+/// Binds the routes anew to each set of plugins, and puts the table in place in one step. Calls are serialised by the
+/// registry, so an older set never replaces a newer one.
+fn rebind(
+    config: &Arc<Config>,
+    routes: &Arc<ArcSwap<Snapshot>>,
+    metrics: &Arc<Metrics>,
+) -> Arc<dyn Fn(Arc<PluginSet>) + Send + Sync> {
+    let (config, routes, metrics) = (Arc::clone(config), Arc::clone(routes), Arc::clone(metrics));
+    Arc::new(move |plugins| {
+        let (snapshot, problems) = Snapshot::build(&config, plugins, &metrics);
+        for problem in problems {
+            warn!("{problem}");
+        }
+        routes.store(Arc::new(snapshot));
+    })
+}
+
+fn report(problems: &[Problem]) -> anyhow::Result<()> {
+    for problem in problems {
+        eprintln!("{problem}");
+    }
+    let errors = problems.iter().filter(|problem| problem.severity == Severity::Error).count();
+    if errors > 0 {
+        bail!("{errors} problem(s) of the configuration; `larder check` lists every one");
+    }
+    Ok(())
+}
+
+fn serve_public(
+    listener: TcpListener,
+    service: Arc<Service>,
+    config: &Config,
+    metrics: Arc<Metrics>,
+    stopping: watch::Receiver<bool>,
+) -> tokio::task::JoinHandle<()> {
+    let server = &config.server;
+    let bounds = accept::Bounds {
+        connections_max: server.max_connections,
+        header_timeout: server.header_timeout,
+        header_bytes_max: server.header_bytes,
+        headers_max: server.max_headers,
+        drain: server.drain,
+    };
+    let service = service_fn(move |request| Arc::clone(&service).call(request));
+    tokio::spawn(accept::serve(listener, service, bounds, stopping, move || {
+        metrics.connections.inc();
+    }))
+}
+
+fn serve_admin(
+    listener: TcpListener,
+    admin: Admin,
+    config: &Config,
+    stopping: watch::Receiver<bool>,
+) -> tokio::task::JoinHandle<()> {
+    let bounds = accept::Bounds {
+        connections_max: 256,
+        header_timeout: config.server.header_timeout,
+        header_bytes_max: config.server.header_bytes,
+        headers_max: config.server.max_headers,
+        drain: Duration::from_secs(1),
+    };
+    let router = TowerToHyperService::new(admin.router());
+    tokio::spawn(accept::serve::<_, axum::body::Body>(listener, router, bounds, stopping, || ()))
+}
+
+fn samples(redis: Option<Arc<RedisTier>>) -> Arc<dyn Fn() -> Vec<Sample> + Send + Sync> {
+    Arc::new(move || redis.as_ref().map(|redis| redis.samples()).unwrap_or_default())
+}
+
+async fn prune(cache: Arc<Cache>, longest_life_ms: u64) {
+    let mut every = tokio::time::interval(Duration::from_secs(60));
+    loop {
+        every.tick().await;
+        cache.prune(longest_life_ms);
+    }
+}
+
+async fn wait_for_signal() -> anyhow::Result<()> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Ten thousand connections need ten thousand descriptors, and distributions hand out 1024: takes what it may.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let now = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: now.maximum, maximum: now.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        warn!(%error, limit = ?now.current, "the limit on open files could not be raised");
+    }
+}
+

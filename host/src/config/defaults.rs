@@ -1,0 +1,278 @@
+//! The one table of settings: every key of `larder.toml` and of a sidecar, with its kind, its default and its meaning.
+//!
+//! The parser reads through these rows ([`Setting`]), `larder check --defaults` prints them, and `docs/configuration.md`
+//! is made of them, so none of the three can know a key, or a default, that the others do not.
+
+use std::fmt::Write as _;
+use std::marker::PhantomData;
+
+use super::kind::{self, Form, Scalar};
+
+/// A setting, as the parser asks for it.
+#[derive(Debug)]
+pub struct Setting<K> {
+    /// The table it is in, without brackets.
+    pub table: &'static str,
+    /// Its key there.
+    pub key: &'static str,
+    /// The text of its default; `None`: there is none, and its meaning says what that means.
+    pub default: Option<&'static str>,
+    kind: PhantomData<fn() -> K>,
+}
+
+/// Which file a table is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// `larder.toml`, set by the environment too.
+    Main,
+    /// `larder.toml`, one of many: the file alone sets it.
+    Repeated,
+    /// `NAME.toml` beside `NAME.wasm`.
+    Sidecar,
+}
+
+/// One table of one file.
+#[derive(Debug)]
+pub struct Section {
+    /// The file.
+    pub place: Place,
+    /// Its name without brackets.
+    pub name: &'static str,
+    /// Its name as the file writes it, e.g. `[[routes]]`.
+    pub header: &'static str,
+    /// What it is for, in one sentence or two.
+    pub about: &'static str,
+    /// Its keys, in the order of the documentation.
+    pub rows: &'static [Row],
+}
+
+/// One setting, as people read it.
+#[derive(Debug)]
+pub struct Row {
+    /// Its key.
+    pub key: &'static str,
+    /// The text of its default.
+    pub default: Option<&'static str>,
+    /// How TOML writes it.
+    pub form: Form,
+    /// What kind of value it is.
+    pub kind: fn() -> String,
+    /// What it means.
+    pub about: &'static str,
+}
+
+impl Row {
+    /// The default as the file would write it.
+    pub fn default_toml(&self) -> Option<String> {
+        self.default.map(|text| match self.form {
+            Form::Text => format!("{text:?}"),
+            _ => text.to_owned(),
+        })
+    }
+}
+
+impl<K: Scalar> Setting<K> {
+    /// The default value.
+    ///
+    /// # Panics
+    /// There is none, or it is not of its kind; a test reads every default, so neither ships.
+    pub fn default_value(&self) -> K::Value {
+        let text = self
+            .default
+            .unwrap_or_else(|| panic!("{} has no default", self.name()));
+        K::parse(text).unwrap_or_else(|fault| panic!("{}: {}", self.name(), fault.message))
+    }
+}
+
+impl<K> Setting<K> {
+    /// `table.key`
+    pub fn name(&self) -> String {
+        format!("{}.{}", self.table, self.key)
+    }
+}
+
+impl Section {
+    /// The environment variable of one of its keys, if it has one.
+    pub fn variable(&self, key: &str) -> Option<String> {
+        (self.place == Place::Main)
+            .then(|| format!("LARDER_{}_{}", self.name, key).to_ascii_uppercase())
+    }
+}
+
+macro_rules! settings {
+    ($($place:ident $table:ident $header:literal $section:literal {
+        $($key:ident: $kind:ty $(= $default:literal)?, $about:literal;)*
+    })*) => {
+        $(
+            #[doc = concat!("`", $header, "`: ", $section)]
+            #[allow(non_upper_case_globals, reason = "a setting is named as the operator writes it")]
+            pub mod $table {
+                #![allow(unused_imports, reason = "two tables have free keys")]
+                use super::kind::*;
+                use super::{PhantomData, Setting};
+                $(
+                    #[doc = $about]
+                    pub const $key: Setting<$kind> = Setting {
+                        table: stringify!($table),
+                        key: stringify!($key),
+                        default: settings!(@default $($default)?),
+                        kind: PhantomData,
+                    };
+                )*
+            }
+        )*
+
+        /// Every table, in the order of the documentation.
+        pub static SECTIONS: &[Section] = &[$(
+            Section {
+                place: Place::$place,
+                name: stringify!($table),
+                header: $header,
+                about: $section,
+                rows: {
+                    #[allow(unused_imports, reason = "two tables have free keys")]
+                    use kind::*;
+                    &[$(Row {
+                        key: stringify!($key),
+                        default: settings!(@default $($default)?),
+                        form: <$kind as Kind>::FORM,
+                        kind: <$kind as Kind>::name,
+                        about: $about,
+                    }),*]
+                },
+            },
+        )*];
+    };
+    (@default $default:literal) => { Some($default) };
+    (@default) => { None };
+}
+
+settings! {
+    Main server "[server]" "The public listener and its bounds." {
+        listen: Address = "127.0.0.1:8080", "Where consumers connect.";
+        max_connections: Count = "16384", "Connections at once; further ones wait in the kernel's backlog.";
+        max_waiters: Count = "16384", "Requests waiting for a load at once; one more is answered with 503.";
+        max_loads: Count = "16384", "Loads at once; one more is answered with 503.";
+        header_timeout: Timeout = "30s", "How long a client may take to send the head of a request, and how long an idle connection is kept.";
+        header_bytes: HeadSize = "64KiB", "The longest head of a request.";
+        max_headers: Count = "100", "The most fields of a request head.";
+        body_bytes: Size = "1MiB", "The longest body of a request. Reads carry none.";
+        drain: Period = "20s", "How long requests in flight may take after SIGTERM. The usual supervisor kills after 30 s.";
+    }
+    Main admin "[admin]" "The second listener: health, metrics, purges, what is loaded." {
+        listen: Address = "127.0.0.1:8081", "Where operators connect. Off loopback, Larder refuses to start without a token.";
+        token: Token, "What `Authorization: Bearer` must carry. None: nothing is asked for, on loopback.";
+    }
+    Main memory "[memory]" "The memory tier." {
+        capacity: Size = "256MiB", "Room for all entries with their keys. `\"0\"` turns the tier off.";
+    }
+    Main redis "[redis]" "The tier that all nodes share. Without this table (and `LARDER_REDIS_URL` and `--redis`) there is the memory tier alone." {
+        url: RedisUrl, "`redis://[user:password@]host[:port][/database]`. Needed.";
+        urls: List<RedisUrl>, "Several servers. Not built yet: refused.";
+        mode: RedisMode = "single", "How many servers there are. `\"cluster\"` and `\"sentinel\"` are not built yet: refused.";
+        prefix: RedisPrefix = "larder", "What every key begins with.";
+        timeout: Timeout = "100ms", "How long one command may take before the request goes on without Redis.";
+    }
+    Main plugins "[plugins]" "Where plugins are." {
+        dir: Directory = "plugins", "The directory of `NAME.wasm` and `NAME.toml`; directories in it are not searched.";
+        watch: Switch = "true", "Whether changes there take effect at once.";
+    }
+    Main storage "[storage]" "What outlives a restart." {
+        dir: Directory = "larder-data", "Compiled components, and what is known of removed plugins.";
+    }
+    Repeated routes "[[routes]]" "A URL pattern bound to a loader, a key and a freshness policy. Once for each." {
+        path: Text, "The pattern, e.g. `/data/{key}`; `{*rest}` at its end takes all that follows. Needed.";
+        loader: PluginName, "The plugin that loads. This or `loaders` is needed.";
+        loaders: List<PluginName>, "A chain: the next is tried when one fails.";
+        key: KeyChoice, "How requests share a value. A table lists `path`, `query` and `headers`; its `path` left out is every path parameter, the others left out are none. A name is a key policy. Left out altogether: every path parameter, and the query parameters that the loaders' descriptors declare.";
+        key_headers: List<HeaderName>, "The headers that the key policy is shown. None, if left out.";
+        ttl: Period = "60s", "How long a value is fresh. The loader's own time to live wins.";
+        ttl_max: Period = "30d", "The longest time to live: longer ones, a loader's own too, are cut to this and counted.";
+        jitter: Ratio = "0.1", "The share of the time to live that is taken off at random, so that values stored together do not end together.";
+        stale_while_revalidate: Period = "0", "After the ttl: answer the stale value and reload behind. Counted from the end of the ttl.";
+        stale_if_error: Period = "0", "After the ttl: answer the stale value if the load fails. Counted from the end of the ttl.";
+        missing_ttl: Period = "5s", "How long an absence is remembered when the loader does not say.";
+        failure_ttl: Period = "1s", "After a failure: how long stale (or the failure) is answered without asking the source again.";
+        soft_timeout: Period = "0", "With something stale in hand: answer it after this long and go on loading. `\"0\"` turns it off.";
+        timeout: Timeout = "2s", "How long one load may take. The smallest of this, `[limits] timeout` and the loader's own setting wins.";
+        write: WriteMode = "off", "PUT and DELETE. `\"through\"` and `\"behind\"` are not built yet: refused.";
+    }
+    Sidecar config "[config]" "The plugin's own settings: free keys, checked against the schema in its descriptor, and given to it as one JSON object. TOML dates become strings, for JSON has none." {}
+    Sidecar secrets "[secrets]" "What must not stand in a file of settings: `name = { env = \"VARIABLE\" }` or `name = { file = \"path\" }` (relative to the plugin directory; one newline at its end is removed)." {}
+    Sidecar grants "[grants]" "What the plugin may reach. Everything not named is denied, and the denial names the line to add." {
+        http: List<Origin>, "Servers to send HTTP requests to. An origin with a literal address allows that address, loopback too.";
+        tcp: List<Text>, "Servers to open connections to. Not built yet: refused.";
+        networks: List<Network>, "Private, loopback or link-local ranges that granted names may resolve into.";
+        dirs: Dirs, "Directories: `\"/data\" = { host = \"data\", mode = \"ro\" }`. `host` is relative to the plugin directory; `mode` is `\"ro\"` (the default) or `\"rw\"`.";
+        env: List<VariableName>, "Environment variables of the host that the plugin sees.";
+    }
+    Sidecar limits "[limits]" "How much of the machine the plugin may use." {
+        memory: Room = "64MiB", "Linear memory of one instance.";
+        cpu: Timeout = "50ms", "The longest uninterrupted slice of computing of an async loader; the whole call of a key policy or a blocking loader.";
+        timeout: Timeout = "2s", "Wall clock of one call.";
+        instances: Count = "1", "Instances. A blocking loader has 8 by default, for each runs one load at a time.";
+        concurrency: Count = "256", "Calls at once in one async instance.";
+        body: Room = "8MiB", "The longest body, to or from the plugin.";
+        fetches: Count = "32", "Outbound requests at once of one instance.";
+    }
+}
+
+/// The section of a name in one of the two files.
+pub fn section(sidecar: bool, name: &str) -> Option<&'static Section> {
+    SECTIONS
+        .iter()
+        .find(|s| (s.place == Place::Sidecar) == sidecar && s.name == name)
+}
+
+/// What `larder check --defaults` prints: one setting a line, with its default, its kind and its meaning.
+pub fn text() -> String {
+    let mut out = String::new();
+    for section in SECTIONS {
+        let file = match section.place {
+            Place::Main | Place::Repeated => "larder.toml",
+            Place::Sidecar => "plugins/NAME.toml",
+        };
+        let _ = writeln!(out, "{} of {file}: {}", section.header, section.about);
+        for row in section.rows {
+            let default = row.default_toml().unwrap_or_else(|| "-".to_owned());
+            let _ = writeln!(
+                out,
+                "  {:<24} {default:<18} {}. {}",
+                row.key,
+                (row.kind)(),
+                row.about.replace('`', "")
+            );
+        }
+        out.push('\n');
+    }
+    out
+}
+
+/// The tables of `docs/configuration.md`: one heading and one table for each section of the files.
+pub fn markdown(sidecar: bool) -> String {
+    let mut out = String::new();
+    for section in SECTIONS
+        .iter()
+        .filter(|s| (s.place == Place::Sidecar) == sidecar)
+    {
+        let _ = writeln!(out, "### `{}`\n\n{}\n", section.header, section.about);
+        if section.rows.is_empty() {
+            continue;
+        }
+        out.push_str("| key | kind | default | meaning |\n|---|---|---|---|\n");
+        for row in section.rows {
+            let default = row
+                .default_toml()
+                .map_or_else(|| "–".to_owned(), |text| format!("`{text}`"));
+            let _ = writeln!(
+                out,
+                "| `{}` | {} | {default} | {} |",
+                row.key,
+                (row.kind)(),
+                row.about.replace('|', "\\|")
+            );
+        }
+        out.push('\n');
+    }
+    out
+}

@@ -1,0 +1,260 @@
+//! Where things listen, and what they may reach: addresses, origins, networks, and how Redis is named.
+
+use std::net::SocketAddr;
+
+use url::Url;
+
+use super::{Fault, Kind, Scalar};
+
+/// An IP address and a port.
+#[derive(Debug)]
+pub struct Address;
+
+impl Kind for Address {
+    fn name() -> String {
+        "address".to_owned()
+    }
+}
+
+impl Scalar for Address {
+    type Value = SocketAddr;
+    const EXAMPLE: &'static str = "an IP address and a port, such as \"127.0.0.1:8080\"";
+
+    fn parse(text: &str) -> Result<SocketAddr, Fault> {
+        text.parse().map_err(|_| {
+            let port = text.rsplit(':').next().unwrap_or_default();
+            let host = text
+                .strip_suffix(port)
+                .unwrap_or_default()
+                .trim_end_matches(':');
+            let remedy = match (host, port.parse::<u16>()) {
+                ("localhost", Ok(port)) => format!("write \"127.0.0.1:{port}\""),
+                ("" | "*", Ok(port)) => {
+                    format!("write \"127.0.0.1:{port}\", or \"0.0.0.0:{port}\" for every interface")
+                }
+                _ => format!("write {}", Self::EXAMPLE),
+            };
+            Fault::new(format!("{text:?} is not an address to listen on"), remedy)
+        })
+    }
+}
+
+/// The text of an `Authorization: Bearer` field.
+#[derive(Debug)]
+pub struct Token;
+
+impl Kind for Token {
+    fn name() -> String {
+        "string".to_owned()
+    }
+}
+
+impl Scalar for Token {
+    type Value = String;
+    const EXAMPLE: &'static str = "a secret text in quotes";
+
+    /// The value is a secret, so it is never quoted back.
+    fn parse(text: &str) -> Result<String, Fault> {
+        if !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic()) {
+            return Ok(text.to_owned());
+        }
+        Err(Fault::new(
+            "it is empty or holds characters that no header field can carry",
+            "write visible ASCII characters without spaces",
+        ))
+    }
+}
+
+/// `redis://[user:password@]host[:port][/db]`
+#[derive(Debug)]
+pub struct RedisUrl;
+
+impl Kind for RedisUrl {
+    fn name() -> String {
+        "URL".to_owned()
+    }
+}
+
+impl Scalar for RedisUrl {
+    type Value = String;
+    const EXAMPLE: &'static str = "\"redis://[user:password@]host:6379[/database]\"";
+
+    /// The value may hold a password, so it is never quoted back.
+    fn parse(text: &str) -> Result<String, Fault> {
+        let bad = |why: &str| Fault::new(why, format!("write {}", Self::EXAMPLE));
+        let url = Url::parse(text).map_err(|error| bad(&format!("it is not a URL: {error}")))?;
+        match url.scheme() {
+            "redis" => {}
+            "rediss" => {
+                return Err(Fault::unbuilt(
+                    "TLS to Redis (rediss://)",
+                    "write redis:// and keep the connection on a trusted network or in a tunnel",
+                ));
+            }
+            "unix" | "redis+unix" => {
+                return Err(Fault::unbuilt(
+                    "a Unix socket to Redis (unix://)",
+                    "let Redis listen on a TCP port too and write redis://127.0.0.1:6379",
+                ));
+            }
+            scheme => return Err(bad(&format!("its scheme is {scheme:?}, not redis"))),
+        }
+        if url.host_str().is_none_or(str::is_empty) {
+            return Err(bad("it names no host"));
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(bad("it has a query or a fragment, which mean nothing here"));
+        }
+        let database = url.path().trim_start_matches('/');
+        if !database.is_empty() && database.parse::<u32>().is_err() {
+            return Err(bad(&format!("its database {database:?} is not a number")));
+        }
+        Ok(text.to_owned())
+    }
+}
+
+/// What every key in Redis begins with.
+#[derive(Debug)]
+pub struct RedisPrefix;
+
+impl Kind for RedisPrefix {
+    fn name() -> String {
+        "string".to_owned()
+    }
+}
+
+impl Scalar for RedisPrefix {
+    type Value = String;
+    const EXAMPLE: &'static str = "letters, digits and .:_~-, such as \"larder\"";
+
+    fn parse(text: &str) -> Result<String, Fault> {
+        // Braces would move the hash tag by which a cluster finds the slot of a key.
+        let fits = |c: char| c.is_ascii_alphanumeric() || ".:_~-".contains(c);
+        if !text.is_empty() && text.len() <= 128 && text.chars().all(fits) {
+            return Ok(text.to_owned());
+        }
+        Err(Fault::new(
+            format!("{text:?} cannot begin a key"),
+            format!("write at most 128 {}", Self::EXAMPLE),
+        ))
+    }
+}
+
+/// How many Redis servers there are. Only `single` exists in this version.
+#[derive(Debug)]
+pub struct RedisMode;
+
+impl Kind for RedisMode {
+    fn name() -> String {
+        "\"single\"".to_owned()
+    }
+}
+
+impl Scalar for RedisMode {
+    type Value = ();
+    const EXAMPLE: &'static str = "\"single\"";
+
+    fn parse(text: &str) -> Result<(), Fault> {
+        match text {
+            "single" => Ok(()),
+            "cluster" | "sentinel" => Err(Fault::unbuilt(
+                format!("{text:?}"),
+                "write \"single\" or leave it out, and name one server in url",
+            )),
+            _ => Err(Fault::new(
+                format!("{text:?} is not a way to run Redis"),
+                format!("write {}", Self::EXAMPLE),
+            )),
+        }
+    }
+}
+
+/// `scheme://host[:port]`, normalised: lower case, the scheme's own port left out.
+#[derive(Debug)]
+pub struct Origin;
+
+impl Kind for Origin {
+    fn name() -> String {
+        "origin".to_owned()
+    }
+}
+
+impl Scalar for Origin {
+    type Value = String;
+    const EXAMPLE: &'static str =
+        "a scheme, a host and, where it is not the usual one, a port: \"https://api.example.com\"";
+
+    fn parse(text: &str) -> Result<String, Fault> {
+        let Some(url) = text
+            .contains("://")
+            .then(|| Url::parse(text).ok())
+            .flatten()
+        else {
+            let remedy = match Url::parse(&format!("https://{text}")) {
+                Ok(url) if url.host().is_some() => {
+                    let secure = url.origin().ascii_serialization();
+                    format!(
+                        "write {secure:?} or {:?}",
+                        secure.replacen("https", "http", 1)
+                    )
+                }
+                _ => format!("write {}", Self::EXAMPLE),
+            };
+            return Err(Fault::new(format!("{text:?} is not an origin"), remedy));
+        };
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(Fault::new(
+                format!("{text:?} is not an http or https origin"),
+                format!("write {}", Self::EXAMPLE),
+            ));
+        }
+        let origin = url.origin().ascii_serialization();
+        if origin.contains('*') {
+            return Err(Fault::new(
+                format!("{text:?} holds a wildcard; a grant names one host"),
+                "write each host as an origin of its own",
+            ));
+        }
+        // What follows the authority (a lone slash too) and what precedes the host would be promises that nobody keeps.
+        let authority = text.split_once("://").map_or("", |(_, rest)| rest);
+        if authority.contains(['/', '?', '#', '@', '\\']) {
+            return Err(Fault::new(
+                format!("{text:?} is more than an origin; a grant covers every path of a host"),
+                format!("write \"{origin}\""),
+            ));
+        }
+        Ok(origin)
+    }
+}
+
+/// A range of addresses, `10.0.0.0/8`.
+#[derive(Debug)]
+pub struct Network;
+
+impl Kind for Network {
+    fn name() -> String {
+        "network".to_owned()
+    }
+}
+
+impl Scalar for Network {
+    type Value = String;
+    const EXAMPLE: &'static str = "an address and the length of its prefix, such as \"10.0.0.0/8\"";
+
+    fn parse(text: &str) -> Result<String, Fault> {
+        let Ok(network) = text.parse::<ipnet::IpNet>() else {
+            let remedy = match text.parse::<std::net::IpAddr>() {
+                Ok(address) => format!("write \"{}\"", ipnet::IpNet::from(address)),
+                Err(_) => format!("write {}", Self::EXAMPLE),
+            };
+            return Err(Fault::new(format!("{text:?} is not a network"), remedy));
+        };
+        if network != network.trunc() {
+            return Err(Fault::new(
+                format!("{text:?} has bits set behind its prefix"),
+                format!("write \"{}\"", network.trunc()),
+            ));
+        }
+        Ok(network.to_string())
+    }
+}

@@ -1,0 +1,224 @@
+//! One typed tree of everything an operator can set. Owns names, types and defaults; reads only the files it is given.
+//!
+//! - [`load`] turns `larder.toml`, the environment and flags into [`Config`], and reports every problem at once.
+//! - [`defaults`]: the one table of settings. [`kind`]: how each kind of value is read.
+//! - `parse`: the tables of the file; `routes`: `[[routes]]`; `reader`: a typed reader that knows places; `layers`: what
+//!   stands over the file.
+//! - [`sidecar`]: the `.toml` beside a plugin.
+
+pub mod defaults;
+pub mod kind;
+mod layers;
+mod parse;
+pub mod problem;
+mod reader;
+mod routes;
+pub mod sidecar;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use parse::parse;
+
+pub use layers::{Environment, Overrides};
+pub use problem::{Problem, Severity};
+pub use sidecar::{DirGrant, DirMode, Grants, PluginLimits, SecretSource, Sidecar};
+
+/// The file that is read when none is named.
+const DEFAULT_FILE: &str = "larder.toml";
+
+/// `larder.toml`, resolved: every default filled in, every relative path made absolute against the file.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file it came from; `None` when `serve` runs without one.
+    pub file: Option<PathBuf>,
+    /// `[server]`
+    pub server: Server,
+    /// `[admin]`
+    pub admin: Admin,
+    /// `[memory]`
+    pub memory: Memory,
+    /// `[redis]`; absent = the memory tier alone.
+    pub redis: Option<Redis>,
+    /// `[plugins]`
+    pub plugins: Plugins,
+    /// `[storage]`
+    pub storage: Storage,
+    /// `[[routes]]`; with no file, one route per loader is made at `/NAME/{key}` (see `implicit_routes`).
+    pub routes: Vec<Route>,
+    /// No file was given: serve every loader of the plugin directory at `/NAME/{key}`.
+    pub implicit_routes: bool,
+}
+
+/// `[server]`: the public listener and its bounds (law 12).
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Where consumers connect.
+    pub listen: SocketAddr,
+    /// Connections at once; further ones wait in the kernel's backlog.
+    pub max_connections: usize,
+    /// Requests waiting for a load at once; over it: 503.
+    pub max_waiters: usize,
+    /// Loads at once; over it: 503.
+    pub max_loads: usize,
+    /// How long a client may take to send a request head, and how long an idle connection is kept.
+    pub header_timeout: Duration,
+    /// Bytes of a request head.
+    pub header_bytes: usize,
+    /// Fields of a request head.
+    pub max_headers: usize,
+    /// Bytes of a request body (reads carry none; a larger one is refused).
+    pub body_bytes: u64,
+    /// How long requests in flight may take after SIGTERM.
+    pub drain: Duration,
+}
+
+/// `[admin]`: the second listener.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// Where operators connect.
+    pub listen: SocketAddr,
+    /// `Authorization: Bearer` text; required when `listen` is not loopback.
+    pub token: Option<String>,
+}
+
+/// `[memory]`: the memory tier.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    /// Bytes of all entries with their keys; 0 turns the tier off.
+    pub capacity: u64,
+}
+
+/// `[redis]`: the tier that all nodes share.
+#[derive(Clone, Debug)]
+pub struct Redis {
+    /// `redis://[user:password@]host:port[/db]`
+    pub url: String,
+    /// What every key begins with.
+    pub prefix: String,
+    /// How long one command may take before the request goes on without Redis.
+    pub timeout: Duration,
+}
+
+/// `[plugins]`
+#[derive(Clone, Debug)]
+pub struct Plugins {
+    /// The directory of `NAME.wasm` and `NAME.toml`, not searched recursively.
+    pub dir: PathBuf,
+    /// Whether the directory is watched.
+    pub watch: bool,
+}
+
+/// `[storage]`
+#[derive(Clone, Debug)]
+pub struct Storage {
+    /// Compiled components, and what outlives a restart.
+    pub dir: PathBuf,
+}
+
+/// One of `[[routes]]`.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// The pattern, e.g. `/data/{key}`.
+    pub path: String,
+    /// The chain: the next is tried when one fails. Never empty.
+    pub loaders: Vec<String>,
+    /// How the parts are derived.
+    pub key: KeySource,
+    /// How long a value is fresh when the loader does not say.
+    pub ttl: Duration,
+    /// The longest time to live a loader may ask for; longer ones are clamped and counted.
+    pub ttl_max: Duration,
+    /// 0.0–1.0 of the ttl, taken off at random, so that entries stored together do not end together.
+    pub jitter: f64,
+    /// After the ttl: answer the stale entry and reload behind. Counted from the end of the ttl.
+    pub stale_while_revalidate: Duration,
+    /// After the ttl: answer the stale entry when the load fails. Counted from the end of the ttl.
+    pub stale_if_error: Duration,
+    /// How long an absence is remembered when the loader does not say.
+    pub missing_ttl: Duration,
+    /// After a failure: how long stale (or the failure) is answered without asking again.
+    pub failure_ttl: Duration,
+    /// With something stale in hand: answer it after this long and go on loading. `None` = off.
+    pub soft_timeout: Option<Duration>,
+    /// How long one load may take.
+    pub timeout: Duration,
+    /// The line in the file, for messages; 0 when there is no file.
+    pub line: usize,
+}
+
+/// A route's `key` (and `key_headers`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// Left out: all path parameters plus the query parameters that the loaders' descriptors declare.
+    Default,
+    /// `key = { path = […], query = […], headers = […] }`
+    Listed {
+        /// Path parameters.
+        path: Vec<String>,
+        /// Query parameters.
+        query: Vec<String>,
+        /// Headers, lower case.
+        headers: Vec<String>,
+    },
+    /// `key = "policy-plugin"`, `key_headers = […]`
+    Policy {
+        /// The plugin's name.
+        plugin: String,
+        /// The headers let through to it, lower case.
+        headers: Vec<String>,
+    },
+}
+
+/// Reads the configuration: flags over `LARDER_…` variables over the file. `path` is the file; none: `./larder.toml` if
+/// there is one. With it come the warnings.
+///
+/// # Errors
+/// Every problem, warnings among them, when at least one is an error.
+pub fn load(
+    path: Option<&Path>,
+    overrides: &Overrides,
+    environment: &Environment,
+) -> Result<(Config, Vec<Problem>), Vec<Problem>> {
+    match read(path, overrides, environment) {
+        (Some(config), problems) if problems.iter().all(|p| p.severity == Severity::Warning) => {
+            Ok((config, problems))
+        }
+        (_, problems) => Err(problems),
+    }
+}
+
+/// As [`load`], for `larder check`, which goes on to judge the plugins: a tree in which whatever is at fault has its
+/// default, or (a route) is left out. `None` when the file cannot be read at all.
+pub fn read(
+    path: Option<&Path>,
+    overrides: &Overrides,
+    environment: &Environment,
+) -> (Option<Config>, Vec<Problem>) {
+    let default = Path::new(DEFAULT_FILE);
+    let path = path.or_else(|| default.is_file().then_some(default));
+    let Some(path) = path else {
+        let (config, problems) = parse("", None, overrides, environment);
+        return (Some(config), problems);
+    };
+    match std::fs::read_to_string(path) {
+        Ok(text) => {
+            let (config, problems) = parse(&text, Some(path), overrides, environment);
+            (Some(config), problems)
+        }
+        Err(error) => {
+            let remedy = match error.kind() {
+                std::io::ErrorKind::NotFound => {
+                    "name a file that exists with --config, or leave --config and LARDER_CONFIG out to serve every loader of ./plugins"
+                }
+                std::io::ErrorKind::InvalidData => "save it as UTF-8",
+                _ => "make it a file that this user may read",
+            };
+            let problem = Problem::error(format!("cannot read the configuration: {error}"))
+                .at(path, None)
+                .remedy(remedy);
+            (None, vec![problem])
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The public listener. Knows neither wasmtime nor Redis.
+//!
+//! # The layers, top-down
+//! 1. [`accept`]: connections, capped; a head must arrive in time; SIGTERM drains.
+//! 2. [`Service::call`]: method and route; the hit path ends here, before anything is spawned or awaited.
+//! 3. [`Service::answer`]: the cache is asked.
+//! 4. [`respond`]: an answer becomes a response; [`problem`]: a fault becomes one.
+
+pub mod accept;
+pub mod problem;
+pub mod respond;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, header};
+use http_body_util::Full;
+
+use crate::cache::{Answer, Cache};
+use crate::metrics::{Metrics, Outcome};
+use crate::route::Snapshot;
+use crate::route::derive::{Derived, Refusal};
+
+/// Bodies leave as they are stored: one `Bytes`, never copied.
+pub type Body = Full<Bytes>;
+
+/// What every connection shares.
+pub struct Service {
+    /// The routes as they are now; a request pins the snapshot it started with.
+    pub routes: Arc<ArcSwap<Snapshot>>,
+    /// The tiers and flights.
+    pub cache: Arc<Cache>,
+    /// The counters.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Paths that later versions answer themselves; no route may take them.
+pub const RESERVED: [&str; 3] = ["/openapi.json", "/docs", "/_batch"];
+
+impl Service {
+    /// Answers one request.
+    ///
+    /// # Errors
+    /// Never: every fault is a response.
+    pub async fn call<B>(self: Arc<Self>, request: Request<B>) -> Result<Response<Body>, Infallible> {
+        let method = request.method();
+        let target = request.uri().path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        if method != Method::GET && method != Method::HEAD {
+            return Ok(self.other_method(request.uri().path()));
+        }
+        let snapshot = self.routes.load();
+        self.metrics.derivations.inc();
+        let derived = match snapshot.derive(target, request.headers(), &self.metrics) {
+            Ok(derived) => derived,
+            Err((route, refusal)) => {
+                match &route {
+                    Some(route) => {
+                        route.metrics.request();
+                        route.metrics.answer(Outcome::Refused);
+                    }
+                    None => {
+                        self.metrics.unrouted.inc();
+                    }
+                }
+                return Ok(problem::refused(&refusal, request.uri().path()));
+            }
+        };
+        drop(snapshot);
+        derived.route.metrics.request();
+        // The hit path: nothing is awaited, spawned or locked from here to the response.
+        if derived.bypass.is_none()
+            && let Some((entry, left_ms)) = self.cache.peek(&derived.ask.binding, &derived.ask.key)
+        {
+            let now_ms = self.cache.clock().now_ms();
+            let answer = Answer::Hit { entry, tier: crate::cache::TierName::Memory, left_ms };
+            return Ok(respond::respond(&derived, answer, request.headers(), now_ms));
+        }
+        Ok(self.answer(derived, request.headers()).await)
+    }
+
+    async fn answer(&self, derived: Arc<Derived>, headers: &HeaderMap) -> Response<Body> {
+        let answer = if derived.bypass.is_some() {
+            self.cache.bypass(&derived.ask).await
+        } else {
+            self.cache.answer(&derived.ask, only_if_cached(headers)).await
+        };
+        respond::respond(&derived, answer, headers, self.cache.clock().now_ms())
+    }
+
+    fn other_method(&self, path: &str) -> Response<Body> {
+        let snapshot = self.routes.load();
+        match snapshot.find(path) {
+            Some((route, _)) => {
+                route.metrics.request();
+                route.metrics.answer(Outcome::Refused);
+                problem::method_not_allowed(path)
+            }
+            None => {
+                self.metrics.unrouted.inc();
+                problem::refused(&Refusal::NoRoute, path)
+            }
+        }
+    }
+}
+
+/// `Cache-Control: only-if-cached` (RFC 9111 section 5.2.1.7). `no-cache` and `no-store` of a client are ignored: who
+/// may empty the cache is the operator's to say.
+fn only_if_cached(headers: &HeaderMap) -> bool {
+    headers.get_all(header::CACHE_CONTROL).iter().any(|value| {
+        let directives = value.to_str().unwrap_or_default().split(',');
+        directives.into_iter().any(|directive| directive.trim().eq_ignore_ascii_case("only-if-cached"))
+    })
+}

@@ -1,0 +1,173 @@
+//! A fault becomes a response: `application/problem+json` (RFC 9457) with a stable `type` and `code`.
+
+use http::header::{self, HeaderValue};
+use http::{Response, StatusCode};
+use http_body_util::Full;
+use serde_json::{Value, json};
+
+use super::Body;
+use super::respond::{CACHE_STATUS, value};
+use crate::error::{Failure, FailureKind};
+use crate::route::derive::{Fault, Refusal};
+
+/// One problem: `code` is stable, `detail` is for the reader.
+struct Problem<'a> {
+    status: StatusCode,
+    code: &'a str,
+    detail: String,
+    errors: Option<Value>,
+}
+
+impl Problem<'_> {
+    fn into_response(self, cache_status: HeaderValue) -> Response<Body> {
+        let mut body = json!({
+            "type": format!("urn:larder:problem:{}", self.code),
+            "title": self.status.canonical_reason().unwrap_or("Problem"),
+            "status": self.status.as_u16(),
+            "code": self.code,
+            "detail": self.detail,
+        });
+        if let Some(errors) = self.errors {
+            body["errors"] = errors;
+        }
+        let mut response = Response::new(Full::from(body.to_string()));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(CACHE_STATUS, cache_status);
+        response
+    }
+
+    /// An answer of the host itself, before any cache was asked.
+    fn of_host(self) -> Response<Body> {
+        let status = value(format!("larder; detail={}", self.code));
+        self.into_response(status)
+    }
+}
+
+/// A request that became no key.
+pub fn refused(refusal: &Refusal, path: &str) -> Response<Body> {
+    let problem = |status, code, detail: String| Problem { status, code, detail, errors: None };
+    match refusal {
+        Refusal::NoRoute => problem(StatusCode::NOT_FOUND, "not-found", format!("no route has the path {path}")).of_host(),
+        Refusal::NotUtf8(error) => problem(StatusCode::BAD_REQUEST, "not-utf-8", error.to_string()).of_host(),
+        Refusal::Invalid(faults) => {
+            let detail = match faults.as_slice() {
+                [one] => one.message.clone(),
+                many => format!("{} parameters do not fit", many.len()),
+            };
+            let errors = Some(faults.iter().map(item).collect());
+            Problem { status: StatusCode::UNPROCESSABLE_ENTITY, code: "invalid-request", detail, errors }.of_host()
+        }
+        Refusal::KeyTooLarge(error) => {
+            problem(StatusCode::UNPROCESSABLE_ENTITY, "key-too-large", error.to_string()).of_host()
+        }
+        Refusal::PolicyKeyTooLarge(error) => {
+            problem(StatusCode::INTERNAL_SERVER_ERROR, "key-too-large", error.to_string()).of_host()
+        }
+        Refusal::Rejected(failure) => {
+            let status = match failure.kind {
+                FailureKind::InvalidRequest => StatusCode::UNPROCESSABLE_ENTITY,
+                FailureKind::Denied => StatusCode::FORBIDDEN,
+                FailureKind::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+                _ => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            of_failure(status, failure)
+        }
+        Refusal::PolicyFailed(failure) => {
+            let status = match failure.kind {
+                FailureKind::Overloaded | FailureKind::NotLoaded => StatusCode::SERVICE_UNAVAILABLE,
+                _ => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            of_failure(status, failure)
+        }
+    }
+}
+
+fn of_failure(status: StatusCode, failure: &Failure) -> Response<Body> {
+    let detail = failure.message.clone();
+    let mut response = Problem { status, code: code(failure), detail, errors: details(failure) }.of_host();
+    retry_after(&mut response, failure);
+    response
+}
+
+fn item(fault: &Fault) -> Value {
+    json!({
+        "where": fault.place.name(),
+        "name": fault.name,
+        "pointer": fault.pointer,
+        "code": fault.code,
+        "message": fault.message,
+    })
+}
+
+/// PUT, DELETE and the rest, on a route that only reads.
+pub fn method_not_allowed(path: &str) -> Response<Body> {
+    let detail = format!("{path} answers GET and HEAD; writes are off for its route");
+    let problem = Problem { status: StatusCode::METHOD_NOT_ALLOWED, code: "method-not-allowed", detail, errors: None };
+    let mut response = problem.of_host();
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+    response
+}
+
+/// An absence, remembered or just found.
+pub fn missing(cache_status: HeaderValue) -> Response<Body> {
+    let detail = "the source has no such resource".to_owned();
+    Problem { status: StatusCode::NOT_FOUND, code: "missing", detail, errors: None }.into_response(cache_status)
+}
+
+/// `only-if-cached`, and nothing there (RFC 9111 section 5.2.1.7).
+pub fn not_cached() -> Response<Body> {
+    let detail = "the request allows only a stored response, and there is none".to_owned();
+    Problem { status: StatusCode::GATEWAY_TIMEOUT, code: "only-if-cached", detail, errors: None }.of_host()
+}
+
+/// A load that failed with nothing stale to give.
+pub fn load_failed(failure: &Failure, cache_status: HeaderValue) -> Response<Body> {
+    let status = load_status(failure);
+    let problem = Problem { status, code: code(failure), detail: failure.message.clone(), errors: details(failure) };
+    let mut response = problem.into_response(cache_status);
+    retry_after(&mut response, failure);
+    response
+}
+
+/// The status of a failed load (DESIGN section 6).
+pub fn load_status(failure: &Failure) -> StatusCode {
+    match failure.kind {
+        FailureKind::InvalidRequest => StatusCode::UNPROCESSABLE_ENTITY,
+        FailureKind::Timeout => StatusCode::GATEWAY_TIMEOUT,
+        FailureKind::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+        FailureKind::Overloaded | FailureKind::NotLoaded => StatusCode::SERVICE_UNAVAILABLE,
+        FailureKind::Denied | FailureKind::Conflict | FailureKind::Unavailable | FailureKind::Internal => {
+            StatusCode::BAD_GATEWAY
+        }
+    }
+}
+
+/// A failure's code as a token that fits a `type` URN and a `Cache-Status` detail; the kind's name if it does not.
+pub fn code(failure: &Failure) -> &str {
+    let code = failure.code.as_ref();
+    let fits = code.len() <= 64
+        && code.starts_with(|c: char| c.is_ascii_alphabetic())
+        && code.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+    if fits { code } else { failure.kind.name() }
+}
+
+fn details(failure: &Failure) -> Option<Value> {
+    let items = failure.details.iter().map(|detail| json!({ "name": detail.name, "message": detail.value }));
+    (!failure.details.is_empty()).then(|| items.collect())
+}
+
+fn retry_after(response: &mut Response<Body>, failure: &Failure) {
+    let wait = match (failure.retry_after, failure.kind) {
+        (Some(wait), _) => wait,
+        (None, FailureKind::Overloaded | FailureKind::RateLimited | FailureKind::NotLoaded) => {
+            std::time::Duration::from_secs(1)
+        }
+        (None, _) => return,
+    };
+    // Whole seconds, rounded up: coming back early would be refused again.
+    let seconds = wait.as_millis().div_ceil(1000).max(1).to_string();
+    response.headers_mut().insert(header::RETRY_AFTER, value(seconds));
+}

@@ -1,0 +1,240 @@
+//! An answer of the cache becomes a response: status, `Cache-Status` (RFC 9211), `Age`, `Cache-Control`, `ETag`, 304.
+//!
+//! The strings are the table of DESIGN section 6; other programs read them.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{self, HeaderName, HeaderValue};
+use http::{HeaderMap, Response, StatusCode};
+use http_body_util::Full;
+
+use super::{Body, problem};
+use crate::cache::entry::{Content, Entry, EntryKind};
+use crate::cache::{Answer, StaleReason, TierName};
+use crate::error::Failure;
+use crate::key::Visibility;
+use crate::metrics::Outcome;
+use crate::route::derive::Derived;
+
+pub use crate::cache::Forward;
+
+/// RFC 9211.
+pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// Counts the answer and writes it down.
+pub fn respond(derived: &Derived, answer: Answer, request: &HeaderMap, now_ms: u64) -> Response<Body> {
+    let metrics = &derived.route.metrics;
+    match answer {
+        Answer::Hit { entry, tier, left_ms } => {
+            let missing = entry.content.kind == EntryKind::Missing;
+            let (outcome, detail) = match tier {
+                _ if missing => (Outcome::HitMissing, "missing"),
+                TierName::Memory => (Outcome::HitMemory, "memory"),
+                TierName::Redis => (Outcome::HitRedis, "redis"),
+            };
+            metrics.answer(outcome);
+            // Rounded up: what is still fresh says at least 1, and `Age` + `ttl` add up to the whole.
+            let status = hit_status(left_ms.div_ceil(1000), detail);
+            of_entry(derived, &entry, status, request, now_ms)
+        }
+        Answer::Stale { entry, over_ms, reason } => {
+            let over = over_ms.div_ceil(1000);
+            let (outcome, status) = match reason {
+                StaleReason::WhileRevalidate => {
+                    (Outcome::StaleWhileRevalidate, format!("larder; hit; ttl={}; detail=stale-while-revalidate", negative(over)))
+                }
+                StaleReason::SoftTimeout => {
+                    (Outcome::StaleSoftTimeout, format!("larder; hit; ttl={}; detail=stale-soft-timeout", negative(over)))
+                }
+                StaleReason::IfError(failure) => {
+                    let failed = problem::load_status(&failure).as_u16();
+                    let ttl = negative(over);
+                    (Outcome::StaleIfError, format!("larder; fwd=stale; fwd-status={failed}; ttl={ttl}; detail=stale-if-error"))
+                }
+            };
+            metrics.answer(outcome);
+            of_entry(derived, &entry, value(status), request, now_ms)
+        }
+        Answer::Miss { entry, forward, stored, collapsed, revalidated } => {
+            metrics.answer(match (collapsed, revalidated) {
+                (true, _) => Outcome::MissCollapsed,
+                (_, true) => Outcome::MissRevalidated,
+                _ => Outcome::MissLoaded,
+            });
+            let mut status = String::from(match forward {
+                Forward::UriMiss => "larder; fwd=uri-miss",
+                Forward::Stale => "larder; fwd=stale",
+            });
+            if revalidated {
+                status.push_str("; fwd-status=304");
+            } else if forward == Forward::Stale {
+                let _ = write!(status, "; fwd-status={}", entry.content.status);
+            }
+            match (stored, collapsed) {
+                (_, true) => status.push_str("; collapsed"),
+                (true, _) => status.push_str("; stored"),
+                _ => {}
+            }
+            of_entry(derived, &entry, value(status), request, now_ms)
+        }
+        Answer::Bypass { result } => {
+            metrics.answer(Outcome::Bypass);
+            let reason = derived.bypass.as_deref().unwrap_or("key-policy");
+            let status = format!("larder; fwd=bypass; detail={reason}");
+            match result {
+                Ok(entry) => of_entry(derived, &entry, value(status), request, now_ms),
+                Err(failure) => problem::load_failed(&failure, value(status)),
+            }
+        }
+        Answer::Failed { failure, forward } => {
+            metrics.answer(Outcome::Failed);
+            problem::load_failed(&failure, failed_status(&failure, forward))
+        }
+        Answer::NotCached => {
+            metrics.answer(Outcome::NotCached);
+            problem::not_cached()
+        }
+    }
+}
+
+fn hit_status(ttl: u64, detail: &str) -> HeaderValue {
+    let mut text = String::with_capacity(48);
+    let mut digits = itoa::Buffer::new();
+    text.push_str("larder; hit; ttl=");
+    text.push_str(digits.format(ttl));
+    text.push_str("; detail=");
+    text.push_str(detail);
+    value(text)
+}
+
+fn failed_status(failure: &Failure, forward: Forward) -> HeaderValue {
+    let forward = match forward {
+        Forward::UriMiss => "uri-miss",
+        Forward::Stale => "stale",
+    };
+    let status = problem::load_status(failure).as_u16();
+    value(format!("larder; fwd={forward}; fwd-status={status}; detail={}", problem::code(failure)))
+}
+
+/// `-3`; `0` when the ttl was ended early by a purge.
+fn negative(seconds: u64) -> String {
+    if seconds == 0 { "0".into() } else { format!("-{seconds}") }
+}
+
+fn of_entry(
+    derived: &Derived,
+    entry: &Arc<Entry>,
+    cache_status: HeaderValue,
+    request: &HeaderMap,
+    now_ms: u64,
+) -> Response<Body> {
+    let content = &entry.content;
+    if content.kind == EntryKind::Missing {
+        let mut response = problem::missing(cache_status);
+        let ttl = entry.times.ttl_within(&derived.ask.binding.policy);
+        caching(response.headers_mut(), entry, ttl, now_ms);
+        return response;
+    }
+    let mut headers = HeaderMap::with_capacity(6 + content.headers.len());
+    headers.insert(CACHE_STATUS, cache_status);
+    caching(&mut headers, entry, entry.times.ttl_within(&derived.ask.binding.policy), now_ms);
+    if let Ok(etag) = HeaderValue::from_str(&content.etag) {
+        headers.insert(header::ETAG, etag);
+    }
+    let not_modified = content.status == 200 && is_known(request, &content.etag);
+    let (status, body) = if not_modified {
+        // RFC 9110 section 15.4.5: what describes the body stays away, the rest is as in the 200.
+        (StatusCode::NOT_MODIFIED, Bytes::new())
+    } else {
+        headers.insert(header::CONTENT_TYPE, content_type(content));
+        (StatusCode::from_u16(content.status).unwrap_or(StatusCode::BAD_GATEWAY), content.body.clone())
+    };
+    for param in &content.headers {
+        // Judged when the entry was made; an entry from another node is judged again.
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(param.name.as_str()), HeaderValue::from_str(&param.value)) {
+            headers.append(name, value);
+        }
+    }
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+fn content_type(content: &Content) -> HeaderValue {
+    let given = content.content_type.as_deref();
+    match given {
+        Some("application/json") => HeaderValue::from_static("application/json"),
+        Some(text) => HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("application/octet-stream")),
+        None => HeaderValue::from_static("application/octet-stream"),
+    }
+}
+
+/// `Age` and `Cache-Control`. `max-age` is the entry's whole ttl, because downstream subtracts `Age`.
+fn caching(headers: &mut HeaderMap, entry: &Entry, ttl_ms: u64, now_ms: u64) {
+    let mut digits = itoa::Buffer::new();
+    if entry.times.ttl_ms == 0 {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        return;
+    }
+    let age = HeaderValue::from_str(digits.format(entry.times.age_ms(now_ms) / 1000));
+    headers.insert(header::AGE, age.unwrap_or(HeaderValue::from_static("0")));
+    let mut text = String::with_capacity(28);
+    text.push_str(match entry.content.visibility {
+        Visibility::Public => "public, max-age=",
+        Visibility::Private => "private, max-age=",
+    });
+    text.push_str(digits.format(ttl_ms / 1000));
+    headers.insert(header::CACHE_CONTROL, value(text));
+}
+
+/// `If-None-Match` by weak comparison (RFC 9110 section 13.1.2).
+fn is_known(request: &HeaderMap, etag: &str) -> bool {
+    let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
+    let mut fields = request.get_all(header::IF_NONE_MATCH).iter().peekable();
+    if fields.peek().is_none() {
+        return false;
+    }
+    fields.any(|field| {
+        let text = field.to_str().unwrap_or_default();
+        text.trim() == "*" || split_tags(text).any(|tag| opaque(tag) == opaque(etag))
+    })
+}
+
+/// Splits a list of entity tags at the commas outside quotes.
+fn split_tags(text: &str) -> impl Iterator<Item = &str> {
+    let mut quoted = false;
+    text.split(move |c| {
+        quoted ^= c == '"';
+        c == ',' && !quoted
+    })
+}
+
+/// A header value of text this program wrote itself.
+pub(super) fn value(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("larder"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entity_tags_are_compared_weakly_and_commas_in_quotes_do_not_split() {
+        let check = |field: &str, etag: &str, expect: bool| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::IF_NONE_MATCH, HeaderValue::from_str(field).unwrap());
+            assert_eq!(is_known(&headers, etag), expect, "{field} {etag}");
+        };
+        check("\"a\"", "\"a\"", true);
+        check("W/\"a\"", "\"a\"", true);
+        check("\"x\", \"a\"", "W/\"a\"", true);
+        check("*", "\"a\"", true);
+        check("\"a,b\"", "\"a,b\"", true);
+        check("\"b\"", "\"a\"", false);
+        check("a", "\"a\"", false);
+        assert!(!is_known(&HeaderMap::new(), "\"a\""));
+    }
+}

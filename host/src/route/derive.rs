@@ -1,0 +1,309 @@
+//! Request → parts → key, by the listed names or by a key policy. What is not in the parts never reaches a loader
+//! (law 1), and this file is where a request is last seen whole.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use http::{HeaderMap, HeaderName};
+
+use super::text::{NotUtf8, decode_path_value, decode_query};
+use super::{Place, Route, Rule, Snapshot};
+use crate::cache::Ask;
+use crate::error::{Failure, FailureKind};
+use crate::key::{Decision, Derivation, Key, KeyPolicy, KeyTooLarge, Param, PolicyRequest, Resource, Visibility};
+use crate::metrics::Metrics;
+
+/// What a request became: everything that answering it needs.
+pub struct Derived {
+    /// The route, for its counters and its policy.
+    pub route: Arc<Route>,
+    /// The question to the cache.
+    pub ask: Ask,
+    /// The policy said to load past the cache, and why.
+    pub bypass: Option<String>,
+}
+
+impl Derived {
+    pub(super) fn weight(&self) -> u64 {
+        let parts: usize = self.ask.parts.iter().map(|part| part.name.len() + part.value.len() + 48).sum();
+        (size_of::<Self>() + self.ask.key.text().len() * 2 + parts) as u64
+    }
+}
+
+/// Why a request became nothing. Each has its own status (DESIGN section 6).
+#[derive(Clone, Debug)]
+pub enum Refusal {
+    /// No route has this path: 404.
+    NoRoute,
+    /// 400.
+    NotUtf8(NotUtf8),
+    /// Parameters that do not fit: 422, one item per fault.
+    Invalid(Vec<Fault>),
+    /// 422: the client's own parts are too large.
+    KeyTooLarge(KeyTooLarge),
+    /// 500: the policy's parts are too large.
+    PolicyKeyTooLarge(KeyTooLarge),
+    /// The key policy refuses the request.
+    Rejected(Failure),
+    /// The key policy itself failed: 500, or 503 when it is overloaded or not loaded.
+    PolicyFailed(Failure),
+}
+
+/// One parameter that does not fit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// In the path or in the query.
+    pub place: Place,
+    /// Its name.
+    pub name: String,
+    /// The JSON Schema keyword it fails, or `required`.
+    pub code: String,
+    /// What is wrong and what was expected.
+    pub message: String,
+    /// Where in the value, as a JSON Pointer.
+    pub pointer: String,
+}
+
+/// Every n-th derivation is compared with a fresh instance's, and each of the first ones.
+const SAMPLED_FIRST: u64 = 32;
+const SAMPLED_EVERY: u64 = 256;
+/// Every n-th use of a remembered derivation derives it anew.
+const REMEMBERED_SAMPLED_EVERY: u64 = 4096;
+
+impl Snapshot {
+    /// What a request becomes. Remembered by the bytes it can depend on.
+    ///
+    /// # Errors
+    /// [`Refusal`], with the route whose counters it belongs to, if one matched.
+    pub fn derive(
+        &self,
+        path_and_query: &str,
+        headers: &HeaderMap,
+        metrics: &Metrics,
+    ) -> Result<Arc<Derived>, (Option<Arc<Route>>, Refusal)> {
+        // Routes that look at no header are remembered by the path and query alone, which always begin with `/`.
+        let mut remembered = self.memo.get(path_and_query.as_bytes());
+        if let Some(derived) = remembered.take_if(|derived| !derived.route.is_sample_due()) {
+            return Ok(derived);
+        }
+        let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
+        let (route, params) = self.find(path).ok_or((None, Refusal::NoRoute))?;
+        let of_route = |refusal| (Some(Arc::clone(route)), refusal);
+        let key = route.memo_key(path_and_query, headers);
+        let key = key.as_deref().unwrap_or(path_and_query.as_bytes());
+        if key[0] == 0 {
+            remembered = self.memo.get(key);
+            if let Some(derived) = remembered.take_if(|derived| !derived.route.is_sample_due()) {
+                return Ok(derived);
+            }
+        }
+        metrics.derivations_called.inc();
+        let request = Request::decode(route, &params, query).map_err(|e| of_route(Refusal::NotUtf8(e)))?;
+        let faults = request.faults(route);
+        if !faults.is_empty() {
+            return Err(of_route(Refusal::Invalid(faults)));
+        }
+        let derived = route.derive(request, headers, self).map_err(of_route)?;
+        if let (Rule::Policy { policy, .. }, Some(remembered)) = (&route.rule, &remembered)
+            && remembered.ask.key != derived.ask.key
+        {
+            let failure = self.quarantine(policy.as_ref(), &route.pattern);
+            return Err(of_route(Refusal::PolicyFailed(failure)));
+        }
+        let derived = Arc::new(derived);
+        self.memo.insert(key, &derived);
+        Ok(derived)
+    }
+
+    fn quarantine(&self, policy: &dyn KeyPolicy, route: &str) -> Failure {
+        let why = format!("it answered the same request to {route} in two ways: key policies must be pure");
+        policy.quarantine(&why);
+        self.memo.turn_off();
+        let message = format!("the key policy `{}` is out of service: {why}", policy.name());
+        Failure::host(FailureKind::Internal, "policy-impure", message)
+    }
+
+    /// The resource a path names, for purges and look-ups; `None` if no route has it.
+    pub fn resource(&self, path: &str) -> Option<(Arc<Route>, Resource)> {
+        let (route, params) = self.find(path)?;
+        let values: Option<Vec<String>> =
+            params.iter().map(|(name, raw)| decode_path_value(name, raw).ok()).collect();
+        let resource = Resource::new(&route.pattern, values?.iter().map(String::as_str));
+        Some((Arc::clone(route), resource))
+    }
+}
+
+/// A request's path parameters and query, decoded.
+struct Request {
+    path: Vec<Param>,
+    query: Vec<Param>,
+}
+
+impl Request {
+    fn decode(route: &Route, params: &matchit::Params<'_, '_>, query: &str) -> Result<Self, NotUtf8> {
+        debug_assert_eq!(route.params.len(), params.len());
+        let path = params
+            .iter()
+            .map(|(name, raw)| Ok(Param { name: name.to_owned(), value: decode_path_value(name, raw)? }))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { path, query: decode_query(query)? })
+    }
+
+    fn faults(&self, route: &Route) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        for check in &route.checks {
+            let params = match check.place {
+                Place::Path => &self.path,
+                Place::Query => &self.query,
+            };
+            let mut seen = false;
+            for param in params.iter().filter(|param| param.name == check.name) {
+                seen = true;
+                let failed = check.parameter().check(&param.value).err().into_iter().flatten();
+                faults.extend(failed.map(|fault| Fault {
+                    place: check.place,
+                    name: check.name.clone(),
+                    code: fault.code,
+                    message: fault.message,
+                    pointer: fault.pointer,
+                }));
+            }
+            if !seen && check.parameter().required {
+                faults.push(Fault {
+                    place: check.place,
+                    name: check.name.clone(),
+                    code: "required".into(),
+                    message: format!("the {} parameter `{}` is required", check.place.name(), check.name),
+                    pointer: String::new(),
+                });
+            }
+        }
+        faults
+    }
+}
+
+impl Route {
+    /// Whether a remembered derivation is to be derived anew, to see whether the policy still says the same.
+    #[inline]
+    fn is_sample_due(&self) -> bool {
+        matches!(self.rule, Rule::Policy { .. })
+            && self.policy_hits.fetch_add(1, Ordering::Relaxed) % REMEMBERED_SAMPLED_EVERY == REMEMBERED_SAMPLED_EVERY - 1
+    }
+
+    /// The headers this route's derivation may depend on.
+    fn headers(&self) -> &[HeaderName] {
+        match &self.rule {
+            Rule::Parts { headers, .. } | Rule::Policy { headers, .. } => headers,
+            Rule::NotLoaded { .. } => &[],
+        }
+    }
+
+    /// The bytes a derivation can depend on, where that is more than path and query. Injective: every header is
+    /// preceded by its place in the route's list and by its length, and the first byte is none that a path has.
+    fn memo_key(&self, path_and_query: &str, headers: &HeaderMap) -> Option<Vec<u8>> {
+        let names = self.headers();
+        if names.is_empty() {
+            return None;
+        }
+        let mut key = Vec::with_capacity(path_and_query.len() + 64);
+        key.push(0);
+        for (place, name) in names.iter().enumerate() {
+            for value in headers.get_all(name) {
+                key.extend_from_slice(&(place as u16).to_le_bytes());
+                key.extend_from_slice(&(value.len() as u32).to_le_bytes());
+                key.extend_from_slice(value.as_bytes());
+            }
+        }
+        key.extend_from_slice(&u16::MAX.to_le_bytes());
+        key.extend_from_slice(path_and_query.as_bytes());
+        Some(key)
+    }
+
+    fn derive(self: &Arc<Self>, request: Request, headers: &HeaderMap, snapshot: &Snapshot) -> Result<Derived, Refusal> {
+        let resource = Resource::new(&self.pattern, request.path.iter().map(|param| param.value.as_str()));
+        let (derivation, bypass, too_large): (_, _, fn(KeyTooLarge) -> Refusal) = match &self.rule {
+            Rule::Parts { path, query, headers: names } => {
+                let parts = listed(path, &request.path)
+                    .chain(listed(query, &request.query))
+                    .cloned()
+                    .chain(header_params(names, headers).map_err(Refusal::NotUtf8)?)
+                    .collect();
+                let derivation = Derivation { parts, visibility: Visibility::Public, hints: Vec::new() };
+                (derivation, None, Refusal::KeyTooLarge)
+            }
+            Rule::Policy { policy, headers: names } => {
+                let request = PolicyRequest {
+                    method: "GET",
+                    route: Arc::clone(&self.pattern),
+                    path: request.path,
+                    query: request.query,
+                    headers: header_params(names, headers).map_err(Refusal::NotUtf8)?,
+                };
+                match self.ask_policy(policy.as_ref(), &request, snapshot)? {
+                    Decision::Cache(derivation) => (derivation, None, Refusal::PolicyKeyTooLarge),
+                    Decision::Bypass(derivation) => {
+                        let reason = bypass_reason(&derivation);
+                        (derivation, Some(reason), Refusal::PolicyKeyTooLarge)
+                    }
+                    Decision::Reject(failure) => return Err(Refusal::Rejected(failure)),
+                }
+            }
+            Rule::NotLoaded { name, why } => {
+                let message = format!("the key policy `{name}` of this route is not loaded: {why}");
+                let failure = Failure::host(FailureKind::NotLoaded, "plugin-not-loaded", message);
+                return Err(Refusal::PolicyFailed(failure));
+            }
+        };
+        let key = Key::new(&resource, &self.identity, &derivation.parts).map_err(too_large)?;
+        let ask = Ask {
+            binding: Arc::clone(&self.binding),
+            key,
+            parts: derivation.parts.into(),
+            visibility: derivation.visibility,
+        };
+        Ok(Derived { route: Arc::clone(self), ask, bypass })
+    }
+
+    /// Asks a reused instance and, for a sample, a fresh one: guest state could break the purity that remembering
+    /// relies on, and then one client's key could be another's.
+    fn ask_policy(
+        &self,
+        policy: &dyn KeyPolicy,
+        request: &PolicyRequest,
+        snapshot: &Snapshot,
+    ) -> Result<Decision, Refusal> {
+        let decision = policy.derive(request).map_err(Refusal::PolicyFailed)?;
+        let calls = self.policy_calls.fetch_add(1, Ordering::Relaxed);
+        if calls < SAMPLED_FIRST || calls.is_multiple_of(SAMPLED_EVERY) {
+            let fresh = policy.derive_fresh(request).map_err(Refusal::PolicyFailed)?;
+            if fresh != decision {
+                return Err(Refusal::PolicyFailed(snapshot.quarantine(policy, &self.pattern)));
+            }
+        }
+        Ok(decision)
+    }
+}
+
+/// The parameters of these names: by name in the listed order, and for each in request order.
+fn listed<'a>(names: &'a [String], params: &'a [Param]) -> impl Iterator<Item = &'a Param> {
+    names.iter().flat_map(move |name| params.iter().filter(move |param| param.name == *name))
+}
+
+fn header_params(names: &[HeaderName], headers: &HeaderMap) -> Result<Vec<Param>, NotUtf8> {
+    let mut params = Vec::new();
+    for name in names {
+        for value in headers.get_all(name) {
+            let value = std::str::from_utf8(value.as_bytes())
+                .map_err(|_| NotUtf8 { place: format!("the header \"{name}\"") })?;
+            params.push(Param::new(name.as_str(), value));
+        }
+    }
+    Ok(params)
+}
+
+/// Why the policy bypasses, for `Cache-Status`: its hint `reason`, made a token, or that it was the policy.
+fn bypass_reason(derivation: &Derivation) -> String {
+    let reason = derivation.hints.iter().find(|hint| hint.name == "reason").map_or("", |hint| hint.value.as_str());
+    let token: String = reason.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')).take(64).collect();
+    if token.starts_with(|c: char| c.is_ascii_alphabetic()) { token } else { "key-policy".into() }
+}

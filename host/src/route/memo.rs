@@ -1,0 +1,57 @@
+//! Derivations remembered: key policies are pure, so what one request became, the next one like it becomes too.
+//!
+//! Keyed by the raw bytes that a derivation can depend on: the path with its query, and the headers the route lets
+//! through. Bounded by bytes. A snapshot has its own, so a new policy never sees an old one's results.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use super::derive::Derived;
+
+/// Remembered derivations.
+pub struct Memo {
+    derived: Cache<Box<[u8]>, Arc<Derived>, ByBytes>,
+    /// Cleared when a policy turned out not to be pure.
+    on: AtomicBool,
+}
+
+const BYTES_MAX: u64 = 32 * 1024 * 1024;
+const ENTRY_BYTES_GUESS: u64 = 512;
+
+impl Memo {
+    pub(super) fn new() -> Self {
+        let items = usize::try_from(BYTES_MAX / ENTRY_BYTES_GUESS).unwrap_or(usize::MAX);
+        Self { derived: Cache::with_weighter(items, BYTES_MAX, ByBytes), on: AtomicBool::new(true) }
+    }
+
+    /// What these bytes became.
+    #[inline]
+    pub fn get(&self, request: &[u8]) -> Option<Arc<Derived>> {
+        self.derived.get(request)
+    }
+
+    /// Remembers it.
+    pub(super) fn insert(&self, request: &[u8], derived: &Arc<Derived>) {
+        if self.on.load(Ordering::Relaxed) {
+            self.derived.insert(request.into(), Arc::clone(derived));
+        }
+    }
+
+    /// A policy is not pure: nothing it said may be remembered, and nothing more is.
+    pub(super) fn turn_off(&self) {
+        self.on.store(false, Ordering::Relaxed);
+        self.derived.clear();
+    }
+}
+
+#[derive(Clone)]
+struct ByBytes;
+
+impl Weighter<Box<[u8]>, Arc<Derived>> for ByBytes {
+    fn weight(&self, request: &Box<[u8]>, derived: &Arc<Derived>) -> u64 {
+        request.len() as u64 + derived.weight()
+    }
+}

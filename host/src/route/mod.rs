@@ -1,0 +1,324 @@
+//! A URL pattern bound to its loaders, its key policy and its freshness policy.
+//!
+//! # Layout
+//! - this file: the [`Snapshot`], one immutable table per change of configuration or plugins; a request pins one.
+//! - [`derive`]: request → parts → key, by the listed names or by a key policy.
+//! - [`memo`]: derivations remembered, and sampled against a fresh instance.
+//! - [`text`]: paths and queries decoded.
+//!
+//! Knows neither axum nor wasmtime nor Redis: of a plugin only that it is a loader or a key policy and what it declares.
+
+pub mod derive;
+pub mod memo;
+pub mod text;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use http::HeaderName;
+
+use crate::cache::freshness::Policy;
+use crate::cache::{Binding, Link};
+use crate::config::{self, Config, KeySource, Problem};
+use crate::key::KeyPolicy;
+use crate::metrics::{Metrics, RouteMetrics};
+use crate::plugin::{Descriptor, ParameterPlace, PluginSet};
+use memo::Memo;
+
+/// Every route as it stands between two changes.
+pub struct Snapshot {
+    router: matchit::Router<usize>,
+    routes: Vec<Arc<Route>>,
+    memo: Memo,
+    /// The plugins it was made of: held, so that requests in flight finish on them.
+    pub plugins: Arc<PluginSet>,
+}
+
+/// One route, ready to answer.
+pub struct Route {
+    /// The pattern.
+    pub pattern: Arc<str>,
+    /// The names in the pattern, in its order.
+    pub params: Vec<String>,
+    /// How a request becomes parts.
+    pub rule: Rule,
+    /// The parameters that are declared, to be checked before anything else.
+    pub checks: Vec<Check>,
+    /// Which loaders answer, as keys name them.
+    pub identity: Arc<str>,
+    /// What it is to the cache.
+    pub binding: Arc<Binding>,
+    /// Its counters.
+    pub metrics: Arc<RouteMetrics>,
+    /// As it was configured.
+    pub config: config::Route,
+    /// Policy calls so far, and uses of remembered ones, for sampling.
+    policy_calls: AtomicU64,
+    policy_hits: AtomicU64,
+}
+
+/// How a request becomes parts.
+pub enum Rule {
+    /// By listed names: path parameters, then query parameters, then headers, in the listed order.
+    Parts {
+        /// Path parameters.
+        path: Vec<String>,
+        /// Query parameters.
+        query: Vec<String>,
+        /// Headers.
+        headers: Vec<HeaderName>,
+    },
+    /// By a key policy, which sees the path, the query and only these headers.
+    Policy {
+        /// The plugin.
+        policy: Arc<dyn KeyPolicy>,
+        /// The headers let through.
+        headers: Vec<HeaderName>,
+    },
+    /// By a key policy that is broken or removed: nothing can be looked up.
+    NotLoaded {
+        /// The file stem.
+        name: String,
+        /// Why.
+        why: String,
+    },
+}
+
+/// A declared parameter and where it is found in a request of this route.
+pub struct Check {
+    /// In the path or in the query.
+    pub place: Place,
+    /// Its name.
+    pub name: String,
+    /// The descriptor that declares it, and its place there.
+    descriptor: Arc<Descriptor>,
+    index: usize,
+}
+
+/// Where a parameter is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Matched by the pattern.
+    Path,
+    /// After the `?`.
+    Query,
+}
+
+impl Place {
+    /// As problems say it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Path => "path",
+            Self::Query => "query",
+        }
+    }
+}
+
+impl Check {
+    /// What is declared.
+    pub fn parameter(&self) -> &crate::plugin::Parameter {
+        &self.descriptor.parameters[self.index]
+    }
+}
+
+impl Snapshot {
+    /// Binds every route to the plugins as they are now. A route whose plugin is missing is bound all the same: it
+    /// serves its hits and answers its misses with 503. The problems are for `larder check` and the log.
+    pub fn build(config: &Config, plugins: Arc<PluginSet>, metrics: &Metrics) -> (Self, Vec<Problem>) {
+        let mut problems = Vec::new();
+        let mut router = matchit::Router::new();
+        let mut routes = Vec::new();
+        for route in configured(config, &plugins) {
+            let place = |problem: Problem| match &config.file {
+                Some(file) => problem.at(file, Some(route.line).filter(|line| *line > 0)),
+                None => problem,
+            };
+            if let Err(error) = router.insert(route.path.clone(), routes.len()) {
+                problems.push(place(Problem::error(format!("route `{}`: {error}", route.path))));
+                continue;
+            }
+            let mut of_route = Vec::new();
+            routes.push(Arc::new(Route::bind(route.clone(), &plugins, metrics, &mut of_route)));
+            problems.extend(of_route.into_iter().map(place));
+        }
+        (Self { router, routes, memo: Memo::new(), plugins }, problems)
+    }
+
+    /// The route of a raw (still encoded) path, and the raw values of its parameters.
+    pub fn find<'p>(&self, path: &'p str) -> Option<(&Arc<Route>, matchit::Params<'_, 'p>)> {
+        let found = self.router.at(path).ok()?;
+        Some((&self.routes[*found.value], found.params))
+    }
+
+    /// All routes, in the order of the file.
+    pub fn routes(&self) -> &[Arc<Route>] {
+        &self.routes
+    }
+
+    /// Derivations remembered under this snapshot.
+    pub fn memo(&self) -> &Memo {
+        &self.memo
+    }
+
+    /// The longest that any entry of these routes can live, in milliseconds.
+    pub fn longest_life_ms(config: &Config) -> u64 {
+        let life = |route: &config::Route| route.ttl_max + route.stale_if_error.max(route.stale_while_revalidate);
+        let longest = config.routes.iter().map(life).max();
+        let longest = longest.unwrap_or_else(|| life(&config::Route::implicit("", 0)));
+        crate::cache::freshness::millis(longest)
+    }
+}
+
+/// The configured routes, or one per loader at `/NAME/{key}` where there is no file.
+fn configured(config: &Config, plugins: &PluginSet) -> Vec<config::Route> {
+    if !config.implicit_routes {
+        return config.routes.clone();
+    }
+    let loaders = plugins.iter().filter(|plugin| plugin.loader().is_some());
+    loaders.map(|plugin| config::Route::implicit(plugin.name(), 0)).collect()
+}
+
+impl Route {
+    fn bind(config: config::Route, plugins: &PluginSet, metrics: &Metrics, problems: &mut Vec<Problem>) -> Self {
+        let pattern: Arc<str> = config.path.as_str().into();
+        let params = text::pattern_names(&config.path);
+        let mut chain = Vec::new();
+        let mut identities = Vec::new();
+        let mut descriptors: Vec<Arc<Descriptor>> = Vec::new();
+        for name in &config.loaders {
+            let (link, identity, descriptor) = link(name, plugins, problems);
+            chain.push(link);
+            identities.push(identity);
+            descriptors.extend(descriptor);
+        }
+        let checks = checks(&params, &descriptors);
+        let rule = rule(&config, &params, &checks, plugins, problems);
+        for check in &checks {
+            warn_if_unseen(&config.path, check, &rule, problems);
+        }
+        let metrics = metrics.route(&pattern);
+        let binding = Arc::new(Binding {
+            route: Arc::clone(&pattern),
+            policy: policy(&config),
+            chain,
+            counters: Arc::clone(&metrics.loads),
+        });
+        let identity = identities.join("~").into();
+        Self { pattern, params, rule, checks, identity, binding, metrics, config, policy_calls: 0.into(), policy_hits: 0.into() }
+    }
+}
+
+/// One place of the chain. A plugin that is not there keeps the identity of its last good version, so that what is
+/// stored under it can still be found.
+fn link(name: &str, plugins: &PluginSet, problems: &mut Vec<Problem>) -> (Link, String, Option<Arc<Descriptor>>) {
+    if let Some(plugin) = plugins.get(name) {
+        if let Some(loader) = plugin.loader() {
+            return (Link::Ready(loader), plugin.identity().to_owned(), Some(Arc::clone(plugin.descriptor())));
+        }
+        problems.push(
+            Problem::error(format!("plugin `{name}` is not a loader"))
+                .remedy("name a plugin that exports larder:plugin/loader or larder:plugin/blocking-loader"),
+        );
+    }
+    let why = "no good version of it is in the plugin directory".to_owned();
+    let link = Link::NotLoaded { name: name.to_owned(), why };
+    match plugins.last_known(name) {
+        Some(known) => (link, known.identity.to_string(), Some(known.descriptor)),
+        None => (link, name.to_owned(), None),
+    }
+}
+
+/// Every declared parameter that a request of this route can carry; of two loaders that declare one, the first counts.
+fn checks(params: &[String], descriptors: &[Arc<Descriptor>]) -> Vec<Check> {
+    let mut checks: Vec<Check> = Vec::new();
+    for descriptor in descriptors {
+        for (index, parameter) in descriptor.parameters.iter().enumerate() {
+            let in_path = params.contains(&parameter.name);
+            let place = match parameter.place {
+                ParameterPlace::Path if in_path => Place::Path,
+                ParameterPlace::Any if in_path => Place::Path,
+                // The pattern's parameter of that name is what the loader will see; a second one would be ambiguous.
+                ParameterPlace::Query if in_path => continue,
+                ParameterPlace::Query | ParameterPlace::Any => Place::Query,
+                ParameterPlace::Path => continue,
+            };
+            if checks.iter().all(|check| check.name != parameter.name) {
+                checks.push(Check { place, name: parameter.name.clone(), descriptor: Arc::clone(descriptor), index });
+            }
+        }
+    }
+    checks
+}
+
+fn rule(
+    config: &config::Route,
+    params: &[String],
+    checks: &[Check],
+    plugins: &PluginSet,
+    problems: &mut Vec<Problem>,
+) -> Rule {
+    match &config.key {
+        KeySource::Default => {
+            let declared = checks.iter().filter(|check| check.place == Place::Query);
+            let query = declared.map(|check| check.name.clone()).collect();
+            Rule::Parts { path: params.to_vec(), query, headers: Vec::new() }
+        }
+        KeySource::Listed { path, query, headers } => {
+            Rule::Parts { path: path.clone(), query: query.clone(), headers: header_names(headers) }
+        }
+        KeySource::Policy { plugin, headers } => {
+            let found = plugins.get(plugin);
+            match found.and_then(|found| found.key_policy()) {
+                Some(policy) => Rule::Policy { policy, headers: header_names(headers) },
+                None => {
+                    if found.is_some() {
+                        problems.push(
+                            Problem::error(format!("plugin `{plugin}` is not a key policy"))
+                                .remedy("name a plugin that exports larder:plugin/key-policy, or list the parts: key = { path = […] }"),
+                        );
+                    }
+                    let why = "no good version of it is in the plugin directory".to_owned();
+                    Rule::NotLoaded { name: plugin.clone(), why }
+                }
+            }
+        }
+    }
+}
+
+/// A parameter that the loader requires and the key leaves out never reaches the loader (law 1).
+fn warn_if_unseen(path: &str, check: &Check, rule: &Rule, problems: &mut Vec<Problem>) {
+    let Rule::Parts { path: in_path, query, .. } = rule else { return };
+    let listed = match check.place {
+        Place::Path => in_path,
+        Place::Query => query,
+    };
+    if check.parameter().required && !listed.contains(&check.name) {
+        let place = check.place.name();
+        problems.push(
+            Problem::warning(format!(
+                "route `{path}`: the loader requires the parameter `{}`, but the key leaves it out, so the loader never sees it",
+                check.name
+            ))
+            .remedy(format!("add \"{}\" to key.{place}", check.name)),
+        );
+    }
+}
+
+fn header_names(names: &[String]) -> Vec<HeaderName> {
+    // The configuration has judged them already.
+    names.iter().filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok()).collect()
+}
+
+fn policy(config: &config::Route) -> Policy {
+    Policy {
+        ttl: config.ttl,
+        ttl_max: config.ttl_max,
+        jitter: config.jitter,
+        stale_while_revalidate: config.stale_while_revalidate,
+        stale_if_error: config.stale_if_error,
+        missing_ttl: config.missing_ttl,
+        failure_ttl: config.failure_ttl,
+        soft_timeout: config.soft_timeout,
+        timeout: config.timeout,
+    }
+}
