@@ -172,20 +172,29 @@ async fn a_configuration_that_is_not_there_is_named() {
 
 #[tokio::test]
 async fn flags_override_the_environment_which_overrides_the_file() {
-    let home = Larder::with()
-        .plugin("demo", "[config]\nlatency_ms = 0\n")
-        .route("/data/{key}", "demo", "")
-        .env("LARDER_CONFIG", "larder.toml")
-        .env("LARDER_MEMORY_CAPACITY", "0")
-        .write();
-    // No `--config`: the environment names the file. And it turns the memory tier off, which the file leaves on.
-    let larder = Larder::start(home).await;
+    let server = || {
+        Larder::with()
+            .plugin("demo", "[config]\nlatency_ms = 0\n")
+            .route("/data/{key}", "demo", "")
+            .section("[memory]\ncapacity = \"1MiB\"")
+            .env("LARDER_MEMORY_CAPACITY", "0")
+    };
+    let larder = server().start().await;
     for _ in 0..2 {
         larder
             .get("/data/42")
             .await
             .expect(200, "larder; fwd=uri-miss");
     }
+    let larder = server().flags(&["--memory", "1MiB"]).start().await;
+    larder
+        .get("/data/42")
+        .await
+        .expect(200, "larder; fwd=uri-miss; stored");
+    larder
+        .get("/data/42")
+        .await
+        .expect(200, "larder; hit; ttl=N; detail=memory");
 }
 
 #[tokio::test]

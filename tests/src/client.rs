@@ -25,6 +25,7 @@ pub struct Client {
 impl Client {
     /// A client of the listener at `address`.
     pub fn new(address: SocketAddr) -> Self {
+        raise_descriptor_limit();
         let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build_http();
         Self { address, http }
     }
@@ -125,6 +126,20 @@ impl Client {
         connection.send(bytes).await;
         connection.rest().await
     }
+}
+
+/// A thousand clients need a thousand descriptors, and distributions hand out 1024 to a process with many tests.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    // Where it is not allowed, the tests that need them say so themselves.
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    );
 }
 
 /// A connection that speaks bytes. Dropping it closes it.

@@ -80,6 +80,7 @@ pub struct Builder {
     rest: String,
     plugins: Vec<(String, Wasm, Option<String>)>,
     environment: Vec<(String, String)>,
+    flags: Vec<String>,
 }
 
 impl Builder {
@@ -155,12 +156,21 @@ impl Builder {
         self
     }
 
+    /// Further arguments of `larder serve`.
+    #[must_use]
+    pub fn flags(mut self, flags: &[&str]) -> Self {
+        self.flags
+            .extend(flags.iter().map(|flag| (*flag).to_owned()));
+        self
+    }
+
     /// Writes the directory, and starts nothing.
     pub fn write(self) -> Home {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let home = Home {
             dir,
             environment: self.environment,
+            flags: self.flags,
         };
         fs::create_dir(home.path("plugins")).expect("a plugin directory");
         fs::create_dir(home.path("aside")).expect("a directory to write in before renaming");
@@ -188,6 +198,7 @@ impl Builder {
 pub struct Home {
     dir: tempfile::TempDir,
     environment: Vec<(String, String)>,
+    flags: Vec<String>,
 }
 
 impl Home {
@@ -483,6 +494,7 @@ impl Larder {
         let empty = Home {
             dir: tempfile::tempdir().expect("a temporary directory"),
             environment: Vec::new(),
+            flags: Vec::new(),
         };
         std::mem::replace(&mut self.home, empty)
     }
@@ -536,6 +548,7 @@ async fn launch(home: &Home, log: &Log) -> (Child, SocketAddr, SocketAddr) {
     let since = log.0.lock().len();
     let mut child = home
         .command(&["serve", "--config", "larder.toml"])
+        .args(&home.flags)
         .spawn()
         .expect("the program starts");
     log.follow(child.stdout.take().expect("standard output is piped"));
