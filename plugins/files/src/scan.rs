@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::BufReader;
 
 /// How many bytes are scanned in a slice: some milliseconds of computing.
-const SLICE: usize = 128 << 10;
+const SLICE: usize = 256 << 10;
 
 /// The settings of the plugin: where records are, and how they are told apart.
 #[derive(Debug, Clone, Deserialize)]
