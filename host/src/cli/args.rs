@@ -2,7 +2,7 @@
 //! file's is, so both are refused in the same words.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::Path;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -42,7 +42,7 @@ pub struct Settings {
         env = "LARDER_CONFIG",
         hide_env_values = true
     )]
-    config: Option<PathBuf>,
+    config: Option<OsString>,
     /// Where consumers connect (LARDER_SERVER_LISTEN).
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<OsString>,
@@ -78,10 +78,11 @@ impl Settings {
     }
 
     /// An empty name is an empty LARDER_CONFIG: not set.
-    fn file(&self) -> Option<&std::path::Path> {
+    fn file(&self) -> Option<&Path> {
         self.config
             .as_deref()
-            .filter(|file| !file.as_os_str().is_empty())
+            .filter(|file| !file.is_empty())
+            .map(Path::new)
     }
 
     fn overrides(&self) -> Overrides {
@@ -162,6 +163,16 @@ mod tests {
             "error: larder plugin is not built yet in this version\n  remedy: copy a first-party plugin as a start; \
              `larder check` judges what is in the plugin directory"
         );
+    }
+
+    /// So it is for every other variable, and a compose file cannot say "not set" otherwise.
+    #[test]
+    fn an_empty_name_of_a_file_is_none() {
+        let parsed = Larder::try_parse_from(["larder", "serve", "--config", ""]).unwrap();
+        let Command::Serve(settings) = parsed.command else {
+            panic!("serve is another command");
+        };
+        assert_eq!(settings.file(), None);
     }
 
     #[test]
