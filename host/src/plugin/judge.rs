@@ -78,7 +78,7 @@ impl Court {
             compiled: brief.compiled,
             settings: Value::Object(brief.sidecar.config).to_string(),
             secrets: Secrets::new(name, brief.sidecar.secrets),
-            egress: Arc::clone(&brief.egress),
+            egress: brief.egress,
             limits: brief.limits,
         };
         match self.engine.launch(spec).await {
@@ -87,18 +87,11 @@ impl Court {
                 launched,
                 warnings: brief.warnings,
             }),
-            Err(refusal) => {
-                let mut problem = self.refused(name, &refusal);
-                // What was denied while it started is likely why it did not.
-                if let Some(denial) = brief.egress.denials().pop() {
-                    problem.message = format!("{}: {denial}", problem.message);
-                }
-                Err(Rejection {
-                    problems: vec![problem],
-                    may_pass: true,
-                    kinds,
-                })
-            }
+            Err(refusal) => Err(Rejection {
+                problems: vec![self.refused(name, &refusal)],
+                may_pass: true,
+                kinds,
+            }),
         }
     }
 

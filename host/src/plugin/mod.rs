@@ -2,6 +2,10 @@
 //!
 //! Alone in naming wasmtime. Knows neither axum nor Redis, and of the cache only the traits it implements:
 //! [`crate::cache::Loader`] and [`crate::key::KeyPolicy`].
+//!
+//! Two halves meet at a [`Spec`]. The registry (`files` → `watch` → `judge` → `registry` → `version`, with `egress`,
+//! `secrets` and `descriptor`) decides which version of which plugin runs, and with what rights; the engine (`engine` →
+//! `compile` → `launch` → loaders and policies) runs it within its limits.
 
 mod async_loader;
 mod backoff;

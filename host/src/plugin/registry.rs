@@ -10,7 +10,7 @@
 //! it; when the last of them ends it stops itself. No step waits for a request, and no request waits for a step.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -25,12 +25,12 @@ use tokio_util::task::TaskTracker;
 use super::egress::EgressClient;
 use super::engine::Engine;
 use super::files::{self, ReadError};
-use super::judge::{Court, Rejection, Roles, sentence};
+use super::judge::{Candidate, Court, Rejection, Roles, sentence};
 use super::last_good::{LastGood, LastKnown};
 use super::runtime::Condition;
 use super::version::{Plugin, PluginKind};
 use super::watch;
-use crate::config::Config;
+use crate::config::{Config, Problem};
 
 /// The first wait before something that failed is tried again; it doubles up to [`BACKOFF_MAX`].
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
@@ -183,9 +183,18 @@ pub(super) struct Shared {
 /// A plugin's place.
 #[derive(Default)]
 struct Slot {
-    /// Held during a judgement. Inside: the content that was judged last, good or bad.
-    judging: tokio::sync::Mutex<Option<blake3::Hash>>,
+    /// Held during a judgement.
+    judging: tokio::sync::Mutex<Judged>,
     face: Mutex<Face>,
+}
+
+/// Contents of a plugin's files that were judged.
+#[derive(Clone, Copy, Debug, Default)]
+struct Judged {
+    /// The last, good or bad.
+    last: Option<blake3::Hash>,
+    /// The one that is served.
+    served: Option<blake3::Hash>,
 }
 
 /// What is shown of a plugin, apart from the version that is served.
@@ -197,6 +206,16 @@ struct Face {
     removed: bool,
     /// Raised by each judgement, so that a waiting second try knows that it came too late.
     judgements: u64,
+}
+
+/// What became of a candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Acted {
+    Served,
+    /// What was there is kept, until the files change.
+    Kept,
+    /// What was there is kept; the candidate may be fine a little later.
+    KeptForNow,
 }
 
 /// Why a plugin is judged.
@@ -405,105 +424,136 @@ impl Shared {
         if self.closing.is_cancelled() {
             return;
         }
-        let judgements = {
-            let mut face = slot.face.lock();
-            if let Cause::Again { judgements, .. } = cause
-                && judgements != face.judgements
-            {
-                return;
-            }
-            face.judgements += 1;
-            face.judgements
+        if let Cause::Again { judgements, .. } = cause
+            && judgements != slot.face.lock().judgements
+        {
+            return;
+        }
+        let unread = |path: &Path, why: &str| {
+            self.refuse(&name, &slot, &Rejection::unread(path, why));
         };
         let files = match self.court.read(&name).await {
             Ok(files) => files,
             Err(ReadError::Gone) => {
-                *judged = None;
+                *judged = Judged::default();
                 self.remove(&name, &slot);
                 return;
             }
             // Whoever writes them makes another change, and with it another judgement.
             Err(ReadError::Changing) => {
+                judged.last = None;
                 let path = files::component_path(self.dir(), &name);
-                let rejection = Rejection::unread(&path, "it changes while it is read");
-                *judged = None;
-                self.refuse(&name, &slot, &rejection);
+                unread(&path, "it changes while it is read");
                 return;
             }
             Err(ReadError::Unreadable { path, why }) => {
-                *judged = None;
-                self.refuse(&name, &slot, &Rejection::unread(&path, &why));
+                judged.last = None;
+                unread(&path, &why);
                 return;
             }
         };
         let digest = files.digest;
-        let again = match cause {
-            Cause::Files => false,
-            Cause::Reload => slot.is_unwell(&name, &self.set.load()),
-            Cause::Again { .. } => true,
-        };
-        if *judged == Some(digest) && !again {
+        let is_known_bad = judged.last == Some(digest) && judged.served != Some(digest);
+        if is_known_bad && cause == Cause::Files {
             return;
         }
+        let old = self.set.load().get(&name).cloned();
+        if let Some(old) = &old
+            && judged.served == Some(digest)
+            && (cause == Cause::Files || old.is_well())
+        {
+            // What lies there is what is served: nothing to do, and nothing to complain of (any more).
+            judged.last = Some(digest);
+            slot.face.lock().refusal = None;
+            return;
+        }
+        let judgements = {
+            let mut face = slot.face.lock();
+            face.judgements += 1;
+            face.judgements
+        };
         let Ok(_judge) = self.judges.acquire().await else {
             return;
         };
-        let old = self.set.load().get(&name).cloned();
         let roles = old.as_ref().map_or(Roles::default(), |old| Roles {
             loads: old.loads(),
             derives: old.derives(),
         });
         let verdict = self.court.judge(&name, files, roles).await;
-        if self.closing.is_cancelled() {
-            // A candidate that is let go of stops itself.
-            return;
-        }
-        *judged = Some(digest);
-        let tries = match cause {
-            Cause::Again { tries, .. } => tries + 1,
-            Cause::Files | Cause::Reload => 0,
-        };
-        match verdict {
-            Ok(candidate) => {
-                for warning in &candidate.warnings {
-                    tracing::warn!(plugin = name, "{}", sentence(warning));
-                }
-                let failing = candidate.launched.probe.err();
-                let plugin = Plugin::new(candidate.facts, candidate.launched.runtime, &self.stops);
-                match (failing, old) {
-                    // It runs, but what it reads from does not answer. The one before does (or did): keep it, and look again.
-                    (Some(failure), Some(_)) => {
-                        let mut problem =
-                            crate::config::Problem::error(format!("its probe fails: {failure}"))
-                                .remedy(
-                                    "the version before goes on serving until the probe passes",
-                                );
-                        problem.file = Some(files::component_path(self.dir(), &name));
-                        let rejection = Rejection {
-                            problems: vec![problem],
-                            may_pass: true,
-                            kinds: plugin.kinds().to_vec(),
-                        };
-                        self.refuse(&name, &slot, &rejection);
-                        self.try_again(name, tries, judgements);
-                    }
-                    (failing, old) => {
-                        self.serve(&slot, plugin, old, failing.map(|it| it.to_string()))
-                    }
-                }
+        judged.last = Some(digest);
+        let same = judged.served == Some(digest);
+        match self.act(&slot, &name, old, same, verdict) {
+            Acted::Served => judged.served = Some(digest),
+            Acted::Kept => {}
+            Acted::KeptForNow => {
+                let tries = match cause {
+                    Cause::Again { tries, .. } => tries + 1,
+                    Cause::Files | Cause::Reload => 0,
+                };
+                self.try_again(name, tries, judgements);
             }
+        }
+    }
+
+    /// Swaps, or keeps what there is. `same`: the candidate is of the files that are served.
+    fn act(
+        &self,
+        slot: &Slot,
+        name: &str,
+        old: Option<Arc<Plugin>>,
+        same: bool,
+        verdict: Result<Candidate, Rejection>,
+    ) -> Acted {
+        let candidate = match verdict {
+            Ok(candidate) => candidate,
             Err(rejection) => {
-                self.refuse(&name, &slot, &rejection);
-                if rejection.may_pass {
-                    self.try_again(name, tries, judgements);
+                self.refuse(name, slot, &rejection);
+                return if rejection.may_pass {
+                    Acted::KeptForNow
+                } else {
+                    Acted::Kept
+                };
+            }
+        };
+        for warning in &candidate.warnings {
+            tracing::warn!(plugin = name, "{}", sentence(warning));
+        }
+        let failing = candidate.launched.probe.err();
+        // From here on it stops itself when it is let go of.
+        let plugin = Plugin::new(candidate.facts, candidate.launched.runtime, &self.stops);
+        if self.closing.is_cancelled() {
+            return Acted::Kept;
+        }
+        match (failing, old) {
+            (Some(failure), Some(old)) if same => {
+                // It does no better than the one before, of the same files.
+                slot.face.lock().refusal = None;
+                let asked_already = old.probe_failure().is_some();
+                old.set_probe_failure(Some(failure.to_string()));
+                if !asked_already {
+                    self.probe_again(&old);
                 }
+                Acted::Kept
+            }
+            (Some(failure), Some(_)) => {
+                // It runs, but what it reads from does not answer. The one before does, or did: keep it, and look again.
+                let problem = Problem::error(format!("its probe fails: {failure}"))
+                    .at(files::component_path(self.dir(), name), None)
+                    .remedy("it will be served when the probe passes");
+                let rejection = Rejection::of(vec![problem], plugin.kinds().to_vec());
+                self.refuse(name, slot, &rejection);
+                Acted::KeptForNow
+            }
+            (failing, old) => {
+                self.serve(slot, plugin, old, failing.map(|it| it.to_string()));
+                Acted::Served
             }
         }
     }
 
     /// The swap.
     fn serve(
-        self: &Arc<Self>,
+        &self,
         slot: &Slot,
         plugin: Arc<Plugin>,
         old: Option<Arc<Plugin>>,
@@ -560,6 +610,7 @@ impl Shared {
             }
             face.removed = true;
             face.refusal = None;
+            face.judgements += 1;
         }
         tracing::info!(plugin = name, "removed");
         self.retired.fetch_add(1, Ordering::Relaxed);
@@ -660,14 +711,6 @@ impl Shared {
 }
 
 impl Slot {
-    /// Whether a fresh instance of the same files might do better than what there is.
-    fn is_unwell(&self, name: &str, set: &PluginSet) -> bool {
-        self.face.lock().refusal.is_some()
-            || set.get(name).is_none_or(|plugin| {
-                plugin.probe_failure().is_some() || plugin.condition() != Condition::Ready
-            })
-    }
-
     fn status(&self, name: String, set: &PluginSet) -> PluginStatus {
         let face = self.face.lock().clone();
         let Some(plugin) = set.get(&name) else {

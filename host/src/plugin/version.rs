@@ -257,6 +257,11 @@ impl Plugin {
         self.holder.runtime.condition()
     }
 
+    /// Whether a fresh instance of the same files could do no better.
+    pub(super) fn is_well(&self) -> bool {
+        self.probe_failure().is_none() && self.condition() == Condition::Ready
+    }
+
     pub(super) fn runtime(&self) -> Arc<dyn Runtime> {
         Arc::clone(&self.holder.runtime)
     }

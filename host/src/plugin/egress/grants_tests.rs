@@ -68,7 +68,7 @@ fn an_origin_is_scheme_host_and_port() {
     check("https://*.example.com", "https://example.com/", false);
     check(
         "https://*.example.com",
-        "https://.example.com.evil.test/",
+        "https://a.example.com.evil.test/",
         false,
     );
     check("https://*.example.com", "https://evilexample.com/", false);
