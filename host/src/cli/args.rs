@@ -6,8 +6,7 @@ use std::path::Path;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::defaults::{admin, memory, plugins, redis, server, storage};
-use crate::config::{self, Config, Environment, Overrides, Problem};
+use crate::config::{self, Config, Environment, Overrides, Problem, defaults as setting};
 
 /// A read-through cache server whose data loaders and key policies are WebAssembly components.
 #[derive(Debug, Parser)]
@@ -87,12 +86,24 @@ impl Settings {
 
     fn overrides(&self) -> Overrides {
         let mut overrides = Overrides::default();
-        overrides.set("--listen", &server::listen, self.listen.clone());
-        overrides.set("--admin-listen", &admin::listen, self.admin_listen.clone());
-        overrides.set("--plugins-dir", &plugins::dir, self.plugins_dir.clone());
-        overrides.set("--storage-dir", &storage::dir, self.storage_dir.clone());
-        overrides.set("--memory", &memory::capacity, self.memory.clone());
-        overrides.set("--redis", &redis::url, self.redis.clone());
+        overrides.set("--listen", &setting::server::listen, self.listen.clone());
+        overrides.set(
+            "--admin-listen",
+            &setting::admin::listen,
+            self.admin_listen.clone(),
+        );
+        overrides.set(
+            "--plugins-dir",
+            &setting::plugins::dir,
+            self.plugins_dir.clone(),
+        );
+        overrides.set(
+            "--storage-dir",
+            &setting::storage::dir,
+            self.storage_dir.clone(),
+        );
+        overrides.set("--memory", &setting::memory::capacity, self.memory.clone());
+        overrides.set("--redis", &setting::redis::url, self.redis.clone());
         overrides
     }
 }
