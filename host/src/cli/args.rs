@@ -2,12 +2,11 @@
 //! file's is, so both are refused in the same words.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::Path;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::defaults::{admin, memory, plugins, redis, server, storage};
-use crate::config::{self, Config, Environment, Overrides, Problem};
+use crate::config::{self, Config, Environment, Overrides, Problem, defaults as setting};
 
 /// A read-through cache server whose data loaders and key policies are WebAssembly components.
 #[derive(Debug, Parser)]
@@ -42,7 +41,7 @@ pub struct Settings {
         env = "LARDER_CONFIG",
         hide_env_values = true
     )]
-    config: Option<PathBuf>,
+    config: Option<OsString>,
     /// Where consumers connect (LARDER_SERVER_LISTEN).
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<OsString>,
@@ -78,20 +77,33 @@ impl Settings {
     }
 
     /// An empty name is an empty LARDER_CONFIG: not set.
-    fn file(&self) -> Option<&std::path::Path> {
+    fn file(&self) -> Option<&Path> {
         self.config
             .as_deref()
-            .filter(|file| !file.as_os_str().is_empty())
+            .filter(|file| !file.is_empty())
+            .map(Path::new)
     }
 
     fn overrides(&self) -> Overrides {
         let mut overrides = Overrides::default();
-        overrides.set("--listen", &server::listen, self.listen.clone());
-        overrides.set("--admin-listen", &admin::listen, self.admin_listen.clone());
-        overrides.set("--plugins-dir", &plugins::dir, self.plugins_dir.clone());
-        overrides.set("--storage-dir", &storage::dir, self.storage_dir.clone());
-        overrides.set("--memory", &memory::capacity, self.memory.clone());
-        overrides.set("--redis", &redis::url, self.redis.clone());
+        overrides.set("--listen", &setting::server::listen, self.listen.clone());
+        overrides.set(
+            "--admin-listen",
+            &setting::admin::listen,
+            self.admin_listen.clone(),
+        );
+        overrides.set(
+            "--plugins-dir",
+            &setting::plugins::dir,
+            self.plugins_dir.clone(),
+        );
+        overrides.set(
+            "--storage-dir",
+            &setting::storage::dir,
+            self.storage_dir.clone(),
+        );
+        overrides.set("--memory", &setting::memory::capacity, self.memory.clone());
+        overrides.set("--redis", &setting::redis::url, self.redis.clone());
         overrides
     }
 }
@@ -162,6 +174,16 @@ mod tests {
             "error: larder plugin is not built yet in this version\n  remedy: copy a first-party plugin as a start; \
              `larder check` judges what is in the plugin directory"
         );
+    }
+
+    /// So it is for every other variable, and a compose file cannot say "not set" otherwise.
+    #[test]
+    fn an_empty_name_of_a_file_is_none() {
+        let parsed = Larder::try_parse_from(["larder", "serve", "--config", ""]).unwrap();
+        let Command::Serve(settings) = parsed.command else {
+            panic!("serve is another command");
+        };
+        assert_eq!(settings.file(), None);
     }
 
     #[test]

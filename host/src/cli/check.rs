@@ -1,20 +1,24 @@
 //! `larder check`: every problem of the configuration and the plugins at once, sorted by place, and a closing line.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
 use super::args::Check;
-use crate::config::{Config, Problem, Severity, defaults};
+use crate::config::{Config, KeySource, Problem, Severity, defaults, nearest};
+use crate::plugin::Limits;
 
 /// Prints the report, or the defaults. Succeeds unless a problem is an error.
 pub(super) fn run(arguments: &Check) -> ExitCode {
     if arguments.defaults {
         super::print(&defaults::text());
+        super::print(&bounds());
         return ExitCode::SUCCESS;
     }
     let (config, mut problems) = arguments.settings.read();
     if let Some(config) = &config {
+        problems.extend(absent_plugins(config));
         problems.extend(plugin_problems(config));
     }
     let (text, good) = report(config.as_ref(), problems);
@@ -26,9 +30,65 @@ pub(super) fn run(arguments: &Check) -> ExitCode {
     }
 }
 
-/// Judges the plugin directory.
-fn plugin_problems(_config: &Config) -> Vec<Problem> {
-    Vec::new()
+/// The bounds of a plugin that nobody sets, below the settings.
+fn bounds() -> String {
+    let mut text = "Bounds of every plugin that no file sets:\n".to_owned();
+    for row in Limits::table() {
+        let _ = writeln!(
+            text,
+            "  {:<24} {:<18} {}.",
+            row.name, row.default, row.meaning
+        );
+    }
+    text
+}
+
+/// Judges what is in the plugin directory.
+fn plugin_problems(config: &Config) -> Vec<Problem> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(crate::plugin::check(config)),
+        Err(error) => vec![Problem::error(format!("plugins cannot be judged: {error}"))],
+    }
+}
+
+/// Plugins that a route names and the directory does not hold. The server starts all the same, and answers with 503 until
+/// they are there; whoever checks wants to know before.
+fn absent_plugins(config: &Config) -> Vec<Problem> {
+    let dir = &config.plugins.dir;
+    let present = components(dir);
+    let mut problems = Vec::new();
+    for route in &config.routes {
+        let policy = match &route.key {
+            KeySource::Policy { plugin, .. } => Some(plugin),
+            KeySource::Default | KeySource::Listed { .. } => None,
+        };
+        for name in route.loaders.iter().chain(policy) {
+            if present.contains(name) {
+                continue;
+            }
+            let message = format!(
+                "route {:?} names the plugin {name:?}, which is not there",
+                route.path
+            );
+            let file = dir.join(format!("{name}.wasm"));
+            let remedy = match nearest(name, present.iter().map(String::as_str)) {
+                (near, true) => format!(
+                    "did you mean {near:?}? Otherwise put it at {}",
+                    file.display()
+                ),
+                (_, false) => format!("put it at {}", file.display()),
+            };
+            let problem = Problem::error(message).remedy(remedy);
+            problems.push(match &config.file {
+                Some(file) => problem.at(file, Some(route.line)),
+                None => problem,
+            });
+        }
+    }
+    problems
 }
 
 /// The report, and whether no problem is an error.
@@ -54,7 +114,7 @@ fn report(config: Option<&Config>, mut problems: Vec<Problem>) -> (String, bool)
 }
 
 fn all_well(config: &Config) -> String {
-    let plugins = number(components(&config.plugins.dir), "plugin");
+    let plugins = number(components(&config.plugins.dir).len(), "plugin");
     match &config.file {
         Some(file) => format!(
             "{}: no problems; {}, {plugins}",
@@ -67,14 +127,21 @@ fn all_well(config: &Config) -> String {
     }
 }
 
-/// How many components a directory holds; none if it cannot be read, which the judge of plugins reports.
-fn components(dir: &Path) -> usize {
-    std::fs::read_dir(dir).map_or(0, |entries| {
-        entries
-            .flatten()
-            .filter(|entry| entry.path().extension().is_some_and(|e| e == "wasm"))
-            .count()
-    })
+/// The names of the components of a directory; none if it cannot be read, which the judge of plugins reports.
+fn components(dir: &Path) -> BTreeSet<String> {
+    let name = |path: &Path| {
+        let stem = path.file_stem()?.to_str()?;
+        (path.extension()? == "wasm").then(|| stem.to_owned())
+    };
+    std::fs::read_dir(dir).map_or_else(
+        |_| BTreeSet::new(),
+        |entries| {
+            entries
+                .flatten()
+                .filter_map(|entry| name(&entry.path()))
+                .collect()
+        },
+    )
 }
 
 fn number(count: usize, noun: &str) -> String {
@@ -94,7 +161,9 @@ mod tests {
         for name in plugins {
             std::fs::write(dir.path().join("plugins").join(name), "").unwrap();
         }
-        let (config, problems) = read(Some(&file), &Overrides::default(), &Environment::default());
+        let (config, mut problems) =
+            read(Some(&file), &Overrides::default(), &Environment::default());
+        problems.extend(config.iter().flat_map(absent_plugins));
         let (text, was_good) = report(config.as_ref(), problems);
         let place = format!("{}/", dir.path().display());
         assert_eq!(text.replace(&place, ""), expect);
@@ -115,7 +184,7 @@ mod tests {
     fn warnings_do_not_fail() {
         check(
             "[[routes]]\npath = \"/a\"\nloader = \"demo\"\nsoft_timeout = \"3s\"\n",
-            &[],
+            &["demo.wasm"],
             "warning: larder.toml:4: soft_timeout of [[routes]]: it is not shorter than timeout, so it does nothing\n  \
              remedy: make it shorter than timeout, or leave it out\n0 errors, 1 warning\n",
             true,
@@ -131,6 +200,19 @@ mod tests {
              error: larder.toml:3: unknown key \"tll\" in [[routes]]\n  remedy: did you mean \"ttl\"?\n\
              error: larder.toml:4: [writes] is not built yet in this version\n  \
              remedy: remove it; reads are served, and PUT and DELETE are answered with 405\n3 errors, 0 warnings\n",
+            false,
+        );
+    }
+
+    #[test]
+    fn a_plugin_that_is_not_there_is_named() {
+        check(
+            "[[routes]]\npath = \"/a\"\nloaders = [\"demmo\", \"files\"]\nkey = \"tenant-key\"\n",
+            &["demo.wasm", "files.wasm"],
+            "error: larder.toml:1: route \"/a\" names the plugin \"demmo\", which is not there\n  \
+             remedy: did you mean \"demo\"? Otherwise put it at plugins/demmo.wasm\n\
+             error: larder.toml:1: route \"/a\" names the plugin \"tenant-key\", which is not there\n  \
+             remedy: put it at plugins/tenant-key.wasm\n2 errors, 0 warnings\n",
             false,
         );
     }

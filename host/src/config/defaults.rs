@@ -232,7 +232,12 @@ pub fn text() -> String {
             Place::Main | Place::Repeated => "larder.toml",
             Place::Sidecar => "plugins/NAME.toml",
         };
-        let _ = writeln!(out, "{} of {file}: {}", section.header, section.about);
+        let _ = writeln!(
+            out,
+            "{} of {file}: {}",
+            section.header,
+            section.about.replace('`', "")
+        );
         for row in section.rows {
             let default = row.default_toml().unwrap_or_else(|| "-".to_owned());
             let _ = writeln!(

@@ -25,6 +25,7 @@ use parse::parse;
 
 pub use layers::{Environment, Overrides};
 pub use problem::{Problem, Severity};
+pub(crate) use reader::nearest;
 pub use sidecar::{DirGrant, DirMode, Grants, PluginLimits, SecretSource, Sidecar};
 
 /// The file that is read when none is named.

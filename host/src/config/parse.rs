@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-use super::defaults::{admin, memory, plugins, redis, server, storage};
+use super::defaults as setting;
 use super::kind::Fault;
 use super::layers::{Environment, Layers, Origin, Overrides};
 use super::problem::Problem;
@@ -56,16 +56,17 @@ fn read_tables(document: &Document<'_>, root: &Table<'_>, file: Option<&Path>) -
 
 fn read_server(table: Table<'_>) -> Server {
     let server = Server {
-        listen: table.value(&server::listen),
-        max_connections: table.value(&server::max_connections),
-        max_waiters: table.value(&server::max_waiters),
-        max_loads: table.value(&server::max_loads),
-        header_timeout: table.value(&server::header_timeout),
+        listen: table.value(&setting::server::listen),
+        max_connections: table.value(&setting::server::max_connections),
+        max_waiters: table.value(&setting::server::max_waiters),
+        max_loads: table.value(&setting::server::max_loads),
+        header_timeout: table.value(&setting::server::header_timeout),
         // The kind keeps sizes within an i64, and this machine's memory keeps a head far below.
-        header_bytes: usize::try_from(table.value(&server::header_bytes)).unwrap_or(usize::MAX),
-        max_headers: table.value(&server::max_headers),
-        body_bytes: table.value(&server::body_bytes),
-        drain: table.value(&server::drain),
+        header_bytes: usize::try_from(table.value(&setting::server::header_bytes))
+            .unwrap_or(usize::MAX),
+        max_headers: table.value(&setting::server::max_headers),
+        body_bytes: table.value(&setting::server::body_bytes),
+        drain: table.value(&setting::server::drain),
     };
     table.finish();
     server
@@ -73,14 +74,15 @@ fn read_server(table: Table<'_>) -> Server {
 
 fn read_admin(table: Table<'_>, public: SocketAddr) -> Admin {
     let admin = Admin {
-        listen: table.value(&admin::listen),
-        token: table.optional(&admin::token),
+        listen: table.value(&setting::admin::listen),
+        token: table.optional(&setting::admin::token),
     };
     let address = admin.listen;
-    if !address.ip().to_canonical().is_loopback() && table.origin(&admin::token) == Origin::Default
+    if !address.ip().to_canonical().is_loopback()
+        && table.origin(&setting::admin::token) == Origin::Default
     {
         table.fault(
-            &admin::listen,
+            &setting::admin::listen,
             Fault::new(
                 format!("{address} is not loopback, and no token protects it: anybody who can reach it could purge and reload"),
                 format!(
@@ -92,7 +94,7 @@ fn read_admin(table: Table<'_>, public: SocketAddr) -> Admin {
     }
     if collide(address, public) {
         table.fault(
-            &admin::listen,
+            &setting::admin::listen,
             Fault::new(
                 format!("{address} is taken by [server], which listens on {public}"),
                 "give the two listeners different ports",
@@ -111,7 +113,7 @@ fn collide(a: SocketAddr, b: SocketAddr) -> bool {
 
 fn read_memory(table: Table<'_>) -> Memory {
     let memory = Memory {
-        capacity: table.value(&memory::capacity),
+        capacity: table.value(&setting::memory::capacity),
     };
     table.finish();
     memory
@@ -119,17 +121,17 @@ fn read_memory(table: Table<'_>) -> Memory {
 
 fn read_redis(table: Table<'_>, document: &Document<'_>) -> Option<Redis> {
     table.refuse_unbuilt(
-        redis::urls.key,
+        setting::redis::urls.key,
         "urls of [redis]",
         "name one server in url, without mode",
     );
-    let several = table.raw(redis::urls.key).is_some();
-    let _single = table.optional(&redis::mode);
-    let url = table.optional(&redis::url);
-    let prefix = table.value(&redis::prefix);
-    let timeout = table.value(&redis::timeout);
+    let several = table.raw(setting::redis::urls.key).is_some();
+    let _single = table.optional(&setting::redis::mode);
+    let url = table.optional(&setting::redis::url);
+    let prefix = table.value(&setting::redis::prefix);
+    let timeout = table.value(&setting::redis::timeout);
     // A URL that is there and bad has been reported; only one that is nowhere is missing.
-    if table.origin(&redis::url) == Origin::Default && !several {
+    if table.origin(&setting::redis::url) == Origin::Default && !several {
         match table.touch() {
             Some(Origin::File(_)) => table.missing(
                 "[redis] does not say where Redis is",
@@ -156,8 +158,8 @@ fn read_redis(table: Table<'_>, document: &Document<'_>) -> Option<Redis> {
 
 fn read_plugins(table: Table<'_>) -> Plugins {
     let plugins = Plugins {
-        dir: table.directory(&plugins::dir),
-        watch: table.value(&plugins::watch),
+        dir: table.directory(&setting::plugins::dir),
+        watch: table.value(&setting::plugins::watch),
     };
     table.finish();
     plugins
@@ -165,7 +167,7 @@ fn read_plugins(table: Table<'_>) -> Plugins {
 
 fn read_storage(table: Table<'_>) -> Storage {
     let storage = Storage {
-        dir: table.directory(&storage::dir),
+        dir: table.directory(&setting::storage::dir),
     };
     table.finish();
     storage

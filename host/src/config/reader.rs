@@ -463,7 +463,7 @@ fn holds_table(value: &DeValue<'_>) -> bool {
 }
 
 /// The nearest of some names, and whether it is near enough to be a slip of the pen.
-pub(super) fn nearest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> (&'n str, bool) {
+pub(crate) fn nearest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> (&'n str, bool) {
     let lower = name.to_ascii_lowercase().replace('-', "_");
     known
         .map(|candidate| {

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use super::compile::Exports;
 use crate::config::PluginLimits;
+use crate::config::defaults::{Setting, limits};
+use crate::config::kind::{Count, Room, Timeout};
 
 /// The limits of one plugin, resolved: what the sidecar leaves out has the default of the plugin's kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,98 +38,51 @@ pub struct Limits {
     pub lifecycle: Duration,
 }
 
-/// One row of the table of limits, for the docs and `larder check --defaults`.
+/// One bound that no sidecar sets, for `larder check --defaults`. Those that it sets are rows of `config::defaults`.
 #[derive(Clone, Copy, Debug)]
 pub struct LimitRow {
-    /// The key under `[limits]`, or the name of a bound that is not configurable.
+    /// What it is called.
     pub name: &'static str,
     /// The default, as it would be written.
     pub default: &'static str,
-    /// Whether a sidecar can set it.
-    pub configurable: bool,
     /// What it bounds, in one sentence.
     pub meaning: &'static str,
 }
 
 const MEBIBYTE: usize = 1024 * 1024;
 
+/// The pool of a blocking loader, for each of its instances runs one load at a time.
+const BLOCKING_INSTANCES: usize = 8;
+
 const TABLE: &[LimitRow] = &[
-    LimitRow {
-        name: "memory",
-        default: "64MiB",
-        configurable: true,
-        meaning: "linear memory of one instance",
-    },
-    LimitRow {
-        name: "cpu",
-        default: "50ms",
-        configurable: true,
-        meaning: "the longest uninterrupted slice of guest code of an async loader; the whole call of a key policy or a blocking loader",
-    },
-    LimitRow {
-        name: "timeout",
-        default: "2s",
-        configurable: true,
-        meaning: "wall clock of one call",
-    },
-    LimitRow {
-        name: "instances",
-        default: "1 (blocking: 8)",
-        configurable: true,
-        meaning: "instances of a loader",
-    },
-    LimitRow {
-        name: "concurrency",
-        default: "256",
-        configurable: true,
-        meaning: "calls at once in one async instance",
-    },
-    LimitRow {
-        name: "body",
-        default: "8MiB",
-        configurable: true,
-        meaning: "one body, to or from the guest",
-    },
-    LimitRow {
-        name: "fetches",
-        default: "32",
-        configurable: true,
-        meaning: "outbound requests at once of one instance",
-    },
     LimitRow {
         name: "queue",
         default: "10000",
-        configurable: false,
         meaning: "calls that wait for a place in an instance; over it: 503",
     },
     LimitRow {
         name: "host-data",
         default: "4MiB",
-        configurable: false,
         meaning: "what a guest hands to the host in one call beside a body",
     },
     LimitRow {
         name: "log-lines",
         default: "100",
-        configurable: false,
         meaning: "lines a plugin may log in a second (stdout and stderr included); more are counted and dropped",
     },
     LimitRow {
         name: "log-line",
         default: "4KiB",
-        configurable: false,
         meaning: "one such line; the rest of it is cut",
     },
     LimitRow {
         name: "lifecycle",
         default: "10s",
-        configurable: false,
         meaning: "wall clock of each of start, probe and stop",
     },
     LimitRow {
         name: "component",
         default: "64MiB",
-        configurable: false,
         meaning: "the size of a component file",
     },
 ];
@@ -136,20 +91,25 @@ impl Limits {
     /// The sidecar's `[limits]` with the defaults of the plugin's kind filled in.
     pub fn resolve(given: &PluginLimits, exports: &Exports) -> Self {
         let blocking = exports.blocking_loader && !exports.loader;
-        let bytes = |given: Option<u64>, default: usize| {
-            given.map_or(default, |n| usize::try_from(n).unwrap_or(usize::MAX))
+        let bytes = |given: Option<u64>, default: &Setting<Room>| {
+            let bytes = given.unwrap_or_else(|| default.default_value());
+            usize::try_from(bytes).unwrap_or(usize::MAX)
         };
+        let count = |given: Option<usize>, default: &Setting<Count>| {
+            given.unwrap_or_else(|| default.default_value())
+        };
+        let time = |given: Option<Duration>, default: &Setting<Timeout>| {
+            given.unwrap_or_else(|| default.default_value())
+        };
+        let pool = blocking.then_some(BLOCKING_INSTANCES);
         Self {
-            memory: bytes(given.memory, 64 * MEBIBYTE),
-            cpu: given.cpu.unwrap_or(Duration::from_millis(50)),
-            timeout: given.timeout.unwrap_or(Duration::from_secs(2)),
-            instances: given
-                .instances
-                .unwrap_or(if blocking { 8 } else { 1 })
-                .max(1),
-            concurrency: given.concurrency.unwrap_or(256).max(1),
-            body: bytes(given.body, 8 * MEBIBYTE),
-            fetches: given.fetches.unwrap_or(32),
+            memory: bytes(given.memory, &limits::memory),
+            cpu: time(given.cpu, &limits::cpu),
+            timeout: time(given.timeout, &limits::timeout),
+            instances: count(given.instances.or(pool), &limits::instances).max(1),
+            concurrency: count(given.concurrency, &limits::concurrency).max(1),
+            body: bytes(given.body, &limits::body),
+            fetches: count(given.fetches, &limits::fetches),
             queue: 10_000,
             host_data: 4 * MEBIBYTE,
             log_lines: 100,
@@ -158,7 +118,7 @@ impl Limits {
         }
     }
 
-    /// Every limit with its default, for the docs.
+    /// Every bound that no sidecar sets.
     pub fn table() -> &'static [LimitRow] {
         TABLE
     }

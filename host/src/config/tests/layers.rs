@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use super::{ROUTE, render};
-use crate::config::defaults::{memory, plugins, redis, server};
+use crate::config::defaults as setting;
 use crate::config::parse::parse;
 use crate::config::{Config, Environment, Overrides, Problem};
 
@@ -37,10 +37,10 @@ fn flags_win_over_variables_and_variables_over_the_file() {
     let mut overrides = Overrides::default();
     overrides.set(
         "--listen",
-        &server::listen,
+        &setting::server::listen,
         Some(OsString::from("127.0.0.1:3")),
     );
-    overrides.set("--memory", &memory::capacity, None);
+    overrides.set("--memory", &setting::memory::capacity, None);
     let (config, problems) = read(file, &overrides, &variables);
     assert_eq!(render(&problems), "");
     assert_eq!(config.server.listen.port(), 3);
@@ -85,7 +85,11 @@ fn paths_of_the_file_are_relative_to_it_and_others_to_the_working_directory() {
         std::env::current_dir().unwrap().join("here")
     );
     let mut overrides = Overrides::default();
-    overrides.set("--plugins-dir", &plugins::dir, Some(OsString::from("/abs")));
+    overrides.set(
+        "--plugins-dir",
+        &setting::plugins::dir,
+        Some(OsString::from("/abs")),
+    );
     let (config, _) = read(file, &overrides, &[]);
     assert_eq!(config.plugins.dir, Path::new("/abs"));
     assert_eq!(config.storage.dir, Path::new("/etc/larder/s"));
@@ -94,7 +98,11 @@ fn paths_of_the_file_are_relative_to_it_and_others_to_the_working_directory() {
 #[test]
 fn a_bad_value_is_named_by_who_set_it() {
     let mut overrides = Overrides::default();
-    overrides.set("--redis", &redis::url, Some(OsString::from("rediss://h")));
+    overrides.set(
+        "--redis",
+        &setting::redis::url,
+        Some(OsString::from("rediss://h")),
+    );
     let variables = [
         ("LARDER_ADMIN_LISTEN", "0.0.0.0:9"),
         ("LARDER_SERVER_DRAIN", "20"),
@@ -119,7 +127,11 @@ fn a_bad_value_is_named_by_who_set_it() {
 #[test]
 fn what_the_file_says_is_judged_even_where_a_flag_stands_over_it() {
     let mut overrides = Overrides::default();
-    overrides.set("--memory", &memory::capacity, Some(OsString::from("1MiB")));
+    overrides.set(
+        "--memory",
+        &setting::memory::capacity,
+        Some(OsString::from("1MiB")),
+    );
     let (config, problems) = read("[memory]\ncapacity = 5\n", &overrides, &[]);
     assert_eq!(config.memory.capacity, 1 << 20);
     assert_eq!(
