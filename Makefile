@@ -20,7 +20,7 @@ EXAMPLE ?= quickstart
 # make bench BENCH="--quick --only larder-memory,axum-moka"
 BENCH   ?=
 
-.PHONY: help setup build run test bench lint guests
+.PHONY: help setup build run test bench lint
 
 help: ## lists the commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -44,10 +44,11 @@ test: ## builds and tests everything, and lints it
 	bash tests/guests/build.sh
 	$(CARGO) test $(FLAGS) --workspace
 	$(CARGO) test $(FLAGS) --workspace --manifest-path plugins/Cargo.toml
+	$(CARGO) test $(FLAGS) --manifest-path bench/Cargo.toml --target-dir $(TARGET)
 	@$(MAKE) --no-print-directory lint
 
-# Two calls of cargo on purpose: in one, the peers' features would be added to the host's dependencies, and the
-# host that is measured would not be the one that is used.
+# A workspace of its own: in one, the peers' features would be added to the host's dependencies, and the host that
+# is measured would not be the one that is used.
 bench: build ## measures Larder beside what people would pick instead, and prints a table
 	@.ci/setup bench
 	$(CARGO) build $(FLAGS) --manifest-path bench/Cargo.toml --target-dir $(TARGET)
@@ -59,6 +60,6 @@ lint: ## checks formatting and runs clippy, on the components too
 	set -e; for guests in $(GUESTS); do $(CARGO) fmt --all --check --manifest-path $$guests; done
 	$(CARGO) clippy $(FLAGS) --workspace --all-targets -- -D warnings
 	$(CARGO) fmt --all --check --manifest-path bench/Cargo.toml
-	$(CARGO) clippy $(FLAGS) --manifest-path bench/Cargo.toml --target-dir $(TARGET) -- -D warnings
+	$(CARGO) clippy $(FLAGS) --manifest-path bench/Cargo.toml --target-dir $(TARGET) --all-targets -- -D warnings
 	set -e; for guests in $(GUESTS); do \
 	  $(CARGO) clippy $(FLAGS) --workspace $(WASM) --manifest-path $$guests -- -D warnings; done

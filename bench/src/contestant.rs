@@ -162,6 +162,12 @@ fn larder_command(
     let config = larder::write(directory, &options.plugins_dist, &setting)?;
     let mut command = Command::new(program);
     command.arg("serve").arg("--config").arg(config);
+    // They would override the file that was just written.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("LARDER_") {
+            command.env_remove(name);
+        }
+    }
     Ok(command)
 }
 

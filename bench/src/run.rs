@@ -247,8 +247,8 @@ impl Entrant {
         let cpu = self.server.cpu()? - cpu;
         let found = redis.keys_found().await? - found;
 
-        // Redis counts the keys it was asked for, which shows without a word from the contestant where its
-        // answers came from. A few may be missing where concurrent requests share a look-up.
+        // Redis counts the keys it found, which shows without a word from the contestant where its answers came
+        // from. A few may be missing where concurrent requests share a look-up.
         let per_request = found as f64 / slice.requests as f64;
         match self.contestant.tier() {
             Tier::Memory => ensure!(

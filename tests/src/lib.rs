@@ -1,1 +1,37 @@
-//! x
+//! The actors of the black-box tests: one for each real party. Owns how they are started, spoken to and ended; must not
+//! know the insides of the host: only its HTTP surfaces, its files, its log and its Redis keys.
+//!
+//! # Layout
+//! - [`larder`]: the server under test, a process with a directory of its own.
+//! - [`client`]: HTTP as a consumer and as an operator speak it, and what an [`Answer`] says.
+//! - [`metrics`]: what `/metrics` says, and the names that tests rely on.
+//! - [`redis`]: a real `redis-server` that can be stopped, killed, filled and restarted.
+//! - [`origin`]: an HTTP source that does what a script says and counts who asked.
+//! - [`source`]: the usual pair: an origin with Larder in front of it.
+//! - [`network`]: a TCP link that can be cut, stalled and refused.
+//! - [`wait`]: how a test waits: for a condition, with a bound; never for a time.
+//!
+//! The tests share nothing: every test starts its own actors on free loopback ports, and all of them end when they are
+//! dropped.
+
+pub mod client;
+pub mod larder;
+pub mod metrics;
+pub mod network;
+pub mod origin;
+mod ports;
+pub mod redis;
+pub mod source;
+pub mod wait;
+
+pub use client::{Answer, Client};
+pub use larder::{Builder, Larder, Wasm};
+pub use metrics::Metrics;
+pub use network::Link;
+pub use origin::{Gate, Origin, Reply};
+pub use redis::Redis;
+pub use source::{before, call, sidecar};
+pub use wait::{eventually, eventually_within, throughout};
+
+/// The JSON of a literal: `serde_json::json!`, so that tests need no other import.
+pub use serde_json::{Value, json};

@@ -314,14 +314,6 @@ mod tests {
     }
 
     #[test]
-    fn zz_write_fixtures() {
-        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/envelope");
-        for (name, entry) in [("v1-found.bin", found()), ("v1-missing.bin", missing())] {
-            std::fs::write(format!("{directory}/{name}"), stored(&entry, NOW)).unwrap();
-        }
-    }
-
-    #[test]
     fn age_counts_from_the_load_on_the_readers_clock() {
         let check = |stored_ms: u64, offset_ms: i64, loaded_ms: u64| {
             let entry = decode(stored(&found(), stored_ms).into(), KEY, NOW, offset_ms).unwrap();

@@ -18,11 +18,10 @@
 //! an entry judged in between at seq 7 would never be held against 6.
 
 use std::collections::VecDeque;
-use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::hash::{BuildHasherDefault, Hash};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 use xxhash_rust::xxh3::Xxh3Default;
 

@@ -60,7 +60,7 @@ pub async fn serve<S, B>(
         };
         let (place, stream) = tokio::select! {
             biased;
-            _ = shutdown.wait_for(|stop| *stop) => break,
+            () = told(&mut shutdown) => break,
             next = accept => match next {
                 Some((place, Ok((stream, _)))) => (place, stream),
                 Some((_, Err(error))) => {
@@ -86,5 +86,12 @@ pub async fn serve<S, B>(
     drop(listener);
     if tokio::time::timeout(bounds.drain, graceful.shutdown()).await.is_err() {
         warn!(drain = ?bounds.drain, "requests were still in flight when the drain limit ended; their connections are closed");
+    }
+}
+
+/// Until shutdown begins; forever if nobody can say so any more.
+async fn told(shutdown: &mut watch::Receiver<bool>) {
+    if shutdown.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }

@@ -8,19 +8,23 @@ local value = redis.pcall('GET', KEYS[2])
 if type(value) == 'string' then
   epoch, delete, expire = string.match(value, '^(%x+):(%d+):(%d+)$')
 end
-local life = math.max(tonumber(ARGV[5]), redis.call('PTTL', KEYS[2]))
-local life_text = string.format('%.0f', life)
-if epoch == ARGV[1] then
+local life = string.format('%.0f', math.max(tonumber(ARGV[5]), redis.call('PTTL', KEYS[2])))
+local known = epoch == ARGV[1]
+if known then
   -- Expired at birth would be reloaded at once and could hide a fresher one: refused too.
   if stamp < tonumber(delete) or stamp < tonumber(expire) then return 0 end
-  redis.call('PEXPIRE', KEYS[2], life_text)
 else
   -- No generation, or one that was evicted while the load ran. Purges up to the group's seq may have been in it, so
   -- only an entry that was loaded after all of them is stored, and whatever else is stored here stays dead.
   if stamp < tonumber(ARGV[3]) then return 0 end
-  redis.call('SET', KEYS[2], ARGV[1] .. ':' .. ARGV[3] .. ':0', 'PX', life_text)
 end
+-- The entry first: a full Redis refuses the first write of a script that could take memory, and none after another.
 local time = redis.call('TIME')
 redis.call('SET', KEYS[1], ARGV[7], 'PX', ARGV[4])
 redis.call('SETRANGE', KEYS[1], ARGV[6], string.format('%016.0f', time[1] * 1000 + math.floor(time[2] / 1000)))
+if known then
+  redis.call('PEXPIRE', KEYS[2], life)
+else
+  redis.call('SET', KEYS[2], ARGV[1] .. ':' .. ARGV[3] .. ':0', 'PX', life)
+end
 return 1

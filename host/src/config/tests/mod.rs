@@ -130,7 +130,7 @@ fn the_example_of_the_documentation_is_read_whole() {
     };
     let names = |list: &[&str]| -> Vec<String> { list.iter().map(|&n| n.to_owned()).collect() };
     assert_eq!(data.loaders, ["primary", "backup"]);
-    assert_eq!(data.line, 22);
+    assert_eq!(data.line, 23);
     assert_eq!(
         data.key,
         KeySource::Listed {

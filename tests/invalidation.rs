@@ -1,0 +1,432 @@
+//! Purges: by path, tag, route and all; before, during and after loads; `delete` and `expire`; and what `POST /purge` says.
+
+use futures_util::future::join_all;
+use larder_tests::{Answer, Larder, Origin, Reply, Value, before, call, eventually, json};
+
+/// The ways to say "purge what `/things/42` holds", the tag being one that only the load reveals.
+fn ways() -> [Value; 5] {
+    [
+        json!({ "path": "/things/42" }),
+        json!({ "tag": "red" }),
+        json!({ "tags": ["green", "red"] }),
+        json!({ "route": "/things/{id}" }),
+        json!({ "all": true }),
+    ]
+}
+
+fn tagged() -> Reply {
+    Reply::counted().header("x-tags", "blue,red")
+}
+
+#[tokio::test]
+async fn law_4_a_purge_ends_what_is_stored() {
+    for way in ways() {
+        let origin = Origin::start();
+        origin.on("/42", tagged());
+        let larder = before(
+            &origin,
+            "ttl = \"1h\"\nstale_if_error = \"1h\"\nstale_while_revalidate = \"1h\"",
+        )
+        .start()
+        .await;
+        larder.get("/things/42").await;
+        larder
+            .get("/things/42")
+            .await
+            .expect(200, "larder; hit; ttl=N; detail=memory");
+        larder.purge(way.clone()).await;
+        let answer = larder.get("/things/42").await;
+        answer.expect(200, "larder; fwd=uri-miss; stored");
+        assert_eq!(call(&answer), 2, "{way}");
+        larder
+            .get("/things/42")
+            .await
+            .expect(200, "larder; hit; ttl=N; detail=memory");
+    }
+}
+
+#[tokio::test]
+async fn a_purge_of_something_else_ends_nothing() {
+    let origin = Origin::start();
+    origin.on("/42", tagged());
+    let larder = before(&origin, "ttl = \"1h\"")
+        .route("/others/{id}", "gated", "")
+        .start()
+        .await;
+    larder.get("/things/42").await;
+    for other in [
+        json!({ "path": "/things/43" }),
+        json!({ "tag": "green" }),
+        json!({ "tags": ["green", "re", "blue,red"] }),
+        json!({ "route": "/others/{id}" }),
+    ] {
+        larder.purge(other).await;
+        larder
+            .get("/things/42")
+            .await
+            .expect(200, "larder; hit; ttl=N; detail=memory");
+    }
+}
+
+#[tokio::test]
+async fn law_4_a_purge_during_a_load_is_seen_by_who_comes_after_it() {
+    for way in ways() {
+        let origin = Origin::start();
+        origin.on("/42", tagged());
+        let larder = before(
+            &origin,
+            "ttl = \"1h\"\nstale_if_error = \"1h\"\ntimeout = \"20s\"",
+        )
+        .start()
+        .await;
+        let gate = origin.gate("/42");
+        let early = join_all((0..5).map(|_| larder.get("/things/42")));
+        let (early, late) = tokio::join!(early, async {
+            larder.until_waiting(5).await;
+            gate.arrived(1).await;
+            larder.purge(way.clone()).await;
+            let late = join_all((0..5).map(|_| larder.get("/things/42")));
+            let release = async {
+                // They wait too, for whichever flight: then the old answer is let go.
+                larder.until_waiting(10).await;
+                gate.open();
+            };
+            tokio::join!(late, release).0
+        });
+        // Who asked before the purge may have the answer from before it, but it is not stored.
+        for answer in &early {
+            assert!(
+                !answer.is("larder; fwd=uri-miss; stored") || call(answer) > 1,
+                "{way}: {answer:?}"
+            );
+        }
+        for answer in &late {
+            assert!(
+                call(answer) >= 2,
+                "{way}: joined a flight from before the purge: {answer:?}"
+            );
+        }
+        let after = larder.get("/things/42").await;
+        assert!(
+            call(&after) >= 2,
+            "{way}: stored although it is older than the purge: {after:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn law_4_a_purge_during_a_load_that_nobody_else_waits_for_keeps_it_from_being_stored() {
+    for way in ways() {
+        let origin = Origin::start();
+        origin.on("/42", tagged());
+        let larder = before(&origin, "ttl = \"1h\"\ntimeout = \"20s\"")
+            .start()
+            .await;
+        let gate = origin.gate("/42");
+        let (first, ()) = tokio::join!(larder.get("/things/42"), async {
+            gate.arrived(1).await;
+            larder.purge(way.clone()).await;
+            gate.open();
+        });
+        first.expect(200, "larder; fwd=uri-miss");
+        let after = larder.get("/things/42").await;
+        after.expect(200, "larder; fwd=uri-miss; stored");
+        assert_eq!(call(&after), 2, "{way}");
+    }
+}
+
+#[tokio::test]
+async fn law_4_a_purge_during_a_background_refresh_kills_old_and_new() {
+    for way in ways() {
+        let origin = Origin::start();
+        origin.on("/42", tagged());
+        let larder = before(&origin, "ttl = \"200ms\"\nstale_while_revalidate = \"1h\"\nstale_if_error = \"1h\"\ntimeout = \"20s\"").start().await;
+        larder.get("/things/42").await;
+        let gate = origin.gate("/42");
+        until(
+            &larder,
+            "larder; hit; ttl=-N; detail=stale-while-revalidate",
+        )
+        .await;
+        gate.arrived(1).await;
+        larder.purge(way.clone()).await;
+        let (after, ()) = tokio::join!(larder.get("/things/42"), async {
+            larder.until_waiting(1).await;
+            gate.open();
+        });
+        assert!(
+            call(&after) >= 3,
+            "{way}: calls 1 and 2 began before the purge: {after:?}"
+        );
+        assert!(call(&larder.get("/things/42").await) >= 3, "{way}");
+    }
+}
+
+#[tokio::test]
+async fn law_4_a_purge_after_the_soft_timeout_keeps_the_late_fill_out() {
+    for way in ways() {
+        let origin = Origin::start();
+        origin.on("/42", tagged());
+        let larder = before(
+            &origin,
+            "ttl = \"200ms\"\nstale_if_error = \"1h\"\nsoft_timeout = \"50ms\"\ntimeout = \"20s\"",
+        )
+        .start()
+        .await;
+        larder.get("/things/42").await;
+        let gate = origin.gate("/42");
+        until(&larder, "larder; hit; ttl=-N; detail=stale-soft-timeout").await;
+        gate.arrived(1).await;
+        larder.purge(way.clone()).await;
+        let (after, ()) = tokio::join!(larder.get("/things/42"), async {
+            larder.until_waiting(1).await;
+            gate.open();
+        });
+        assert!(
+            call(&after) >= 3,
+            "{way}: calls 1 and 2 began before the purge: {after:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn law_4_not_modified_does_not_revive_what_was_purged() {
+    let origin = Origin::start();
+    origin.on("/42", Reply::json("{\"call\":1}").etag("\"1\""));
+    let larder = before(
+        &origin,
+        "ttl = \"200ms\"\nstale_if_error = \"1h\"\ntimeout = \"20s\"",
+    )
+    .start()
+    .await;
+    larder.get("/things/42").await;
+    let gate = origin.gate("/42");
+    // The revalidation is under way, its 304 decided, when the purge comes.
+    let (_, after) = tokio::join!(
+        async {
+            eventually("the revalidation begins", async || {
+                let ask = larder.get("/things/42");
+                let answer = tokio::time::timeout(std::time::Duration::from_millis(20), ask).await;
+                (answer.is_err() && gate.count() > 0).then_some(())
+            })
+            .await;
+        },
+        async {
+            gate.arrived(1).await;
+            origin.on("/42", Reply::json("{\"call\":2}").etag("\"2\""));
+            larder.purge(json!({ "path": "/things/42" })).await;
+            let (after, ()) = tokio::join!(larder.get("/things/42"), async {
+                larder.until_waiting(1).await;
+                gate.open();
+            });
+            after
+        }
+    );
+    assert_eq!(call(&after), 2, "{after:?}");
+    let last = origin.seen("/42").pop().expect("it was asked");
+    assert!(
+        !last.headers.contains_key("if-none-match"),
+        "what is older than a purge has no validator to show"
+    );
+}
+
+async fn until(larder: &Larder, status: &str) -> Answer {
+    eventually(&format!("/things/42 is answered {status:?}"), async || {
+        let answer = larder.get("/things/42").await;
+        answer.is(status).then_some(answer)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_purge_by_path_ends_every_variant() {
+    let origin = Origin::start();
+    let key = "ttl = \"1h\"\nkey = { path = [\"id\"], query = [\"lang\"], headers = [\"accept-language\"] }";
+    let larder = before(&origin, key).start().await;
+    let variants = [
+        ("/things/42", ""),
+        ("/things/42?lang=de", ""),
+        ("/things/42", "fr"),
+        ("/things/42?lang=de", "fr"),
+    ];
+    let ask = async |(path, language): (&str, &str)| {
+        let headers = [("accept-language", language)];
+        larder
+            .get_with(path, if language.is_empty() { &[] } else { &headers })
+            .await
+    };
+    for variant in variants {
+        ask(variant)
+            .await
+            .expect(200, "larder; fwd=uri-miss; stored");
+    }
+    larder.purge(json!({ "path": "/things/42" })).await;
+    for variant in variants {
+        assert!(!ask(variant).await.is_hit(), "{variant:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_built_yet_of_purging_is_refused_and_never_ignored() {
+    let origin = Origin::start();
+    let larder = before(&origin, "ttl = \"1h\"").start().await;
+    larder.get("/things/42").await;
+    let exact =
+        json!({ "path": "/things/42", "headers": { "accept": "text/html" }, "exact": true });
+    let answer = larder.admin.post("/purge", &exact).await;
+    let problem = answer.expect_problem(400, "invalid-purge");
+    assert!(
+        problem["detail"]
+            .as_str()
+            .unwrap_or_default()
+            .contains("not built yet"),
+        "{problem}"
+    );
+    larder
+        .get("/things/42")
+        .await
+        .expect(200, "larder; hit; ttl=N; detail=memory");
+}
+
+#[tokio::test]
+async fn expire_ends_the_ttl_and_leaves_the_windows() {
+    for way in ways() {
+        let origin = Origin::start();
+        origin.on("/42", tagged());
+        let larder = before(
+            &origin,
+            "ttl = \"1h\"\nstale_if_error = \"1h\"\nfailure_ttl = \"50ms\"",
+        )
+        .start()
+        .await;
+        larder.get("/things/42").await;
+        let mut purge = way.clone();
+        purge["mode"] = json!("expire");
+        larder.purge(purge.clone()).await;
+        let answer = larder.get("/things/42").await;
+        answer.expect(200, "larder; fwd=stale; fwd-status=200; stored");
+        assert_eq!(call(&answer), 2, "{way}");
+        // With the source down, the expired entry is what there is.
+        origin.on("/42", Reply::status(503));
+        larder.purge(purge).await;
+        let answer = larder.get("/things/42").await;
+        answer.expect(
+            200,
+            "larder; fwd=stale; fwd-status=502; ttl=-N; detail=stale-if-error",
+        );
+        assert_eq!(call(&answer), 2, "{way}");
+    }
+}
+
+#[tokio::test]
+async fn a_purge_ends_a_remembered_failure() {
+    for way in [
+        json!({ "path": "/things/42" }),
+        json!({ "route": "/things/{id}" }),
+        json!({ "all": true }),
+    ] {
+        let origin = Origin::start();
+        origin.on("/42", Reply::status(503));
+        let larder = before(&origin, "ttl = \"1h\"\nfailure_ttl = \"1h\"")
+            .start()
+            .await;
+        larder
+            .get("/things/42")
+            .await
+            .expect_problem(502, "origin-fails");
+        origin.on("/42", Reply::counted());
+        larder
+            .get("/things/42")
+            .await
+            .expect_problem(502, "origin-fails");
+        larder.purge(way.clone()).await;
+        assert_eq!(call(&larder.get("/things/42").await), 2, "{way}");
+    }
+}
+
+#[tokio::test]
+async fn a_purge_ends_a_remembered_absence() {
+    let origin = Origin::start();
+    origin.script("/42", [Reply::status(404), Reply::counted()]);
+    let larder = before(&origin, "ttl = \"1h\"\nmissing_ttl = \"1h\"")
+        .start()
+        .await;
+    assert_eq!(larder.get("/things/42").await.status, 404);
+    larder.purge(json!({ "path": "/things/42" })).await;
+    assert_eq!(call(&larder.get("/things/42").await), 2);
+}
+
+#[tokio::test]
+async fn purges_have_an_order_and_unknown_things_are_404() {
+    let origin = Origin::start();
+    let larder = before(&origin, "ttl = \"1h\"").start().await;
+    let first = larder.purge(json!({ "all": true })).await;
+    let second = larder.purge(json!({ "tag": "nobody-has-it" })).await;
+    let seq = |answer: &Value| {
+        answer["seq"]
+            .as_u64()
+            .unwrap_or_else(|| panic!("no seq in {answer}"))
+    };
+    assert!(seq(&second) > seq(&first), "{first} then {second}");
+    for unknown in [
+        json!({ "path": "/nowhere/42" }),
+        json!({ "route": "/nowhere/{id}" }),
+    ] {
+        let answer = larder.admin.post("/purge", &unknown).await;
+        answer.problem();
+        assert_eq!(answer.status, 404, "{unknown}: {answer:?}");
+    }
+    for nonsense in [
+        json!({}),
+        json!({ "pth": "/things/42" }),
+        json!({ "path": "/things/42", "tag": "x" }),
+        json!({ "path": "/things/42", "mode": "gently" }),
+        json!({ "all": false }),
+        json!([]),
+        json!("all"),
+    ] {
+        let answer = larder.admin.post("/purge", &nonsense).await;
+        answer.problem();
+        assert!(
+            matches!(answer.status.as_u16(), 400 | 422),
+            "{nonsense}: {answer:?}"
+        );
+    }
+    let text = larder
+        .admin
+        .request(
+            http::Method::POST,
+            "/purge",
+            &[("content-type", "application/json")],
+            "{".into(),
+        )
+        .await;
+    assert!(matches!(text.status.as_u16(), 400 | 422), "{text:?}");
+}
+
+#[tokio::test]
+async fn a_purge_is_seen_under_load_by_whoever_asks_after_it() {
+    let origin = Origin::start();
+    origin.on("/42", tagged());
+    let larder = before(&origin, "ttl = \"1h\"\nstale_if_error = \"1h\"")
+        .start()
+        .await;
+    let readers = join_all((0..8).map(|_| async {
+        for _ in 0..100 {
+            larder.get("/things/42").await;
+        }
+    }));
+    let purger = async {
+        for round in 0..40 {
+            // Calls up to this number arrived before the purge, so their loads began before it.
+            let before = origin.calls("/42") as u64;
+            larder.purge(ways()[round % 5].clone()).await;
+            let answer = larder.get("/things/42").await;
+            assert!(
+                call(&answer) > before,
+                "round {round}: {answer:?} after {before} calls"
+            );
+        }
+    };
+    tokio::join!(readers, purger);
+}
