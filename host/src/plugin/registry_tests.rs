@@ -535,3 +535,32 @@ async fn check_tells_every_problem_and_serves_nothing() {
     assert!(told[4].contains("[grants] write `http = "), "{told:#?}");
     assert!(problems.iter().all(|it| it.remedy.is_some()), "{told:#?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_only_for_now_is_tried_again() {
+    let sidecar = "[config]\npath = \"/data/late.json\"\nformat = \"json\"\nkey = \"id\"\n\
+                   [grants]\ndirs = { \"/data\" = { host = \"../data\", mode = \"ro\" } }\n";
+    let plot = Plot::new()
+        .plugin("first", "files")
+        .sidecar("first", sidecar);
+    let data = plot.0.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    let house = plot.plugin("swapped", "staged").open(false).await;
+    let first = house.status("first");
+    assert_eq!(first.state, PluginState::Degraded, "{first:?}");
+    let before = house.status("swapped").digest;
+    house.sidecar("swapped", sidecar);
+    house.component("swapped", "files");
+    let refused = house.registry.reload("swapped").await.unwrap_err();
+    assert!(refused.to_string().contains("its probe fails"), "{refused}");
+    assert_eq!(house.status("swapped").digest, before);
+
+    // Nobody says a word about it, but the source comes up.
+    std::fs::write(data.join("late.json"), "[]").unwrap();
+    house
+        .until("first", |it| it.state == PluginState::Ready)
+        .await;
+    let status = house.until("swapped", |it| it.error.is_none()).await;
+    assert_eq!(status.state, PluginState::Ready);
+    assert_ne!(status.digest, before);
+}
