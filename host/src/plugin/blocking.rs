@@ -182,3 +182,7 @@ impl Pool {
         begun
     }
 }
+
+#[cfg(test)]
+#[path = "blocking_tests.rs"]
+mod tests;

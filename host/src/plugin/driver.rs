@@ -447,3 +447,7 @@ impl Generation {
         });
     }
 }
+
+#[cfg(test)]
+#[path = "driver_tests.rs"]
+mod tests;

@@ -173,3 +173,7 @@ fn config(pooling: bool) -> Config {
     }
     config
 }
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

@@ -4,7 +4,7 @@ use wasmtime::component::Component;
 
 use super::compile::{Compiled, Exports};
 use super::engine::Engine;
-use super::linkers;
+use super::linkers::{self, AsyncImport};
 use super::prepared::Prepared;
 use super::runtime::Refusal;
 
@@ -184,6 +184,12 @@ fn compatible(version: &str) -> bool {
 
 /// An import that no linker has. wasmtime names it between backticks.
 fn unlinkable(name: &str, error: &wasmtime::Error) -> Refusal {
+    if let Some(import) = error.downcast_ref::<AsyncImport>() {
+        return Refusal::new(
+            format!("`{name}`: {import}"),
+            "a key policy only computes: build it without the parts of WASI 0.3 that wait",
+        );
+    }
     let why = format!("{error:#}");
     let missing = why
         .split_once("component imports ")

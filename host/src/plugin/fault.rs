@@ -20,12 +20,13 @@ pub(super) fn of(error: &wasmtime::Error, kit: &Kit, state: &mut State) -> Failu
             limits.cpu
         );
         (Origin::Limit, "cpu-limit", message)
-    } else if state.memory.take_refused() {
+    } else if is_host_data(error) {
         let message = format!(
-            "`{name}` wanted more than {} bytes of memory ([limits] memory)",
-            limits.memory
+            "`{name}` handed over more than {} bytes in one call ([limits] body and {} bytes beside it)",
+            limits.body.saturating_add(limits.host_data),
+            limits.host_data
         );
-        (Origin::Limit, "memory-limit", message)
+        (Origin::Limit, "output-limit", message)
     } else if let Some(exit) = error.downcast_ref::<I32Exit>() {
         (
             Origin::Trap,
@@ -34,13 +35,12 @@ pub(super) fn of(error: &wasmtime::Error, kit: &Kit, state: &mut State) -> Failu
         )
     } else if let Some(impure) = error.downcast_ref::<Impure>() {
         (Origin::Trap, "trap", format!("`{name}`: {impure}"))
-    } else if is_host_data(error) {
+    } else if state.memory.take_refused() {
         let message = format!(
-            "`{name}` handed over more than {} bytes in one call ([limits] body and {} bytes beside it)",
-            limits.body.saturating_add(limits.host_data),
-            limits.host_data
+            "`{name}` wanted more than {} bytes of memory ([limits] memory)",
+            limits.memory
         );
-        (Origin::Limit, "output-limit", message)
+        (Origin::Limit, "memory-limit", message)
     } else if let Some(trap) = error.downcast_ref::<Trap>() {
         let what = trap.to_string();
         let what = what.strip_prefix("wasm trap: ").unwrap_or(&what).to_owned();

@@ -36,6 +36,8 @@ mod registry;
 mod runtime;
 mod secrets;
 mod state;
+#[cfg(test)]
+mod testing;
 mod ticker;
 mod version;
 mod watch;

@@ -223,3 +223,7 @@ impl Default for Request {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "policy_tests.rs"]
+mod tests;

@@ -22,8 +22,9 @@ use super::meter::Meter;
 use super::output::{Output, Sink, Stream, Voice};
 use super::{Egress, SecretError, Secrets};
 
-/// The seed of everything random in a key policy: it is pure, so it sees the same bytes every time.
-const FIXED_SEED: [u8; 16] = *b"larder-is-pure!!";
+/// All that is random in a key policy, one byte over and over: it is pure, so it sees the same however often and in
+/// whatever pieces it asks. A longer seed would give a used instance other bytes than a fresh one.
+const FIXED_RANDOM: u8 = 0x4c;
 
 /// What the instances of one plugin are furnished with. One per running version, shared by its stores.
 pub(super) struct Kit {
@@ -80,9 +81,9 @@ pub(super) fn store(
         (Purity::Pure, _) => {
             wasi.wall_clock(Frozen)
                 .monotonic_clock(Frozen)
-                .secure_random(Deterministic::new(FIXED_SEED.to_vec()))
-                .insecure_random(Deterministic::new(FIXED_SEED.to_vec()))
-                .insecure_random_seed(u128::from_le_bytes(FIXED_SEED));
+                .secure_random(Deterministic::new(vec![FIXED_RANDOM]))
+                .insecure_random(Deterministic::new(vec![FIXED_RANDOM]))
+                .insecure_random_seed(u128::from_le_bytes([FIXED_RANDOM; 16]));
         }
         (Purity::Worldly, Some(egress)) => egress.furnish(&mut wasi)?,
         (Purity::Worldly, None) => {}

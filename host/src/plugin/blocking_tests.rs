@@ -1,0 +1,86 @@
+//! Blocking loaders against a guest that misbehaves on purpose.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+
+use super::super::testing::{Launch, ask, ask_within, json};
+use crate::config::PluginLimits;
+use crate::error::Origin;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_of_instances_runs_calls_side_by_side() {
+    let loader = Launch::new("faulty-blocking")
+        .tune(|limits| limits.timeout = Duration::from_secs(20))
+        .loader()
+        .await;
+    let began = Instant::now();
+    let answers =
+        join_all((0..16).map(|_| ask_within(&loader, "slow-300", Duration::from_secs(20)))).await;
+    for answer in answers {
+        assert_eq!(json(answer)["data"], "slow-300");
+    }
+    assert!(
+        began.elapsed() < Duration::from_secs(4),
+        "eight at a time; took {:?}",
+        began.elapsed()
+    );
+}
+
+/// Law 9: each limit holds, names itself, and the next call works.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_9_panics_loops_bombs_and_hangs_are_contained() {
+    let loader = Launch::new("faulty-blocking")
+        .tune(|limits| limits.timeout = Duration::from_secs(20))
+        .loader()
+        .await;
+    for (key, code, origin, timeout) in [
+        ("panic", "trap", Origin::Trap, 20_000),
+        ("loop", "cpu-limit", Origin::Limit, 20_000),
+        ("bomb", "memory-limit", Origin::Limit, 20_000),
+        ("hang", "timeout", Origin::Limit, 100),
+    ] {
+        let failed = ask_within(&loader, key, Duration::from_millis(timeout))
+            .await
+            .unwrap_err();
+        assert_eq!((&*failed.code, failed.origin), (code, origin), "{failed}");
+        assert_eq!(json(ask(&loader, "ok").await)["data"], "ok", "after {key}");
+    }
+}
+
+/// Waiting is no computing: a call may wait for longer than its `cpu`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waiting_is_not_counted_as_computing() {
+    let loader = Launch::new("faulty-blocking")
+        .limits(PluginLimits {
+            instances: Some(1),
+            ..PluginLimits::default()
+        })
+        .loader()
+        .await;
+    assert_eq!(json(ask(&loader, "slow-300").await)["load"], 1);
+    assert_eq!(
+        json(ask(&loader, "ok").await)["load"],
+        2,
+        "the instance is used again"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_finds_no_place_in_time_is_told_so_and_the_plugin_is_not_blamed() {
+    let loader = Launch::new("faulty-blocking")
+        .limits(PluginLimits {
+            instances: Some(1),
+            ..PluginLimits::default()
+        })
+        .loader()
+        .await;
+    let (slow, waited) = tokio::join!(
+        biased;
+        ask(&loader, "slow-500"),
+        ask_within(&loader, "ok", Duration::from_millis(50))
+    );
+    assert!(slow.is_ok());
+    let waited = waited.unwrap_err();
+    assert_eq!((&*waited.code, waited.origin), ("timeout", Origin::Host));
+}

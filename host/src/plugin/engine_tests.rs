@@ -1,0 +1,191 @@
+//! Compiling, judging, describing and starting, with real components.
+
+use std::time::Duration;
+
+use super::super::testing::{Launch, compiled, engine, guest};
+use super::super::{Engine, Refusal};
+use crate::error::FailureKind;
+
+async fn refused(name: &str) -> Refusal {
+    match engine().compile(name, guest(name)).await {
+        Ok(compiled) => panic!("{name} was taken: {compiled:?}"),
+        Err(refusal) => refusal,
+    }
+}
+
+#[tokio::test]
+async fn a_component_is_compiled_once_and_mapped_afterwards_and_damage_is_noticed() {
+    let storage = tempfile::tempdir().unwrap();
+    let counts = |engine: &Engine| engine.compiler().counts();
+
+    let first = Engine::new(storage.path()).unwrap();
+    let one = first.compile("echo", guest("echo")).await.unwrap();
+    first.compile("echo", guest("echo")).await.unwrap();
+    assert_eq!(counts(&first), (1, 1));
+
+    let second = Engine::new(storage.path()).unwrap();
+    let two = second.compile("echo", guest("echo")).await.unwrap();
+    assert_eq!(counts(&second), (0, 1));
+    assert_eq!((&one.digest, one.exports), (&two.digest, two.exports));
+
+    let compiled = storage.path().join("compiled");
+    let code = std::fs::read_dir(&compiled)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "cwasm")
+        })
+        .unwrap();
+    let mut bytes = std::fs::read(&code).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0xff;
+    // Not written in place: the engines above have it mapped.
+    std::fs::remove_file(&code).unwrap();
+    std::fs::write(&code, bytes).unwrap();
+    let third = Engine::new(storage.path()).unwrap();
+    third.compile("echo", guest("echo")).await.unwrap();
+    assert_eq!(counts(&third), (1, 0), "the damaged code is not run");
+    third.compile("echo", guest("echo")).await.unwrap();
+    assert_eq!(counts(&third), (1, 1), "and is replaced");
+}
+
+#[tokio::test]
+async fn exports_and_imports_are_told() {
+    let echo = compiled("echo").await;
+    assert!(echo.exports.loader && echo.exports.metadata && !echo.exports.blocking_loader);
+    assert_eq!(echo.size, guest("echo").len() as u64);
+    assert!(
+        echo.imports
+            .iter()
+            .any(|import| import.starts_with("larder:plugin/settings@0.1")),
+        "{:?}",
+        echo.imports
+    );
+    assert!(compiled("faulty-blocking").await.exports.blocking_loader);
+    assert!(compiled("faulty-policy").await.exports.key_policy);
+}
+
+#[tokio::test]
+async fn an_import_that_nobody_offers_is_named_with_a_remedy() {
+    let refusal = refused("wrong-import").await;
+    insta::assert_snapshot!(refusal.to_string());
+}
+
+#[tokio::test]
+async fn a_component_that_is_no_plugin_is_told_what_it_exports_and_what_is_expected() {
+    let refusal = refused("no-world").await;
+    assert!(
+        refusal.message.contains("no plugin") && refusal.message.contains("larder:plugin/loader"),
+        "{refusal}"
+    );
+    assert!(refusal.remedy.is_some());
+}
+
+#[tokio::test]
+async fn a_component_that_is_cut_short_says_so() {
+    let whole = guest("echo");
+    let half = whole.slice(..whole.len() / 2);
+    let refusal = engine().compile("half", half).await.unwrap_err();
+    assert!(refusal.message.contains("cut short"), "{refusal}");
+}
+
+#[tokio::test]
+async fn a_component_describes_itself_or_not() {
+    let engine = engine();
+    let description = engine
+        .describe(&*compiled("echo").await)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!((&*description.name, description.cache_version), ("echo", 1));
+    assert!(
+        description
+            .descriptor
+            .contains("Answers what it was asked.")
+    );
+    assert_eq!(
+        engine.describe(&*compiled("faulty").await).await.unwrap(),
+        None
+    );
+    assert_eq!(
+        engine
+            .describe(&*compiled("faulty-policy").await)
+            .await
+            .unwrap(),
+        None
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn starting_and_probing_are_told_apart() {
+    let fails = |settings| async move {
+        let spec = Launch::new("staged").settings(settings).spec().await;
+        engine()
+            .launch(spec)
+            .await
+            .err()
+            .map(|refusal| refusal.message)
+    };
+    let message = fails(r#"{"start_fails": true}"#).await.unwrap();
+    assert!(
+        message.contains("`staged` does not start") && message.contains("start"),
+        "{message}"
+    );
+    let message = fails(r#"{"start_traps": true}"#).await.unwrap();
+    assert!(message.contains("trap"), "{message}");
+
+    let launched = Launch::new("staged")
+        .settings(r#"{"probe_fails": true}"#)
+        .launch()
+        .await;
+    assert!(launched.probe.is_err());
+    assert!(launched.runtime.probe().await.is_err());
+    let launched = Launch::new("staged").launch().await;
+    assert!(launched.probe.is_ok() && launched.runtime.probe().await.is_ok());
+}
+
+/// `start` has no `cpu` slice limit, and its budget of wall clock holds even for a busy loop.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn starting_may_compute_for_long_but_not_for_ever() {
+    let launched = Launch::new("staged")
+        .settings(r#"{"start_busy_ms": 300}"#)
+        .launch()
+        .await;
+    launched.probe.unwrap();
+    for settings in [r#"{"start_busy_ms": 60000}"#, r#"{"start_ms": 60000}"#] {
+        let spec = Launch::new("staged")
+            .settings(settings)
+            .tune(|limits| limits.lifecycle = Duration::from_millis(300))
+            .spec()
+            .await;
+        let refusal = engine().launch(spec).await.err().unwrap();
+        assert!(
+            refusal.message.contains("took longer than 300ms"),
+            "{refusal}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_reach_the_guest() {
+    let loader = Launch::new("echo")
+        .settings(r#"{"body": "hello", "tags": ["a"], "ttl_ms": 5000}"#)
+        .loader()
+        .await;
+    let found = super::super::testing::found(super::super::testing::ask(&loader, "x").await);
+    assert_eq!(
+        (&*found.body, &*found.tags),
+        (&b"hello"[..], &["a".to_owned()][..])
+    );
+    assert_eq!(found.ttl, Some(Duration::from_secs(5)));
+    let unfit = Launch::new("echo")
+        .settings(r#"{"nonsense": 1}"#)
+        .loader()
+        .await;
+    let failed = super::super::testing::ask(&unfit, "x").await.unwrap_err();
+    assert_eq!(
+        (failed.kind, &*failed.code),
+        (FailureKind::Internal, "settings-unfit")
+    );
+}
