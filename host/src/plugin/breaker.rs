@@ -38,8 +38,8 @@ struct Bucket {
 }
 
 /// Leave to make one call. Dropped without an outcome (the caller went away), it counts as nothing.
-pub(super) struct Admission {
-    breaker: Arc<Breaker>,
+pub(super) struct Admission<'a> {
+    breaker: &'a Breaker,
     /// The one call that is tried while the breaker is open.
     trial: bool,
 }
@@ -61,7 +61,7 @@ impl Breaker {
     ///
     /// # Errors
     /// `plugin-breaker-open`, with the time after which it may be asked again.
-    pub(super) fn admit(self: &Arc<Self>, now: Instant) -> Result<Admission, Failure> {
+    pub(super) fn admit(&self, now: Instant) -> Result<Admission<'_>, Failure> {
         let until = self.open_until.load(Ordering::Acquire);
         let trial = if until == 0 {
             false
@@ -71,7 +71,7 @@ impl Breaker {
             true
         };
         Ok(Admission {
-            breaker: Arc::clone(self),
+            breaker: self,
             trial,
         })
     }
@@ -148,7 +148,7 @@ impl Breaker {
     }
 }
 
-impl Admission {
+impl Admission<'_> {
     /// The call ended: `fault` is why, if the plugin is to blame.
     pub(super) fn ended<T>(self, now: Instant, result: &Result<T, Failure>) {
         let fault = result.as_ref().err().filter(|failure| failure.is_fault());
@@ -163,7 +163,7 @@ impl Admission {
     }
 }
 
-impl Drop for Admission {
+impl Drop for Admission<'_> {
     fn drop(&mut self) {
         if self.trial {
             self.breaker.trying.store(false, Ordering::Release);

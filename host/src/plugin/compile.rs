@@ -121,7 +121,7 @@ impl Compiler {
         name: &str,
         bytes: Bytes,
     ) -> Result<(Component, String), Refusal> {
-        let _turn = Arc::clone(&self.worker)
+        let turn = Arc::clone(&self.worker)
             .acquire_owned()
             .await
             .map_err(|_| Refusal::bare("the server is stopping"))?;
@@ -131,6 +131,8 @@ impl Compiler {
         let compatibility = self.compatibility;
         let (compiled, mapped) = (Arc::clone(&self.compiled), Arc::clone(&self.mapped));
         let work = move || {
+            // Held until the compiler is done, also when nobody waits for it any more: it cannot be interrupted.
+            let _turn = turn;
             let digest = blake3::hash(&bytes).to_hex().to_string();
             let file = directory.map(|directory| {
                 directory.join(format!("{}-{compatibility:016x}.cwasm", &digest[..32]))

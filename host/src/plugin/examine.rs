@@ -4,7 +4,7 @@ use wasmtime::component::Component;
 
 use super::compile::{Compiled, Exports};
 use super::engine::Engine;
-use super::linkers;
+use super::linkers::{self, AsyncImport};
 use super::prepared::Prepared;
 use super::runtime::Refusal;
 
@@ -71,7 +71,13 @@ pub(super) fn bytes(name: &str, bytes: &[u8]) -> Result<(), Refusal> {
 /// What the compiler's error means.
 pub(super) fn not_compiled(name: &str, bytes: &[u8], error: &wasmtime::Error) -> Refusal {
     let why = format!("{error:#}");
-    if why.contains("unexpected end") || why.contains("unexpected-end") {
+    // The parser meets the end in the middle of something, or a section that says it is longer than what is left.
+    let cut = [
+        "unexpected end",
+        "unexpected-end",
+        "is out of bounds (bound =",
+    ];
+    if cut.iter().any(|sign| why.contains(sign)) {
         return Refusal::new(
             format!(
                 "`{name}` is cut short: it ends after {} bytes ({why})",
@@ -184,6 +190,12 @@ fn compatible(version: &str) -> bool {
 
 /// An import that no linker has. wasmtime names it between backticks.
 fn unlinkable(name: &str, error: &wasmtime::Error) -> Refusal {
+    if let Some(import) = error.downcast_ref::<AsyncImport>() {
+        return Refusal::new(
+            format!("`{name}`: {import}"),
+            "a key policy only computes: build it without the parts of WASI 0.3 that wait",
+        );
+    }
     let why = format!("{error:#}");
     let missing = why
         .split_once("component imports ")
@@ -203,7 +215,7 @@ fn unlinkable(name: &str, error: &wasmtime::Error) -> Refusal {
     };
     let reason = why
         .rsplit_once(": ")
-        .filter(|(_, cause)| !cause.contains("not found in the linker"))
+        .filter(|(_, cause)| !cause.contains("not found") && !cause.contains("missing"))
         .map(|(_, cause)| format!(" ({cause})"))
         .unwrap_or_default();
     Refusal::new(

@@ -20,12 +20,13 @@ pub(super) fn of(error: &wasmtime::Error, kit: &Kit, state: &mut State) -> Failu
             limits.cpu
         );
         (Origin::Limit, "cpu-limit", message)
-    } else if state.memory.take_refused() {
+    } else if is_host_data(error) {
         let message = format!(
-            "`{name}` wanted more than {} bytes of memory ([limits] memory)",
-            limits.memory
+            "`{name}` handed over more than {} bytes in one call ([limits] body and {} bytes beside it)",
+            limits.body.saturating_add(limits.host_data),
+            limits.host_data
         );
-        (Origin::Limit, "memory-limit", message)
+        (Origin::Limit, "output-limit", message)
     } else if let Some(exit) = error.downcast_ref::<I32Exit>() {
         (
             Origin::Trap,
@@ -34,13 +35,12 @@ pub(super) fn of(error: &wasmtime::Error, kit: &Kit, state: &mut State) -> Failu
         )
     } else if let Some(impure) = error.downcast_ref::<Impure>() {
         (Origin::Trap, "trap", format!("`{name}`: {impure}"))
-    } else if is_host_data(error) {
+    } else if state.memory.take_refused() {
         let message = format!(
-            "`{name}` handed over more than {} bytes in one call ([limits] body and {} bytes beside it)",
-            limits.body.saturating_add(limits.host_data),
-            limits.host_data
+            "`{name}` wanted more than {} bytes of memory ([limits] memory)",
+            limits.memory
         );
-        (Origin::Limit, "output-limit", message)
+        (Origin::Limit, "memory-limit", message)
     } else if let Some(trap) = error.downcast_ref::<Trap>() {
         let what = trap.to_string();
         let what = what.strip_prefix("wasm trap: ").unwrap_or(&what).to_owned();
@@ -78,6 +78,15 @@ pub(super) fn no_place(name: &str, after: Duration) -> Failure {
         FailureKind::Timeout,
         "timeout",
         format!("`{name}` had no free place within {after:?} ([limits] concurrency, instances)"),
+    )
+}
+
+/// A neighbour killed the instance that a call was in, and there was no time left to ask again. Not the call's fault.
+pub(super) fn not_asked_again(name: &str, after: Duration) -> Failure {
+    Failure::host(
+        FailureKind::Timeout,
+        "timeout",
+        format!("`{name}` died under another call, and asking again took longer than {after:?}"),
     )
 }
 

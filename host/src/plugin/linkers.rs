@@ -119,10 +119,7 @@ pub(super) fn with_traps(
                             Ok(())
                         })?;
                     } else if function.async_() {
-                        instance.func_new_concurrent(name, move |_, _, _, _| {
-                            let called = called.clone();
-                            Box::pin(async move { Err(Impure(called).into()) })
-                        })?;
+                        return Err(AsyncImport(called).into());
                     } else {
                         instance
                             .func_new(name, move |_, _, _, _| Err(Impure(called.clone()).into()))?;
@@ -147,6 +144,23 @@ fn answered(interface: &str) -> bool {
                 .is_some_and(|rest| rest.starts_with('.'))
     })
 }
+
+/// A key policy imports an async function. It cannot be a trap either: wasmtime lets nobody call such a component
+/// synchronously, whatever the function does.
+#[derive(Debug)]
+pub(super) struct AsyncImport(pub(super) String);
+
+impl std::fmt::Display for AsyncImport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "a key policy is synchronous, but imports the async function `{}`",
+            self.0
+        )
+    }
+}
+
+impl std::error::Error for AsyncImport {}
 
 /// A key policy asked for something that could make its answers differ.
 #[derive(Debug)]
