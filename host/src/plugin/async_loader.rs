@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::bindings;
 use super::breaker::Breaker;
-use super::driver::{Shared, Ticket};
+use super::driver::{Place, Shared, Ticket};
 use super::fault::{self, Denials};
 use super::instance::{Live, Mould};
 use super::queue::{Job, NotTaken};
@@ -112,8 +112,10 @@ async fn ask(shared: &Shared, question: Question) -> Result<Outcome, Failure> {
 
 fn too_late(shared: &Shared, watch: &Watch, timeout: std::time::Duration) -> Failure {
     let name = &shared.mould.kit.name;
-    if watch.ticket.lock().is_some() {
-        return fault::timeout(name, timeout);
+    match *watch.ticket.lock() {
+        Place::Inside(..) => return fault::timeout(name, timeout),
+        Place::Again => return fault::not_asked_again(name, timeout),
+        Place::Waiting => {}
     }
     match shared.restarting() {
         Some(last_error) => Failure {
@@ -140,7 +142,8 @@ impl Drop for Watch {
         if self.answered.load(Ordering::Relaxed) {
             return;
         }
-        if let Some((generation, id)) = self.ticket.lock().take()
+        let place = std::mem::take(&mut *self.ticket.lock());
+        if let Place::Inside(generation, id) = place
             && tokio::runtime::Handle::try_current().is_ok()
         {
             generation.overdue(id);

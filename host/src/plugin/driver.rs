@@ -51,8 +51,20 @@ pub(super) struct Shared {
     restarting: Mutex<Vec<Option<String>>>,
 }
 
-/// Where a job is. Filled when it enters an instance.
-pub(super) type Ticket = Arc<Mutex<Option<(Arc<Generation>, u64)>>>;
+/// Where a job is, for its caller.
+pub(super) type Ticket = Arc<Mutex<Place>>;
+
+/// The places of a job.
+#[derive(Default)]
+pub(super) enum Place {
+    /// In the queue.
+    #[default]
+    Waiting,
+    /// In an instance, as this call of it.
+    Inside(Arc<Generation>, u64),
+    /// Its instance died; it is asked again, or waits to be.
+    Again,
+}
 
 /// One instance in a slot, as the world outside its store sees it.
 pub(super) struct Generation {
@@ -71,6 +83,8 @@ struct Asked {
     question: Question,
     deadline: Instant,
     reply: oneshot::Sender<Result<Answer, Failure>>,
+    /// Of its caller. It points back here, but only until the call ends or its caller goes, whichever is first.
+    ticket: Ticket,
 }
 
 /// Takes jobs.
@@ -250,6 +264,7 @@ fn bury(shared: &Arc<Shared>, generation: &Generation, end: Option<End>) -> Opti
     };
     let asked = std::mem::take(&mut *generation.asked.lock());
     for asked in asked.into_values().filter(|asked| !asked.reply.is_closed()) {
+        *asked.ticket.lock() = Place::Again;
         tokio::spawn(ask_again(Arc::clone(shared), asked));
     }
     Some(failure)
@@ -403,10 +418,11 @@ impl Generation {
             question: job.question,
             deadline: job.deadline,
             reply: job.reply,
+            ticket: job.ticket,
         };
         let mut table = self.asked.lock();
         let asked = table.entry(id).insert_entry(asked);
-        *job.ticket.lock() = Some((Arc::clone(self), id));
+        *asked.get().ticket.lock() = Place::Inside(Arc::clone(self), id);
         let gone = asked.get().reply.is_closed();
         drop(table);
         if gone {

@@ -84,7 +84,7 @@ async fn law_9_loops_recursion_bombs_and_floods_are_contained() {
         .await;
     for (key, expected, says) in [
         ("loop", ("cpu-limit", Origin::Limit), "[limits] cpu"),
-        ("recurse", ("trap", Origin::Trap), "stack"),
+        ("recurse", ("trap", Origin::Trap), "trapped"),
         ("bomb", ("memory-limit", Origin::Limit), "[limits] memory"),
     ] {
         let failed = ask_within(&loader, key, Duration::from_secs(20))

@@ -71,7 +71,13 @@ pub(super) fn bytes(name: &str, bytes: &[u8]) -> Result<(), Refusal> {
 /// What the compiler's error means.
 pub(super) fn not_compiled(name: &str, bytes: &[u8], error: &wasmtime::Error) -> Refusal {
     let why = format!("{error:#}");
-    if why.contains("unexpected end") || why.contains("unexpected-end") {
+    // The parser meets the end in the middle of something, or a section that says it is longer than what is left.
+    let cut = [
+        "unexpected end",
+        "unexpected-end",
+        "is out of bounds (bound =",
+    ];
+    if cut.iter().any(|sign| why.contains(sign)) {
         return Refusal::new(
             format!(
                 "`{name}` is cut short: it ends after {} bytes ({why})",
@@ -209,7 +215,7 @@ fn unlinkable(name: &str, error: &wasmtime::Error) -> Refusal {
     };
     let reason = why
         .rsplit_once(": ")
-        .filter(|(_, cause)| !cause.contains("not found in the linker"))
+        .filter(|(_, cause)| !cause.contains("not found") && !cause.contains("missing"))
         .map(|(_, cause)| format!(" ({cause})"))
         .unwrap_or_default();
     Refusal::new(

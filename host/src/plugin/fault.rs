@@ -81,6 +81,15 @@ pub(super) fn no_place(name: &str, after: Duration) -> Failure {
     )
 }
 
+/// A neighbour killed the instance that a call was in, and there was no time left to ask again. Not the call's fault.
+pub(super) fn not_asked_again(name: &str, after: Duration) -> Failure {
+    Failure::host(
+        FailureKind::Timeout,
+        "timeout",
+        format!("`{name}` died under another call, and asking again took longer than {after:?}"),
+    )
+}
+
 /// More calls wait than may wait.
 pub(super) fn overloaded(name: &str, waiting: usize) -> Failure {
     Failure {
