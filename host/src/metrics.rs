@@ -42,7 +42,11 @@ impl Outcome {
         (Self::HitMemory, "hit", "memory"),
         (Self::HitRedis, "hit", "redis"),
         (Self::HitMissing, "hit", "missing"),
-        (Self::StaleWhileRevalidate, "stale", "stale-while-revalidate"),
+        (
+            Self::StaleWhileRevalidate,
+            "stale",
+            "stale-while-revalidate",
+        ),
         (Self::StaleSoftTimeout, "stale", "stale-soft-timeout"),
         (Self::StaleIfError, "stale", "stale-if-error"),
         (Self::MissLoaded, "miss", "loaded"),
@@ -128,11 +132,24 @@ impl Metrics {
         let mut routes = self.routes.lock();
         let handles = routes.entry(Arc::clone(pattern)).or_insert_with(|| {
             let answers = Outcome::ALL.map(|(_, outcome, detail)| {
-                let label = AnswerLabel { route: Arc::clone(pattern), outcome, detail };
+                let label = AnswerLabel {
+                    route: Arc::clone(pattern),
+                    outcome,
+                    detail,
+                };
                 self.answers.get_or_create(&label).clone()
             });
-            let requests = self.requests.get_or_create(&RouteLabel { route: Arc::clone(pattern) }).clone();
-            Arc::new(RouteMetrics { requests, answers, loads: Arc::default() })
+            let requests = self
+                .requests
+                .get_or_create(&RouteLabel {
+                    route: Arc::clone(pattern),
+                })
+                .clone();
+            Arc::new(RouteMetrics {
+                requests,
+                answers,
+                loads: Arc::default(),
+            })
         });
         Arc::clone(handles)
     }
@@ -141,11 +158,31 @@ impl Metrics {
     pub fn render(&self, extra: &[Sample]) -> String {
         let mut registry = Registry::with_prefix("larder");
         registry.register("requests", "Requests by route", self.requests.clone());
-        registry.register("answers", "Answers by route; their sum over a route is its requests", self.answers.clone());
-        registry.register("unrouted_requests", "Requests that no route matched", self.unrouted.clone());
-        registry.register("connections", "Connections accepted on the public listener", self.connections.clone());
-        registry.register("derivations", "Keys derived, remembered ones included", self.derivations.clone());
-        registry.register("derivations_called", "Keys derived by calling a key policy", self.derivations_called.clone());
+        registry.register(
+            "answers",
+            "Answers by route; their sum over a route is its requests",
+            self.answers.clone(),
+        );
+        registry.register(
+            "unrouted_requests",
+            "Requests that no route matched",
+            self.unrouted.clone(),
+        );
+        registry.register(
+            "connections",
+            "Connections accepted on the public listener",
+            self.connections.clone(),
+        );
+        registry.register(
+            "derivations",
+            "Keys derived, remembered ones included",
+            self.derivations.clone(),
+        );
+        registry.register(
+            "derivations_called",
+            "Keys derived by calling a key policy",
+            self.derivations_called.clone(),
+        );
         self.register_loads(&mut registry);
         for sample in extra {
             sample.register(&mut registry);
@@ -171,20 +208,49 @@ impl Metrics {
                 ("earlier", &counts.loads_earlier),
             ];
             for (result, count) in results {
-                let label = LoadLabel { route: Arc::clone(route), result };
+                let label = LoadLabel {
+                    route: Arc::clone(route),
+                    result,
+                };
                 loads.get_or_create(&label).inc_by(count.load(Relaxed));
             }
-            let label = RouteLabel { route: Arc::clone(route) };
-            dropped.get_or_create(&label).inc_by(counts.headers_dropped.load(Relaxed));
-            clamped.get_or_create(&label).inc_by(counts.ttl_clamped.load(Relaxed));
-            fallbacks.get_or_create(&label).inc_by(counts.chain_fallbacks.load(Relaxed));
-            overtaken.get_or_create(&label).inc_by(counts.not_stored_purged.load(Relaxed));
+            let label = RouteLabel {
+                route: Arc::clone(route),
+            };
+            dropped
+                .get_or_create(&label)
+                .inc_by(counts.headers_dropped.load(Relaxed));
+            clamped
+                .get_or_create(&label)
+                .inc_by(counts.ttl_clamped.load(Relaxed));
+            fallbacks
+                .get_or_create(&label)
+                .inc_by(counts.chain_fallbacks.load(Relaxed));
+            overtaken
+                .get_or_create(&label)
+                .inc_by(counts.not_stored_purged.load(Relaxed));
         }
         registry.register("loads", "Flights by what they brought back", loads);
-        registry.register("loader_headers_dropped", "Headers of loaders that the host does not send", dropped);
-        registry.register("ttl_clamped", "Times to live asked for above ttl_max", clamped);
-        registry.register("chain_fallbacks", "Loaders asked after the first of a chain", fallbacks);
-        registry.register("loads_overtaken", "Loads not stored because a purge overtook them", overtaken);
+        registry.register(
+            "loader_headers_dropped",
+            "Headers of loaders that the host does not send",
+            dropped,
+        );
+        registry.register(
+            "ttl_clamped",
+            "Times to live asked for above ttl_max",
+            clamped,
+        );
+        registry.register(
+            "chain_fallbacks",
+            "Loaders asked after the first of a chain",
+            fallbacks,
+        );
+        registry.register(
+            "loads_overtaken",
+            "Loads not stored because a purge overtook them",
+            overtaken,
+        );
     }
 }
 
@@ -238,6 +304,9 @@ mod tests {
         metrics.route(&pattern).request();
         metrics.route(&pattern).request();
         let text = metrics.render(&[]);
-        assert!(text.contains("larder_requests_total{route=\"/data/{key}\"} 2"), "{text}");
+        assert!(
+            text.contains("larder_requests_total{route=\"/data/{key}\"} 2"),
+            "{text}"
+        );
     }
 }

@@ -21,7 +21,10 @@ pub(super) struct Asked {
     path: String,
 }
 
-pub(super) async fn entries(State(admin): State<Admin>, asked: Result<Query<Asked>, axum::extract::rejection::QueryRejection>) -> Response {
+pub(super) async fn entries(
+    State(admin): State<Admin>,
+    asked: Result<Query<Asked>, axum::extract::rejection::QueryRejection>,
+) -> Response {
     let Ok(Query(Asked { path })) = asked else {
         let detail = "say which resource: GET /entries?path=/data/42";
         return Problem::new(StatusCode::BAD_REQUEST, "invalid-query", detail).into_response();
@@ -31,18 +34,41 @@ pub(super) async fn entries(State(admin): State<Admin>, asked: Result<Query<Aske
         return Problem::new(StatusCode::NOT_FOUND, "unknown-path", detail).into_response();
     };
     let found = admin.cache.variants(&resource).await;
-    let entries: Vec<Value> =
-        found.iter().map(|(key, tier, entry)| entry_json(&admin, &route, &resource, key, *tier, entry)).collect();
+    let entries: Vec<Value> = found
+        .iter()
+        .map(|(key, tier, entry)| entry_json(&admin, &route, &resource, key, *tier, entry))
+        .collect();
     Json(json!({"path": path, "route": &*route.pattern, "entries": entries})).into_response()
 }
 
-fn entry_json(admin: &Admin, route: &Route, resource: &Resource, key: &str, tier: TierName, entry: &Entry) -> Value {
-    let covered = Covered { route: &route.pattern, resource, tags: &entry.content.tags };
-    let verdict = admin.cache.generations().judge(entry.stamp, Some(&entry.checked), covered);
+fn entry_json(
+    admin: &Admin,
+    route: &Route,
+    resource: &Resource,
+    key: &str,
+    tier: TierName,
+    entry: &Entry,
+) -> Value {
+    let covered = Covered {
+        route: &route.pattern,
+        resource,
+        tags: &entry.content.tags,
+    };
+    let verdict = admin
+        .cache
+        .generations()
+        .judge(entry.stamp, Some(&entry.checked), covered);
     let now_ms = admin.cache.clock().now_ms();
-    let freshness = match entry.times.freshness(now_ms, verdict, &route.binding.policy) {
+    let freshness = match entry
+        .times
+        .freshness(now_ms, verdict, &route.binding.policy)
+    {
         Freshness::Fresh { left_ms } => json!({"state": "fresh", "left_ms": left_ms}),
-        Freshness::Stale { over_ms, while_revalidate, if_error } => json!({
+        Freshness::Stale {
+            over_ms,
+            while_revalidate,
+            if_error,
+        } => json!({
             "state": "stale", "over_ms": over_ms, "while_revalidate": while_revalidate, "if_error": if_error,
         }),
         Freshness::Dead => json!({"state": "dead"}),

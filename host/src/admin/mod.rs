@@ -44,7 +44,9 @@ pub struct Admin {
 impl Admin {
     /// The paths, top-down.
     pub fn router(self) -> Router {
-        let open = Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(readyz));
+        let open = Router::new()
+            .route("/livez", get(|| async { "ok\n" }))
+            .route("/readyz", get(readyz));
         let guarded = Router::new()
             .route("/", get(index))
             .route("/metrics", get(metrics))
@@ -54,7 +56,10 @@ impl Admin {
             .route("/entries", get(entries::entries))
             .route("/purge", post(purge::purge))
             .layer(middleware::from_fn_with_state(self.clone(), require_token));
-        open.merge(guarded).fallback(not_found).method_not_allowed_fallback(method_not_allowed).with_state(self)
+        open.merge(guarded)
+            .fallback(not_found)
+            .method_not_allowed_fallback(method_not_allowed)
+            .with_state(self)
     }
 }
 
@@ -67,7 +72,11 @@ pub(crate) struct Problem {
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into() }
+        Self {
+            status,
+            code,
+            detail: detail.into(),
+        }
     }
 }
 
@@ -80,7 +89,10 @@ impl IntoResponse for Problem {
             "code": self.code,
             "detail": self.detail,
         });
-        let content_type = (header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        let content_type = (
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         (self.status, [content_type], body.to_string()).into_response()
     }
 }
@@ -102,26 +114,43 @@ async fn index() -> &'static str {
 }
 
 async fn not_found(request: Request) -> Problem {
-    let detail = format!("{} is not an address of the admin listener; GET / lists them", request.uri().path());
+    let detail = format!(
+        "{} is not an address of the admin listener; GET / lists them",
+        request.uri().path()
+    );
     Problem::new(StatusCode::NOT_FOUND, "not-found", detail)
 }
 
 async fn method_not_allowed(request: Request) -> Problem {
-    let detail = format!("{} does not answer {}; GET / lists what does", request.uri().path(), request.method());
+    let detail = format!(
+        "{} does not answer {}; GET / lists what does",
+        request.uri().path(),
+        request.method()
+    );
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
 }
 
 async fn require_token(State(admin): State<Admin>, request: Request, next: Next) -> Response {
-    let Some(token) = &admin.token else { return next.run(request).await };
-    let given = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
+    let Some(token) = &admin.token else {
+        return next.run(request).await;
+    };
+    let given = request
+        .headers()
+        .get(header::AUTHORIZATION)
+        .map(HeaderValue::as_bytes)
+        .unwrap_or_default();
     let given = given.strip_prefix(b"Bearer ").unwrap_or_default();
     // Digests are compared, so that the time it takes tells nothing of the token.
     if blake3::hash(given) == blake3::hash(token.as_bytes()) {
         return next.run(request).await;
     }
     let detail = "send the [admin] token as `Authorization: Bearer TOKEN`";
-    let mut response = Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail).into_response();
-    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"larder\""));
+    let mut response =
+        Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail).into_response();
+    response.headers_mut().insert(
+        header::WWW_AUTHENTICATE,
+        HeaderValue::from_static("Bearer realm=\"larder\""),
+    );
     response
 }
 
@@ -140,7 +169,11 @@ async fn readyz(State(admin): State<Admin>) -> Response {
         let health = shared.health();
         json!({"available": health.available, "error": health.error, "pending_purges": health.pending_purges})
     });
-    let status = if draining { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let status = if draining {
+        StatusCode::SERVICE_UNAVAILABLE
+    } else {
+        StatusCode::OK
+    };
     let body = json!({"ready": !draining, "draining": draining, "redis": redis, "plugins_not_ready": broken});
     (status, Json(body)).into_response()
 }
@@ -149,17 +182,47 @@ async fn metrics(State(admin): State<Admin>) -> Response {
     let mut samples = (admin.samples)();
     let (entries, bytes) = admin.cache.memory().size();
     let (loads, waiters) = admin.cache.in_flight();
-    let gauge = |name, help, value| Sample { name, help, value, counter: false };
+    let gauge = |name, help, value| Sample {
+        name,
+        help,
+        value,
+        counter: false,
+    };
     samples.extend([
-        gauge("memory_entries", "Entries in the memory tier", entries as u64),
-        gauge("memory_bytes", "Bytes of the entries in the memory tier", bytes),
+        gauge(
+            "memory_entries",
+            "Entries in the memory tier",
+            entries as u64,
+        ),
+        gauge(
+            "memory_bytes",
+            "Bytes of the entries in the memory tier",
+            bytes,
+        ),
         gauge("loads_in_flight", "Loads running", loads as u64),
-        gauge("requests_waiting", "Requests waiting for a load", waiters as u64),
-        gauge("purge_seq", "The seq of the last purge this node knows of", admin.cache.generations().seq()),
-        gauge("purges_remembered", "Purges whose generation is remembered", admin.cache.generations().remembered() as u64),
+        gauge(
+            "requests_waiting",
+            "Requests waiting for a load",
+            waiters as u64,
+        ),
+        gauge(
+            "purge_seq",
+            "The seq of the last purge this node knows of",
+            admin.cache.generations().seq(),
+        ),
+        gauge(
+            "purges_remembered",
+            "Purges whose generation is remembered",
+            admin.cache.generations().remembered() as u64,
+        ),
     ]);
-    let content_type = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
-    ([(header::CONTENT_TYPE, content_type)], admin.metrics.render(&samples)).into_response()
+    let content_type =
+        HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    (
+        [(header::CONTENT_TYPE, content_type)],
+        admin.metrics.render(&samples),
+    )
+        .into_response()
 }
 
 async fn plugins(State(admin): State<Admin>) -> Json<Value> {
@@ -193,7 +256,15 @@ async fn reload(State(admin): State<Admin>, Path(name): Path<String>) -> Respons
 }
 
 async fn routes(State(admin): State<Admin>) -> Json<Value> {
-    Json(admin.routes.load().routes().iter().map(|route| route_json(route)).collect())
+    Json(
+        admin
+            .routes
+            .load()
+            .routes()
+            .iter()
+            .map(|route| route_json(route))
+            .collect(),
+    )
 }
 
 fn route_json(route: &Route) -> Value {
@@ -208,10 +279,21 @@ fn route_json(route: &Route) -> Value {
             Link::NotLoaded { name, why } => json!({"name": name, "loaded": false, "error": why}),
         })
         .collect();
-    let names = |headers: &[http::HeaderName]| headers.iter().map(|name| name.as_str().to_owned()).collect::<Vec<_>>();
+    let names = |headers: &[http::HeaderName]| {
+        headers
+            .iter()
+            .map(|name| name.as_str().to_owned())
+            .collect::<Vec<_>>()
+    };
     let key = match &route.rule {
-        Rule::Parts { path, query, headers } => json!({"path": path, "query": query, "headers": names(headers)}),
-        Rule::Policy { policy, headers } => json!({"policy": policy.name(), "headers": names(headers)}),
+        Rule::Parts {
+            path,
+            query,
+            headers,
+        } => json!({"path": path, "query": query, "headers": names(headers)}),
+        Rule::Policy { policy, headers } => {
+            json!({"policy": policy.name(), "headers": names(headers)})
+        }
         Rule::NotLoaded { name, why } => json!({"policy": name, "error": why}),
     };
     json!({
@@ -230,4 +312,3 @@ fn route_json(route: &Route) -> Value {
         "timeout": text(policy.timeout),
     })
 }
-

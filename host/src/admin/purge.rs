@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::Json;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -42,7 +42,9 @@ pub(super) async fn purge(State(admin): State<Admin>, body: Bytes) -> Response {
     let asked: Purge = match serde_json::from_slice(&body) {
         Ok(asked) => asked,
         Err(error) => {
-            let detail = format!("the body is not a purge: {error}; send for example {{\"path\": \"/data/42\"}}");
+            let detail = format!(
+                "the body is not a purge: {error}; send for example {{\"path\": \"/data/42\"}}"
+            );
             return Problem::new(StatusCode::BAD_REQUEST, "invalid-purge", detail).into_response();
         }
     };
@@ -73,32 +75,55 @@ fn scopes(admin: &Admin, asked: &Purge) -> Result<Vec<Scope>, Problem> {
             "purging one variant (`headers`, `exact`) is not built yet in this version; leave them out to purge every variant of the path",
         ));
     }
-    let given = [asked.path.is_some(), asked.tag.is_some(), asked.tags.is_some(), asked.route.is_some(), asked.all.is_some()];
+    let given = [
+        asked.path.is_some(),
+        asked.tag.is_some(),
+        asked.tags.is_some(),
+        asked.route.is_some(),
+        asked.all.is_some(),
+    ];
     if given.iter().filter(|given| **given).count() != 1 {
-        return Err(invalid("give exactly one of `path`, `tag`, `tags`, `route`, `all`"));
+        return Err(invalid(
+            "give exactly one of `path`, `tag`, `tags`, `route`, `all`",
+        ));
     }
     let routes = admin.routes.load();
     if let Some(path) = &asked.path {
         let (path, _) = path.split_once('?').unwrap_or((path, ""));
         let (_, resource) = routes.resource(path).ok_or_else(|| {
-            Problem::new(StatusCode::NOT_FOUND, "unknown-path", format!("no route has the path {path}; GET /routes lists them"))
+            Problem::new(
+                StatusCode::NOT_FOUND,
+                "unknown-path",
+                format!("no route has the path {path}; GET /routes lists them"),
+            )
         })?;
         return Ok(vec![Scope::Resource(resource)]);
     }
     if let Some(pattern) = &asked.route {
-        let route = routes.routes().iter().find(|route| *route.pattern == **pattern).ok_or_else(|| {
-            let detail = format!("there is no route {pattern}; GET /routes lists them");
-            Problem::new(StatusCode::NOT_FOUND, "unknown-route", detail)
-        })?;
+        let route = routes
+            .routes()
+            .iter()
+            .find(|route| *route.pattern == **pattern)
+            .ok_or_else(|| {
+                let detail = format!("there is no route {pattern}; GET /routes lists them");
+                Problem::new(StatusCode::NOT_FOUND, "unknown-route", detail)
+            })?;
         return Ok(vec![Scope::Route(Arc::clone(&route.pattern))]);
     }
     match (&asked.tag, &asked.tags, asked.all) {
         (_, _, Some(true)) => Ok(vec![Scope::All]),
         (_, _, Some(false)) => Err(invalid("`all` can only be true")),
         (Some(tag), _, _) => Ok(vec![Scope::Tag(tag.as_str().into())]),
-        (_, Some(tags), _) if tags.is_empty() || tags.len() > TAGS_MAX => Err(invalid("give 1 to 1000 tags")),
-        (_, Some(tags), _) => Ok(tags.iter().map(|tag| Scope::Tag(tag.as_str().into())).collect()),
-        _ => Err(invalid("give exactly one of `path`, `tag`, `tags`, `route`, `all`")),
+        (_, Some(tags), _) if tags.is_empty() || tags.len() > TAGS_MAX => {
+            Err(invalid("give 1 to 1000 tags"))
+        }
+        (_, Some(tags), _) => Ok(tags
+            .iter()
+            .map(|tag| Scope::Tag(tag.as_str().into()))
+            .collect()),
+        _ => Err(invalid(
+            "give exactly one of `path`, `tag`, `tags`, `route`, `all`",
+        )),
     }
 }
 

@@ -33,7 +33,15 @@ impl Failures {
     pub(super) fn new() -> Self {
         let lifecycle = DefaultLifecycle::default();
         let hasher = BuildHasherDefault::default();
-        Self { by_key: Cache::with(REMEMBERED_MAX, REMEMBERED_MAX as u64, UnitWeighter, hasher, lifecycle) }
+        Self {
+            by_key: Cache::with(
+                REMEMBERED_MAX,
+                REMEMBERED_MAX as u64,
+                UnitWeighter,
+                hasher,
+                lifecycle,
+            ),
+        }
     }
 
     /// The failure of a key that still counts at `now_ms`; the caller judges its stamp.

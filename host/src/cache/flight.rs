@@ -94,7 +94,11 @@ const SHARDS: usize = 64;
 impl Flights {
     /// A table for at most `flying_max` loads at once (law 12).
     pub fn new(flying_max: usize) -> Self {
-        Self { shards: (0..SHARDS).map(|_| Shard::default()).collect(), flying: AtomicUsize::new(0), flying_max }
+        Self {
+            shards: (0..SHARDS).map(|_| Shard::default()).collect(),
+            flying: AtomicUsize::new(0),
+            flying_max,
+        }
     }
 
     /// Joins the flight of a key, or leads a new one stamped by `stamp`. A flight that `joinable` refuses (it began
@@ -115,9 +119,18 @@ impl Flights {
             return Ok(Boarding::Join(Arc::clone(flight)));
         }
         let slot = self.take_slot()?;
-        let flight = Arc::new(Flight { stamp: stamp(), result: OnceLock::new(), landed: Notify::new() });
+        let flight = Arc::new(Flight {
+            stamp: stamp(),
+            result: OnceLock::new(),
+            landed: Notify::new(),
+        });
         shard.insert(key.clone(), Arc::clone(&flight));
-        Ok(Boarding::Lead(FlightGuard { flights: Arc::clone(self), key: key.clone(), flight, _slot: slot }))
+        Ok(Boarding::Lead(FlightGuard {
+            flights: Arc::clone(self),
+            key: key.clone(),
+            flight,
+            _slot: slot,
+        }))
     }
 
     /// A place among the loads at once, for a load that no flight stands for (a bypass).
@@ -127,7 +140,10 @@ impl Flights {
     pub fn take_slot(self: &Arc<Self>) -> Result<Slot, Failure> {
         if self.flying.fetch_add(1, Ordering::Relaxed) >= self.flying_max {
             self.flying.fetch_sub(1, Ordering::Relaxed);
-            let message = format!("{} loads are running, the most allowed ([server] max_loads)", self.flying_max);
+            let message = format!(
+                "{} loads are running, the most allowed ([server] max_loads)",
+                self.flying_max
+            );
             return Err(overloaded("too-many-loads", message));
         }
         Ok(Slot(Arc::clone(self)))
@@ -185,7 +201,10 @@ impl FlightGuard {
     fn remove(&self) {
         let mut shard = self.flights.shard(&self.key).lock();
         // It may have been replaced by a flight that began after a purge.
-        if shard.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
+        if shard
+            .get(&self.key)
+            .is_some_and(|flight| Arc::ptr_eq(flight, &self.flight))
+        {
             shard.remove(&self.key);
         }
     }
@@ -208,7 +227,11 @@ mod tests {
     use super::*;
     use crate::key::Resource;
 
-    const STAMP: Stamp = Stamp { epoch: 1, seq: 1, sync: 0 };
+    const STAMP: Stamp = Stamp {
+        epoch: 1,
+        seq: 1,
+        sync: 0,
+    };
 
     fn key(value: &str) -> Key {
         Key::new(&Resource::new("/data/{key}", [value]), "demo~1", &[]).unwrap()
@@ -256,9 +279,15 @@ mod tests {
     async fn law_12_over_the_bound_a_new_load_is_refused_and_joining_is_not() {
         let flights = Arc::new(Flights::new(1));
         let guard = lead(&flights, "a");
-        assert!(matches!(flights.board(&key("a"), || STAMP, |_| true), Ok(Boarding::Join(_))));
+        assert!(matches!(
+            flights.board(&key("a"), || STAMP, |_| true),
+            Ok(Boarding::Join(_))
+        ));
         let refused = flights.board(&key("b"), || STAMP, |_| true).err().unwrap();
-        assert_eq!((refused.kind, refused.code.as_ref()), (FailureKind::Overloaded, "too-many-loads"));
+        assert_eq!(
+            (refused.kind, refused.code.as_ref()),
+            (FailureKind::Overloaded, "too-many-loads")
+        );
         drop(guard);
         drop(lead(&flights, "b"));
     }

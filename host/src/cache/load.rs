@@ -33,7 +33,11 @@ impl Cache {
         // Another flight may have landed between the leader's look-up and its boarding (see `flight`).
         if let Some(entry) = self.stored_meanwhile(ask, shared_answers).await {
             counters.loads_earlier.fetch_add(1, Ordering::Relaxed);
-            return Ok(Loaded { entry, stored: false, by: LoadedBy::Earlier });
+            return Ok(Loaded {
+                entry,
+                stored: false,
+                by: LoadedBy::Earlier,
+            });
         }
         // Without an answer from the shared tier a moment ago there is no use in waiting for it again.
         let shared = self.shared.as_ref().filter(|_| shared_answers);
@@ -72,7 +76,8 @@ impl Cache {
     async fn stored_meanwhile(&self, ask: &Ask, shared_answers: bool) -> Option<Arc<Entry>> {
         let fresh = |entry: Arc<Entry>, by_tier: Verdict| {
             let (verdict, freshness) = self.judge(&ask.binding, &ask.key, &entry);
-            let fresh = verdict.max(by_tier) == Verdict::Alive && matches!(freshness, Freshness::Fresh { .. });
+            let fresh = verdict.max(by_tier) == Verdict::Alive
+                && matches!(freshness, Freshness::Fresh { .. });
             fresh.then_some(entry)
         };
         if self.memory.is_on() {
@@ -89,7 +94,10 @@ impl Cache {
     fn keep(&self, ask: &Ask, entry: &Arc<Entry>, put: Option<Put>) -> bool {
         if put == Some(Put::Refused) || !self.may_store(ask, entry) {
             if entry.times.ttl_ms > 0 {
-                ask.binding.counters.not_stored_purged.fetch_add(1, Ordering::Relaxed);
+                ask.binding
+                    .counters
+                    .not_stored_purged
+                    .fetch_add(1, Ordering::Relaxed);
             }
             return false;
         }
@@ -113,12 +121,22 @@ impl Cache {
         let failure_ttl_ms = millis(ask.binding.policy.failure_ttl);
         // What the host refused for its own bounds says nothing of the source.
         let of_the_host = failure.origin == Origin::Host
-            && matches!(failure.kind, FailureKind::Overloaded | FailureKind::NotLoaded);
+            && matches!(
+                failure.kind,
+                FailureKind::Overloaded | FailureKind::NotLoaded
+            );
         if failure_ttl_ms == 0 || of_the_host {
             return;
         }
         let until_ms = self.clock.now_ms().saturating_add(failure_ttl_ms);
-        self.failures.remember(ask.key.clone(), Remembered { failure: Arc::clone(failure), until_ms, stamp });
+        self.failures.remember(
+            ask.key.clone(),
+            Remembered {
+                failure: Arc::clone(failure),
+                until_ms,
+                stamp,
+            },
+        );
     }
 
     /// Loads past every tier; for `bypass`.
@@ -139,7 +157,10 @@ impl Cache {
         let mut last = None;
         for (place, link) in ask.binding.chain.iter().enumerate() {
             if place > 0 {
-                ask.binding.counters.chain_fallbacks.fetch_add(1, Ordering::Relaxed);
+                ask.binding
+                    .counters
+                    .chain_fallbacks
+                    .fetch_add(1, Ordering::Relaxed);
             }
             match self.ask_link(ask, stamp, known, link).await {
                 Ok(answer) => return Ok(answer),
@@ -147,7 +168,13 @@ impl Cache {
                 Err(failure) => return Err(failure),
             }
         }
-        Err(last.unwrap_or_else(|| Failure::host(FailureKind::NotLoaded, "plugin-not-loaded", "the route has no loader")))
+        Err(last.unwrap_or_else(|| {
+            Failure::host(
+                FailureKind::NotLoaded,
+                "plugin-not-loaded",
+                "the route has no loader",
+            )
+        }))
     }
 
     async fn ask_link(
@@ -161,7 +188,11 @@ impl Cache {
             Link::Ready(loader) => loader,
             Link::NotLoaded { name, why } => {
                 let message = format!("the plugin `{name}` behind this route is not loaded: {why}");
-                return Err(Failure::host(FailureKind::NotLoaded, "plugin-not-loaded", message));
+                return Err(Failure::host(
+                    FailureKind::NotLoaded,
+                    "plugin-not-loaded",
+                    message,
+                ));
             }
         };
         let timeout = ask.binding.policy.timeout;
@@ -178,7 +209,10 @@ impl Cache {
         let outcome = match tokio::time::timeout(timeout + GRACE, loader.load(question)).await {
             Ok(outcome) => outcome?,
             Err(_) => {
-                let message = format!("loader `{}` did not answer within {timeout:?}", loader.name());
+                let message = format!(
+                    "loader `{}` did not answer within {timeout:?}",
+                    loader.name()
+                );
                 return Err(Failure::host(FailureKind::Timeout, "timeout", message));
             }
         };
@@ -198,31 +232,65 @@ impl Cache {
             Outcome::Found(found) => {
                 let given = found.ttl;
                 let (content, dropped) = Content::from_found(found, maker, ask.visibility)?;
-                ask.binding.counters.headers_dropped.fetch_add(dropped as u64, Ordering::Relaxed);
+                ask.binding
+                    .counters
+                    .headers_dropped
+                    .fetch_add(dropped as u64, Ordering::Relaxed);
                 (Arc::new(content), given, policy.ttl, LoadedBy::Loader)
             }
             Outcome::Missing(absence) => {
                 let content = Content::missing(absence.tags, maker, ask.visibility);
-                (Arc::new(content), absence.ttl, policy.missing_ttl, LoadedBy::Loader)
+                (
+                    Arc::new(content),
+                    absence.ttl,
+                    policy.missing_ttl,
+                    LoadedBy::Loader,
+                )
             }
             Outcome::NotModified(renewal) => match known {
-                Some(known) if known.entry.content.validator.is_some() => {
-                    (Arc::clone(&known.entry.content), renewal.ttl, policy.ttl, LoadedBy::Revalidation)
-                }
+                Some(known) if known.entry.content.validator.is_some() => (
+                    Arc::clone(&known.entry.content),
+                    renewal.ttl,
+                    policy.ttl,
+                    LoadedBy::Revalidation,
+                ),
                 _ => {
-                    let message = format!("loader `{maker}` answered not-modified although it was shown no validator");
-                    return Err(Failure::host(FailureKind::Internal, "not-modified-without-validator", message));
+                    let message = format!(
+                        "loader `{maker}` answered not-modified although it was shown no validator"
+                    );
+                    return Err(Failure::host(
+                        FailureKind::Internal,
+                        "not-modified-without-validator",
+                        message,
+                    ));
                 }
             },
         };
         let times = self.times(ask, content.kind, given, default);
-        Ok((Entry { content, times, stamp, checked: Checked::default() }, by))
+        Ok((
+            Entry {
+                content,
+                times,
+                stamp,
+                checked: Checked::default(),
+            },
+            by,
+        ))
     }
 
-    fn times(&self, ask: &Ask, kind: EntryKind, given: Option<Duration>, default: Duration) -> Times {
+    fn times(
+        &self,
+        ask: &Ask,
+        kind: EntryKind,
+        given: Option<Duration>,
+        default: Duration,
+    ) -> Times {
         let policy = &ask.binding.policy;
         if given.is_some_and(|given| given > policy.ttl_max) {
-            ask.binding.counters.ttl_clamped.fetch_add(1, Ordering::Relaxed);
+            ask.binding
+                .counters
+                .ttl_clamped
+                .fetch_add(1, Ordering::Relaxed);
         }
         let ttl = given.unwrap_or(default).min(policy.ttl_max);
         let (swr, sie) = match kind {
@@ -238,5 +306,4 @@ impl Cache {
             sie_ms: millis(sie),
         }
     }
-
 }

@@ -28,15 +28,28 @@ impl MemoryTier {
             return Self { entries: None };
         }
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        let shards = usize::try_from(capacity / SHARD_BYTES_MIN).unwrap_or(usize::MAX).clamp(1, cpus * 4);
+        let shards = usize::try_from(capacity / SHARD_BYTES_MIN)
+            .unwrap_or(usize::MAX)
+            .clamp(1, cpus * 4);
         let options = OptionsBuilder::new()
             .shards(shards)
             .weight_capacity(capacity)
-            .estimated_items_capacity(usize::try_from(capacity / ENTRY_BYTES_GUESS).unwrap_or(usize::MAX).max(16))
+            .estimated_items_capacity(
+                usize::try_from(capacity / ENTRY_BYTES_GUESS)
+                    .unwrap_or(usize::MAX)
+                    .max(16),
+            )
             .build()
             .expect("both required options are set");
         let lifecycle = DefaultLifecycle::default();
-        Self { entries: Some(Cache::with_options(options, ByBytes, BuildHasherDefault::default(), lifecycle)) }
+        Self {
+            entries: Some(Cache::with_options(
+                options,
+                ByBytes,
+                BuildHasherDefault::default(),
+                lifecycle,
+            )),
+        }
     }
 
     /// Whether there is one.
@@ -51,7 +64,9 @@ impl MemoryTier {
 
     /// Keeps an entry; `false` if the tier is off.
     pub fn insert(&self, key: Key, entry: Arc<Entry>) -> bool {
-        let Some(entries) = &self.entries else { return false };
+        let Some(entries) = &self.entries else {
+            return false;
+        };
         entries.insert(key, entry);
         true
     }
@@ -72,13 +87,21 @@ impl MemoryTier {
 
     /// Every variant of a resource. Walks the whole tier: for the operator, never on a request's way.
     pub fn variants(&self, resource: &Resource, most: usize) -> Vec<(Key, Arc<Entry>)> {
-        let Some(entries) = &self.entries else { return Vec::new() };
-        entries.iter().filter(|(key, _)| key.resource() == resource).take(most).collect()
+        let Some(entries) = &self.entries else {
+            return Vec::new();
+        };
+        entries
+            .iter()
+            .filter(|(key, _)| key.resource() == resource)
+            .take(most)
+            .collect()
     }
 
     /// Entries held, and the bytes they weigh.
     pub fn size(&self) -> (usize, u64) {
-        self.entries.as_ref().map_or((0, 0), |entries| (entries.len(), entries.weight()))
+        self.entries
+            .as_ref()
+            .map_or((0, 0), |entries| (entries.len(), entries.weight()))
     }
 }
 

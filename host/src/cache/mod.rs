@@ -128,13 +128,17 @@ impl Cache {
     pub async fn purge(&self, scope: &Scope, mode: Mode) -> Purged {
         match &self.shared {
             Some(shared) => shared.purge(scope, mode).await,
-            None => Purged { seq: self.generations.raise(scope, mode, self.clock.now_ms()), shared: true },
+            None => Purged {
+                seq: self.generations.raise(scope, mode, self.clock.now_ms()),
+                shared: true,
+            },
         }
     }
 
     /// Forgets purges that no living entry can be older than.
     pub fn prune(&self, longest_life_ms: u64) {
-        self.generations.prune(self.clock.now_ms().saturating_sub(longest_life_ms));
+        self.generations
+            .prune(self.clock.now_ms().saturating_sub(longest_life_ms));
     }
 
     /// Every variant of a resource that any tier holds, by key text, with the tier's name; for the operator.
@@ -147,7 +151,13 @@ impl Cache {
             .map(|(key, entry)| (key.text().to_owned(), TierName::Memory, entry))
             .collect();
         if let Some(shared) = &self.shared {
-            found.extend(shared.variants(resource).await.into_iter().map(|(key, entry)| (key, TierName::Redis, entry)));
+            found.extend(
+                shared
+                    .variants(resource)
+                    .await
+                    .into_iter()
+                    .map(|(key, entry)| (key, TierName::Redis, entry)),
+            );
         }
         found
     }
@@ -174,6 +184,9 @@ impl Cache {
 
     /// Loads running and requests waiting for one.
     pub fn in_flight(&self) -> (usize, usize) {
-        (self.flights.flying(), self.waiters.load(std::sync::atomic::Ordering::Relaxed))
+        (
+            self.flights.flying(),
+            self.waiters.load(std::sync::atomic::Ordering::Relaxed),
+        )
     }
 }

@@ -135,7 +135,13 @@ impl Cache {
         let mut candidate = None;
         if let Some(entry) = self.memory.get(&ask.key) {
             match self.judge(&ask.binding, &ask.key, &entry) {
-                (_, Freshness::Fresh { left_ms }) => return Answer::Hit { entry, tier: TierName::Memory, left_ms },
+                (_, Freshness::Fresh { left_ms }) => {
+                    return Answer::Hit {
+                        entry,
+                        tier: TierName::Memory,
+                        left_ms,
+                    };
+                }
                 (Verdict::Dead, _) => {}
                 _ => candidate = Some(Candidate { entry }),
             }
@@ -152,11 +158,15 @@ impl Cache {
                     let (verdict, freshness) = self.judge_both(ask, &entry, by_tier);
                     if let Freshness::Fresh { left_ms } = freshness {
                         self.memory.insert(ask.key.clone(), Arc::clone(&entry));
-                        return Answer::Hit { entry, tier: TierName::Redis, left_ms };
+                        return Answer::Hit {
+                            entry,
+                            tier: TierName::Redis,
+                            left_ms,
+                        };
                     }
-                    let newer = candidate
-                        .as_ref()
-                        .is_none_or(|held: &Candidate| held.entry.times.loaded_ms < entry.times.loaded_ms);
+                    let newer = candidate.as_ref().is_none_or(|held: &Candidate| {
+                        held.entry.times.loaded_ms < entry.times.loaded_ms
+                    });
                     if verdict != Verdict::Dead && newer {
                         candidate = Some(Candidate { entry });
                     }
@@ -164,18 +174,30 @@ impl Cache {
             }
         }
 
-        let forward = if candidate.is_some() { Forward::Stale } else { Forward::UriMiss };
+        let forward = if candidate.is_some() {
+            Forward::Stale
+        } else {
+            Forward::UriMiss
+        };
         let failure = self.remembered_failure(ask);
 
         // Stale while it is reloaded behind; not reloaded while a failure is remembered.
         if let Some(held) = &candidate
-            && let Freshness::Stale { over_ms, while_revalidate: true, .. } = self.judge(&ask.binding, &ask.key, &held.entry).1
+            && let Freshness::Stale {
+                over_ms,
+                while_revalidate: true,
+                ..
+            } = self.judge(&ask.binding, &ask.key, &held.entry).1
         {
             if failure.is_none() {
                 self.refresh_behind(ask, held, shared_answers);
             }
             let entry = Arc::clone(&held.entry);
-            return Answer::Stale { entry, over_ms, reason: StaleReason::WhileRevalidate };
+            return Answer::Stale {
+                entry,
+                over_ms,
+                reason: StaleReason::WhileRevalidate,
+            };
         }
         if only_if_cached {
             return Answer::NotCached;
@@ -185,10 +207,17 @@ impl Cache {
         }
 
         let Some(_waiting) = self.begin_waiting() else {
-            let message = format!("{} requests wait for loads, the most allowed ([server] max_waiters)", self.bounds.waiters_max);
-            return Answer::Failed { failure: Arc::new(overloaded("too-many-waiters", message)), forward };
+            let message = format!(
+                "{} requests wait for loads, the most allowed ([server] max_waiters)",
+                self.bounds.waiters_max
+            );
+            return Answer::Failed {
+                failure: Arc::new(overloaded("too-many-waiters", message)),
+                forward,
+            };
         };
-        self.load_in_foreground(ask, candidate, forward, arrival, shared_answers).await
+        self.load_in_foreground(ask, candidate, forward, arrival, shared_answers)
+            .await
     }
 
     /// Joins or leads a flight and waits for it, no longer than the soft timeout while something stale is in hand.
@@ -202,9 +231,14 @@ impl Cache {
     ) -> Answer {
         loop {
             let (flight, collapsed) = match self.board(ask) {
-                Err(failure) => return self.failed(ask, candidate.as_ref(), Arc::new(failure), forward),
+                Err(failure) => {
+                    return self.failed(ask, candidate.as_ref(), Arc::new(failure), forward);
+                }
                 Ok(Boarding::Join(flight)) => (flight, true),
-                Ok(Boarding::Lead(guard)) => (self.take_off(ask, candidate.as_ref(), guard, shared_answers), false),
+                Ok(Boarding::Lead(guard)) => (
+                    self.take_off(ask, candidate.as_ref(), guard, shared_answers),
+                    false,
+                ),
             };
             let result = match self.wait(ask, &flight, candidate.as_ref()).await {
                 Ok(result) => result,
@@ -218,7 +252,13 @@ impl Cache {
                 Ok(Loaded { entry, stored, by }) => {
                     let collapsed = collapsed || by == LoadedBy::Earlier;
                     let revalidated = by == LoadedBy::Revalidation;
-                    return Answer::Miss { entry, forward, stored: stored && !collapsed, collapsed, revalidated };
+                    return Answer::Miss {
+                        entry,
+                        forward,
+                        stored: stored && !collapsed,
+                        collapsed,
+                        revalidated,
+                    };
                 }
                 Err(failure) => return self.failed(ask, candidate.as_ref(), failure, forward),
             }
@@ -226,7 +266,12 @@ impl Cache {
     }
 
     /// Waits for a flight. `Err` is the stale answer that the soft timeout gives instead.
-    async fn wait(&self, ask: &Ask, flight: &Flight, candidate: Option<&Candidate>) -> Result<FlightResult, Answer> {
+    async fn wait(
+        &self,
+        ask: &Ask,
+        flight: &Flight,
+        candidate: Option<&Candidate>,
+    ) -> Result<FlightResult, Answer> {
         let (Some(soft_timeout), Some(held)) = (ask.binding.policy.soft_timeout, candidate) else {
             return Ok(flight.wait().await);
         };
@@ -236,7 +281,11 @@ impl Cache {
         match self.judge(&ask.binding, &ask.key, &held.entry).1 {
             Freshness::Stale { over_ms, .. } => {
                 let entry = Arc::clone(&held.entry);
-                Err(Answer::Stale { entry, over_ms, reason: StaleReason::SoftTimeout })
+                Err(Answer::Stale {
+                    entry,
+                    over_ms,
+                    reason: StaleReason::SoftTimeout,
+                })
             }
             // Past its bound by now, or purged: there is nothing to give but the load itself.
             _ => Ok(flight.wait().await),
@@ -244,14 +293,28 @@ impl Cache {
     }
 
     /// The end of a failed load: the stale entry if its bound still allows it, else the failure.
-    fn failed(&self, ask: &Ask, candidate: Option<&Candidate>, failure: Arc<Failure>, forward: Forward) -> Answer {
+    fn failed(
+        &self,
+        ask: &Ask,
+        candidate: Option<&Candidate>,
+        failure: Arc<Failure>,
+        forward: Forward,
+    ) -> Answer {
         // `invalid-request` is the source's answer to the question, not trouble of the source.
         if let Some(held) = candidate
             && failure.kind != FailureKind::InvalidRequest
-            && let Freshness::Stale { over_ms, if_error: true, .. } = self.judge(&ask.binding, &ask.key, &held.entry).1
+            && let Freshness::Stale {
+                over_ms,
+                if_error: true,
+                ..
+            } = self.judge(&ask.binding, &ask.key, &held.entry).1
         {
             let entry = Arc::clone(&held.entry);
-            return Answer::Stale { entry, over_ms, reason: StaleReason::IfError(failure) };
+            return Answer::Stale {
+                entry,
+                over_ms,
+                reason: StaleReason::IfError(failure),
+            };
         }
         Answer::Failed { failure, forward }
     }
@@ -282,10 +345,14 @@ impl Cache {
         shared_answers: bool,
     ) -> Arc<Flight> {
         let flight = Arc::clone(guard.flight());
-        let known = held.map(|held| Known { entry: Arc::clone(&held.entry) });
+        let known = held.map(|held| Known {
+            entry: Arc::clone(&held.entry),
+        });
         let (cache, ask) = (Arc::clone(self), ask.clone());
         tokio::spawn(async move {
-            let result = cache.fly(&ask, guard.flight().stamp, known, shared_answers).await;
+            let result = cache
+                .fly(&ask, guard.flight().stamp, known, shared_answers)
+                .await;
             guard.land(result);
         });
         flight
@@ -295,7 +362,11 @@ impl Cache {
     pub async fn bypass(self: &Arc<Self>, ask: &Ask) -> Answer {
         let slot = match self.flights.take_slot() {
             Ok(slot) => slot,
-            Err(failure) => return Answer::Bypass { result: Err(Arc::new(failure)) },
+            Err(failure) => {
+                return Answer::Bypass {
+                    result: Err(Arc::new(failure)),
+                };
+            }
         };
         let (cache, owned) = (Arc::clone(self), ask.clone());
         let load = tokio::spawn(async move {
@@ -304,7 +375,11 @@ impl Cache {
         });
         let result = load.await.unwrap_or_else(|_| {
             let message = "the load ended without a result: it panicked or the server is stopping";
-            Err(Arc::new(Failure::host(FailureKind::Internal, "load-aborted", message)))
+            Err(Arc::new(Failure::host(
+                FailureKind::Internal,
+                "load-aborted",
+                message,
+            )))
         });
         Answer::Bypass { result }
     }
@@ -312,7 +387,9 @@ impl Cache {
     fn remembered_failure(&self, ask: &Ask) -> Option<Arc<Failure>> {
         let remembered = self.failures.get(&ask.key, self.clock.now_ms())?;
         // A purge also ends a remembered failure.
-        let verdict = self.generations.judge(remembered.stamp, None, self.covered(ask));
+        let verdict = self
+            .generations
+            .judge(remembered.stamp, None, self.covered(ask));
         (verdict == Verdict::Alive).then_some(remembered.failure)
     }
 
@@ -327,9 +404,20 @@ impl Cache {
 
     /// What generations and times say of an entry now.
     #[inline]
-    pub(super) fn judge(&self, binding: &Binding, key: &Key, entry: &Entry) -> (Verdict, Freshness) {
-        let covered = Covered { route: &binding.route, resource: key.resource(), tags: &entry.content.tags };
-        let verdict = self.generations.judge(entry.stamp, Some(&entry.checked), covered);
+    pub(super) fn judge(
+        &self,
+        binding: &Binding,
+        key: &Key,
+        entry: &Entry,
+    ) -> (Verdict, Freshness) {
+        let covered = Covered {
+            route: &binding.route,
+            resource: key.resource(),
+            tags: &entry.content.tags,
+        };
+        let verdict = self
+            .generations
+            .judge(entry.stamp, Some(&entry.checked), covered);
         (verdict, self.freshness(binding, entry, verdict))
     }
 
@@ -339,7 +427,9 @@ impl Cache {
     }
 
     fn freshness(&self, binding: &Binding, entry: &Entry, verdict: Verdict) -> Freshness {
-        let freshness = entry.times.freshness(self.clock.now_ms(), verdict, &binding.policy);
+        let freshness = entry
+            .times
+            .freshness(self.clock.now_ms(), verdict, &binding.policy);
         match (entry.content.kind, freshness) {
             // An absence has no windows: past its ttl it is asked again.
             (EntryKind::Missing, Freshness::Stale { .. }) => Freshness::Dead,
@@ -348,7 +438,11 @@ impl Cache {
     }
 
     fn covered<'a>(&self, ask: &'a Ask) -> Covered<'a> {
-        Covered { route: &ask.binding.route, resource: ask.key.resource(), tags: &[] }
+        Covered {
+            route: &ask.binding.route,
+            resource: ask.key.resource(),
+            tags: &[],
+        }
     }
 
     fn begin_waiting(self: &Arc<Self>) -> Option<Waiting> {

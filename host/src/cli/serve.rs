@@ -42,7 +42,10 @@ pub(super) fn run(settings: &Settings) -> ExitCode {
     };
     super::complain(warnings);
     log_to_stderr();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("error: the runtime cannot be started: {error}");
@@ -62,7 +65,11 @@ pub(super) fn run(settings: &Settings) -> ExitCode {
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_env("LARDER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colours)
+        .init();
 }
 
 /// Wires the rooms together, serves until SIGTERM or SIGINT, then drains. Fails on what keeps it from starting: an
@@ -80,19 +87,41 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let memory = Arc::new(MemoryTier::new(config.memory.capacity));
     let redis = redis_tier(&config, &generations, &clock, &memory)?;
     let shared = redis.clone().map(|redis| redis as Arc<dyn SharedTier>);
-    let bounds = Bounds { loads_max: config.server.max_loads, waiters_max: config.server.max_waiters };
+    let bounds = Bounds {
+        loads_max: config.server.max_loads,
+        waiters_max: config.server.max_waiters,
+    };
     let cache = Arc::new(Cache::new(memory, shared, generations, clock, bounds));
 
     let config = Arc::new(config);
-    let (empty, _) = Snapshot::build(&Config { routes: Vec::new(), ..(*config).clone() }, Arc::default(), &metrics);
+    let (empty, _) = Snapshot::build(
+        &Config {
+            routes: Vec::new(),
+            ..(*config).clone()
+        },
+        Arc::default(),
+        &metrics,
+    );
     let routes = Arc::new(ArcSwap::from_pointee(empty));
     let rebind = rebind(&config, &routes, &metrics);
-    let registry = Registry::open(&config, rebind).await.context("opening the plugin directory")?;
+    let registry = Registry::open(&config, rebind)
+        .await
+        .context("opening the plugin directory")?;
     bind(&config, &registry, &routes, &metrics)?;
 
     let (stop, stopping) = watch::channel(false);
-    let service = Arc::new(Service { routes: Arc::clone(&routes), cache: Arc::clone(&cache), metrics: Arc::clone(&metrics) });
-    let public_server = serve_public(public, service, &config, Arc::clone(&metrics), stopping.clone());
+    let service = Arc::new(Service {
+        routes: Arc::clone(&routes),
+        cache: Arc::clone(&cache),
+        metrics: Arc::clone(&metrics),
+    });
+    let public_server = serve_public(
+        public,
+        service,
+        &config,
+        Arc::clone(&metrics),
+        stopping.clone(),
+    );
     let (stop_admin, stopping_admin) = watch::channel(false);
     let admin = Admin {
         routes,
@@ -104,7 +133,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         draining: stopping,
     };
     let admin_server = serve_admin(operator, admin, &config, stopping_admin);
-    let pruning = tokio::spawn(prune(Arc::clone(&cache), Snapshot::longest_life_ms(&config)));
+    let pruning = tokio::spawn(prune(
+        Arc::clone(&cache),
+        Snapshot::longest_life_ms(&config),
+    ));
 
     // On stderr and not in the log: scripts read these two lines, whatever the log filter is.
     eprintln!("listening on http://{public_address}");
@@ -136,7 +168,9 @@ fn redis_tier(
     clock: &Arc<dyn Clock>,
     memory: &Arc<MemoryTier>,
 ) -> anyhow::Result<Option<Arc<RedisTier>>> {
-    let Some(redis) = &config.redis else { return Ok(None) };
+    let Some(redis) = &config.redis else {
+        return Ok(None);
+    };
     let settings = RedisSettings {
         url: redis.url.clone(),
         prefix: redis.prefix.clone(),
@@ -146,7 +180,12 @@ fn redis_tier(
     let memory = Arc::clone(memory);
     // What is in memory may be older than purges this node had not heard of.
     let on_resync = Box::new(move || memory.clear());
-    let tier = RedisTier::start(settings, Arc::clone(generations), Arc::clone(clock), on_resync)?;
+    let tier = RedisTier::start(
+        settings,
+        Arc::clone(generations),
+        Arc::clone(clock),
+        on_resync,
+    )?;
     Ok(Some(tier))
 }
 
@@ -190,7 +229,10 @@ fn report(problems: &[Problem]) -> anyhow::Result<()> {
     for problem in problems {
         eprintln!("{problem}");
     }
-    let errors = problems.iter().filter(|problem| problem.severity == Severity::Error).count();
+    let errors = problems
+        .iter()
+        .filter(|problem| problem.severity == Severity::Error)
+        .count();
     if errors > 0 {
         bail!("{errors} problem(s) of the configuration; `larder check` lists every one");
     }
@@ -213,9 +255,15 @@ fn serve_public(
         drain: server.drain,
     };
     let service = service_fn(move |request| Arc::clone(&service).call(request));
-    tokio::spawn(accept::serve(listener, service, bounds, stopping, move || {
-        metrics.connections.inc();
-    }))
+    tokio::spawn(accept::serve(
+        listener,
+        service,
+        bounds,
+        stopping,
+        move || {
+            metrics.connections.inc();
+        },
+    ))
 }
 
 fn serve_admin(
@@ -232,33 +280,95 @@ fn serve_admin(
         drain: Duration::from_secs(1),
     };
     let router = TowerToHyperService::new(admin.router());
-    tokio::spawn(accept::serve::<_, axum::body::Body>(listener, router, bounds, stopping, || ()))
+    tokio::spawn(accept::serve::<_, axum::body::Body>(
+        listener,
+        router,
+        bounds,
+        stopping,
+        || (),
+    ))
 }
 
 /// What the shared tier and the plugins counted, read when `/metrics` is asked.
-fn samples(redis: Option<Arc<RedisTier>>, registry: &Arc<Registry>) -> Arc<dyn Fn() -> Vec<Sample> + Send + Sync> {
+fn samples(
+    redis: Option<Arc<RedisTier>>,
+    registry: &Arc<Registry>,
+) -> Arc<dyn Fn() -> Vec<Sample> + Send + Sync> {
     let registry = Arc::clone(registry);
     Arc::new(move || {
-        let counter = |name, help, value| Sample { name, help, value, counter: true };
+        let counter = |name, help, value| Sample {
+            name,
+            help,
+            value,
+            counter: true,
+        };
         let plugins = registry.counts();
         let mut samples = vec![
-            counter("plugin_swaps", "Plugin versions that came to be served", plugins.swaps),
-            counter("plugin_refusals", "Plugin versions that were refused", plugins.refusals),
-            counter("plugins_retired", "Plugins whose file was removed", plugins.retired),
+            counter(
+                "plugin_swaps",
+                "Plugin versions that came to be served",
+                plugins.swaps,
+            ),
+            counter(
+                "plugin_refusals",
+                "Plugin versions that were refused",
+                plugins.refusals,
+            ),
+            counter(
+                "plugins_retired",
+                "Plugins whose file was removed",
+                plugins.retired,
+            ),
         ];
         if let Some(redis) = &redis {
             let counts = redis.counters();
             let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
             samples.extend([
-                counter("redis_hits", "Look-ups in Redis that found a living entry", read(&counts.hits)),
-                counter("redis_misses", "Look-ups in Redis that found nothing or a purged entry", read(&counts.misses)),
-                counter("redis_foreign", "Look-ups in Redis that found bytes that are no entry", read(&counts.foreign)),
-                counter("redis_errors", "Redis commands that failed", read(&counts.errors)),
-                counter("redis_timeouts", "Redis commands without an answer in time", read(&counts.timeouts)),
-                counter("redis_stores", "Entries stored in Redis", read(&counts.stores)),
-                counter("redis_stores_refused", "Entries that a purge kept out of Redis", read(&counts.stores_refused)),
-                counter("redis_breaker_opens", "Times the breaker before Redis opened", read(&counts.breaker_opens)),
-                counter("redis_resyncs", "Times the record of purges was reread", read(&counts.resyncs)),
+                counter(
+                    "redis_hits",
+                    "Look-ups in Redis that found a living entry",
+                    read(&counts.hits),
+                ),
+                counter(
+                    "redis_misses",
+                    "Look-ups in Redis that found nothing or a purged entry",
+                    read(&counts.misses),
+                ),
+                counter(
+                    "redis_foreign",
+                    "Look-ups in Redis that found bytes that are no entry",
+                    read(&counts.foreign),
+                ),
+                counter(
+                    "redis_errors",
+                    "Redis commands that failed",
+                    read(&counts.errors),
+                ),
+                counter(
+                    "redis_timeouts",
+                    "Redis commands without an answer in time",
+                    read(&counts.timeouts),
+                ),
+                counter(
+                    "redis_stores",
+                    "Entries stored in Redis",
+                    read(&counts.stores),
+                ),
+                counter(
+                    "redis_stores_refused",
+                    "Entries that a purge kept out of Redis",
+                    read(&counts.stores_refused),
+                ),
+                counter(
+                    "redis_breaker_opens",
+                    "Times the breaker before Redis opened",
+                    read(&counts.breaker_opens),
+                ),
+                counter(
+                    "redis_resyncs",
+                    "Times the record of purges was reread",
+                    read(&counts.resyncs),
+                ),
             ]);
         }
         samples
@@ -287,9 +397,11 @@ async fn wait_for_signal() -> anyhow::Result<()> {
 fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let now = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: now.maximum, maximum: now.maximum };
+    let raised = Rlimit {
+        current: now.maximum,
+        maximum: now.maximum,
+    };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         warn!(%error, limit = ?now.current, "the limit on open files could not be raised");
     }
 }
-

@@ -37,7 +37,10 @@ pub async fn serve<S, B>(
     mut shutdown: watch::Receiver<bool>,
     accepted: impl Fn(),
 ) where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
     S::Future: Send + 'static,
     B: http_body::Body + Send + 'static,
     B::Data: Send,
@@ -84,7 +87,10 @@ pub async fn serve<S, B>(
         });
     }
     drop(listener);
-    if tokio::time::timeout(bounds.drain, graceful.shutdown()).await.is_err() {
+    if tokio::time::timeout(bounds.drain, graceful.shutdown())
+        .await
+        .is_err()
+    {
         warn!(drain = ?bounds.drain, "requests were still in flight when the drain limit ended; their connections are closed");
     }
 }

@@ -44,9 +44,15 @@ impl Service {
     ///
     /// # Errors
     /// Never: every fault is a response.
-    pub async fn call<B>(self: Arc<Self>, request: Request<B>) -> Result<Response<Body>, Infallible> {
+    pub async fn call<B>(
+        self: Arc<Self>,
+        request: Request<B>,
+    ) -> Result<Response<Body>, Infallible> {
         let method = request.method();
-        let target = request.uri().path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        let target = request
+            .uri()
+            .path_and_query()
+            .map_or("/", http::uri::PathAndQuery::as_str);
         if method != Method::GET && method != Method::HEAD {
             return Ok(self.other_method(request.uri().path()));
         }
@@ -74,8 +80,17 @@ impl Service {
             && let Some((entry, left_ms)) = self.cache.peek(&derived.ask.binding, &derived.ask.key)
         {
             let now_ms = self.cache.clock().now_ms();
-            let answer = Answer::Hit { entry, tier: crate::cache::TierName::Memory, left_ms };
-            return Ok(respond::respond(&derived, answer, request.headers(), now_ms));
+            let answer = Answer::Hit {
+                entry,
+                tier: crate::cache::TierName::Memory,
+                left_ms,
+            };
+            return Ok(respond::respond(
+                &derived,
+                answer,
+                request.headers(),
+                now_ms,
+            ));
         }
         Ok(self.answer(derived, request.headers()).await)
     }
@@ -84,7 +99,9 @@ impl Service {
         let answer = if derived.bypass.is_some() {
             self.cache.bypass(&derived.ask).await
         } else {
-            self.cache.answer(&derived.ask, only_if_cached(headers)).await
+            self.cache
+                .answer(&derived.ask, only_if_cached(headers))
+                .await
         };
         respond::respond(&derived, answer, headers, self.cache.clock().now_ms())
     }
@@ -110,6 +127,8 @@ impl Service {
 fn only_if_cached(headers: &HeaderMap) -> bool {
     headers.get_all(header::CACHE_CONTROL).iter().any(|value| {
         let directives = value.to_str().unwrap_or_default().split(',');
-        directives.into_iter().any(|directive| directive.trim().eq_ignore_ascii_case("only-if-cached"))
+        directives
+            .into_iter()
+            .any(|directive| directive.trim().eq_ignore_ascii_case("only-if-cached"))
     })
 }

@@ -33,7 +33,10 @@ impl Problem<'_> {
         let mut response = Response::new(Full::from(body.to_string()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(CACHE_STATUS, cache_status);
         response
@@ -48,24 +51,48 @@ impl Problem<'_> {
 
 /// A request that became no key.
 pub fn refused(refusal: &Refusal, path: &str) -> Response<Body> {
-    let problem = |status, code, detail: String| Problem { status, code, detail, errors: None };
+    let problem = |status, code, detail: String| Problem {
+        status,
+        code,
+        detail,
+        errors: None,
+    };
     match refusal {
-        Refusal::NoRoute => problem(StatusCode::NOT_FOUND, "not-found", format!("no route has the path {path}")).of_host(),
-        Refusal::NotUtf8(error) => problem(StatusCode::BAD_REQUEST, "not-utf-8", error.to_string()).of_host(),
+        Refusal::NoRoute => problem(
+            StatusCode::NOT_FOUND,
+            "not-found",
+            format!("no route has the path {path}"),
+        )
+        .of_host(),
+        Refusal::NotUtf8(error) => {
+            problem(StatusCode::BAD_REQUEST, "not-utf-8", error.to_string()).of_host()
+        }
         Refusal::Invalid(faults) => {
             let detail = match faults.as_slice() {
                 [one] => one.message.clone(),
                 many => format!("{} parameters do not fit", many.len()),
             };
             let errors = Some(faults.iter().map(item).collect());
-            Problem { status: StatusCode::UNPROCESSABLE_ENTITY, code: "invalid-request", detail, errors }.of_host()
+            Problem {
+                status: StatusCode::UNPROCESSABLE_ENTITY,
+                code: "invalid-request",
+                detail,
+                errors,
+            }
+            .of_host()
         }
-        Refusal::KeyTooLarge(error) => {
-            problem(StatusCode::UNPROCESSABLE_ENTITY, "key-too-large", error.to_string()).of_host()
-        }
-        Refusal::PolicyKeyTooLarge(error) => {
-            problem(StatusCode::INTERNAL_SERVER_ERROR, "key-too-large", error.to_string()).of_host()
-        }
+        Refusal::KeyTooLarge(error) => problem(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "key-too-large",
+            error.to_string(),
+        )
+        .of_host(),
+        Refusal::PolicyKeyTooLarge(error) => problem(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "key-too-large",
+            error.to_string(),
+        )
+        .of_host(),
         Refusal::Rejected(failure) => {
             let status = match failure.kind {
                 FailureKind::InvalidRequest => StatusCode::UNPROCESSABLE_ENTITY,
@@ -87,7 +114,13 @@ pub fn refused(refusal: &Refusal, path: &str) -> Response<Body> {
 
 fn of_failure(status: StatusCode, failure: &Failure) -> Response<Body> {
     let detail = failure.message.clone();
-    let mut response = Problem { status, code: code(failure), detail, errors: details(failure) }.of_host();
+    let mut response = Problem {
+        status,
+        code: code(failure),
+        detail,
+        errors: details(failure),
+    }
+    .of_host();
     retry_after(&mut response, failure);
     response
 }
@@ -105,28 +138,52 @@ fn item(fault: &Fault) -> Value {
 /// PUT, DELETE and the rest, on a route that only reads.
 pub fn method_not_allowed(path: &str) -> Response<Body> {
     let detail = format!("{path} answers GET and HEAD; writes are off for its route");
-    let problem = Problem { status: StatusCode::METHOD_NOT_ALLOWED, code: "method-not-allowed", detail, errors: None };
+    let problem = Problem {
+        status: StatusCode::METHOD_NOT_ALLOWED,
+        code: "method-not-allowed",
+        detail,
+        errors: None,
+    };
     let mut response = problem.of_host();
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+    response
+        .headers_mut()
+        .insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
     response
 }
 
 /// An absence, remembered or just found.
 pub fn missing(cache_status: HeaderValue) -> Response<Body> {
     let detail = "the source has no such resource".to_owned();
-    Problem { status: StatusCode::NOT_FOUND, code: "missing", detail, errors: None }.into_response(cache_status)
+    Problem {
+        status: StatusCode::NOT_FOUND,
+        code: "missing",
+        detail,
+        errors: None,
+    }
+    .into_response(cache_status)
 }
 
 /// `only-if-cached`, and nothing there (RFC 9111 section 5.2.1.7).
 pub fn not_cached() -> Response<Body> {
     let detail = "the request allows only a stored response, and there is none".to_owned();
-    Problem { status: StatusCode::GATEWAY_TIMEOUT, code: "only-if-cached", detail, errors: None }.of_host()
+    Problem {
+        status: StatusCode::GATEWAY_TIMEOUT,
+        code: "only-if-cached",
+        detail,
+        errors: None,
+    }
+    .of_host()
 }
 
 /// A load that failed with nothing stale to give.
 pub fn load_failed(failure: &Failure, cache_status: HeaderValue) -> Response<Body> {
     let status = load_status(failure);
-    let problem = Problem { status, code: code(failure), detail: failure.message.clone(), errors: details(failure) };
+    let problem = Problem {
+        status,
+        code: code(failure),
+        detail: failure.message.clone(),
+        errors: details(failure),
+    };
     let mut response = problem.into_response(cache_status);
     retry_after(&mut response, failure);
     response
@@ -139,9 +196,10 @@ pub fn load_status(failure: &Failure) -> StatusCode {
         FailureKind::Timeout => StatusCode::GATEWAY_TIMEOUT,
         FailureKind::RateLimited => StatusCode::TOO_MANY_REQUESTS,
         FailureKind::Overloaded | FailureKind::NotLoaded => StatusCode::SERVICE_UNAVAILABLE,
-        FailureKind::Denied | FailureKind::Conflict | FailureKind::Unavailable | FailureKind::Internal => {
-            StatusCode::BAD_GATEWAY
-        }
+        FailureKind::Denied
+        | FailureKind::Conflict
+        | FailureKind::Unavailable
+        | FailureKind::Internal => StatusCode::BAD_GATEWAY,
     }
 }
 
@@ -150,12 +208,17 @@ pub fn code(failure: &Failure) -> &str {
     let code = failure.code.as_ref();
     let fits = code.len() <= 64
         && code.starts_with(|c: char| c.is_ascii_alphabetic())
-        && code.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+        && code
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
     if fits { code } else { failure.kind.name() }
 }
 
 fn details(failure: &Failure) -> Option<Value> {
-    let items = failure.details.iter().map(|detail| json!({ "name": detail.name, "message": detail.value }));
+    let items = failure
+        .details
+        .iter()
+        .map(|detail| json!({ "name": detail.name, "message": detail.value }));
     (!failure.details.is_empty()).then(|| items.collect())
 }
 
@@ -169,5 +232,7 @@ fn retry_after(response: &mut Response<Body>, failure: &Failure) {
     };
     // Whole seconds, rounded up: coming back early would be refused again.
     let seconds = wait.as_millis().div_ceil(1000).max(1).to_string();
-    response.headers_mut().insert(header::RETRY_AFTER, value(seconds));
+    response
+        .headers_mut()
+        .insert(header::RETRY_AFTER, value(seconds));
 }

@@ -24,10 +24,19 @@ pub use crate::cache::Forward;
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// Counts the answer and writes it down.
-pub fn respond(derived: &Derived, answer: Answer, request: &HeaderMap, now_ms: u64) -> Response<Body> {
+pub fn respond(
+    derived: &Derived,
+    answer: Answer,
+    request: &HeaderMap,
+    now_ms: u64,
+) -> Response<Body> {
     let metrics = &derived.route.metrics;
     match answer {
-        Answer::Hit { entry, tier, left_ms } => {
+        Answer::Hit {
+            entry,
+            tier,
+            left_ms,
+        } => {
             let missing = entry.content.kind == EntryKind::Missing;
             let (outcome, detail) = match tier {
                 _ if missing => (Outcome::HitMissing, "missing"),
@@ -39,25 +48,48 @@ pub fn respond(derived: &Derived, answer: Answer, request: &HeaderMap, now_ms: u
             let status = hit_status(left_ms.div_ceil(1000), detail);
             of_entry(derived, &entry, status, request, now_ms)
         }
-        Answer::Stale { entry, over_ms, reason } => {
+        Answer::Stale {
+            entry,
+            over_ms,
+            reason,
+        } => {
             let over = over_ms.div_ceil(1000);
             let (outcome, status) = match reason {
-                StaleReason::WhileRevalidate => {
-                    (Outcome::StaleWhileRevalidate, format!("larder; hit; ttl={}; detail=stale-while-revalidate", negative(over)))
-                }
-                StaleReason::SoftTimeout => {
-                    (Outcome::StaleSoftTimeout, format!("larder; hit; ttl={}; detail=stale-soft-timeout", negative(over)))
-                }
+                StaleReason::WhileRevalidate => (
+                    Outcome::StaleWhileRevalidate,
+                    format!(
+                        "larder; hit; ttl={}; detail=stale-while-revalidate",
+                        negative(over)
+                    ),
+                ),
+                StaleReason::SoftTimeout => (
+                    Outcome::StaleSoftTimeout,
+                    format!(
+                        "larder; hit; ttl={}; detail=stale-soft-timeout",
+                        negative(over)
+                    ),
+                ),
                 StaleReason::IfError(failure) => {
                     let failed = problem::load_status(&failure).as_u16();
                     let ttl = negative(over);
-                    (Outcome::StaleIfError, format!("larder; fwd=stale; fwd-status={failed}; ttl={ttl}; detail=stale-if-error"))
+                    (
+                        Outcome::StaleIfError,
+                        format!(
+                            "larder; fwd=stale; fwd-status={failed}; ttl={ttl}; detail=stale-if-error"
+                        ),
+                    )
                 }
             };
             metrics.answer(outcome);
             of_entry(derived, &entry, value(status), request, now_ms)
         }
-        Answer::Miss { entry, forward, stored, collapsed, revalidated } => {
+        Answer::Miss {
+            entry,
+            forward,
+            stored,
+            collapsed,
+            revalidated,
+        } => {
             metrics.answer(match (collapsed, revalidated) {
                 (true, _) => Outcome::MissCollapsed,
                 (_, true) => Outcome::MissRevalidated,
@@ -115,12 +147,19 @@ fn failed_status(failure: &Failure, forward: Forward) -> HeaderValue {
         Forward::Stale => "stale",
     };
     let status = problem::load_status(failure).as_u16();
-    value(format!("larder; fwd={forward}; fwd-status={status}; detail={}", problem::code(failure)))
+    value(format!(
+        "larder; fwd={forward}; fwd-status={status}; detail={}",
+        problem::code(failure)
+    ))
 }
 
 /// `-3`; `0` when the ttl was ended early by a purge.
 fn negative(seconds: u64) -> String {
-    if seconds == 0 { "0".into() } else { format!("-{seconds}") }
+    if seconds == 0 {
+        "0".into()
+    } else {
+        format!("-{seconds}")
+    }
 }
 
 fn of_entry(
@@ -139,7 +178,12 @@ fn of_entry(
     }
     let mut headers = HeaderMap::with_capacity(6 + content.headers.len());
     headers.insert(CACHE_STATUS, cache_status);
-    caching(&mut headers, entry, entry.times.ttl_within(&derived.ask.binding.policy), now_ms);
+    caching(
+        &mut headers,
+        entry,
+        entry.times.ttl_within(&derived.ask.binding.policy),
+        now_ms,
+    );
     if let Ok(etag) = HeaderValue::from_str(&content.etag) {
         headers.insert(header::ETAG, etag);
     }
@@ -149,11 +193,17 @@ fn of_entry(
         (StatusCode::NOT_MODIFIED, Bytes::new())
     } else {
         headers.insert(header::CONTENT_TYPE, content_type(content));
-        (StatusCode::from_u16(content.status).unwrap_or(StatusCode::BAD_GATEWAY), content.body.clone())
+        (
+            StatusCode::from_u16(content.status).unwrap_or(StatusCode::BAD_GATEWAY),
+            content.body.clone(),
+        )
     };
     for param in &content.headers {
         // Judged when the entry was made; an entry from another node is judged again.
-        if let (Ok(name), Ok(value)) = (HeaderName::try_from(param.name.as_str()), HeaderValue::from_str(&param.value)) {
+        if let (Ok(name), Ok(value)) = (
+            HeaderName::try_from(param.name.as_str()),
+            HeaderValue::from_str(&param.value),
+        ) {
             headers.append(name, value);
         }
     }
@@ -167,7 +217,8 @@ fn content_type(content: &Content) -> HeaderValue {
     let given = content.content_type.as_deref();
     match given {
         Some("application/json") => HeaderValue::from_static("application/json"),
-        Some(text) => HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("application/octet-stream")),
+        Some(text) => HeaderValue::from_str(text)
+            .unwrap_or(HeaderValue::from_static("application/octet-stream")),
         None => HeaderValue::from_static("application/octet-stream"),
     }
 }

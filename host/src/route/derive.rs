@@ -10,7 +10,9 @@ use super::text::{NotUtf8, decode_path_value, decode_query};
 use super::{Place, Route, Rule, Snapshot};
 use crate::cache::Ask;
 use crate::error::{Failure, FailureKind};
-use crate::key::{Decision, Derivation, Key, KeyPolicy, KeyTooLarge, Param, PolicyRequest, Resource, Visibility};
+use crate::key::{
+    Decision, Derivation, Key, KeyPolicy, KeyTooLarge, Param, PolicyRequest, Resource, Visibility,
+};
 use crate::metrics::Metrics;
 
 /// What a request became: everything that answering it needs.
@@ -25,7 +27,12 @@ pub struct Derived {
 
 impl Derived {
     pub(super) fn weight(&self) -> u64 {
-        let parts: usize = self.ask.parts.iter().map(|part| part.name.len() + part.value.len() + 48).sum();
+        let parts: usize = self
+            .ask
+            .parts
+            .iter()
+            .map(|part| part.name.len() + part.value.len() + 48)
+            .sum();
         (size_of::<Self>() + self.ask.key.text().len() * 2 + parts) as u64
     }
 }
@@ -86,7 +93,9 @@ impl Snapshot {
         if let Some(derived) = remembered.take_if(|derived| !derived.route.is_sample_due()) {
             return Ok(derived);
         }
-        let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
+        let (path, query) = path_and_query
+            .split_once('?')
+            .unwrap_or((path_and_query, ""));
         let (route, params) = self.find(path).ok_or((None, Refusal::NoRoute))?;
         let of_route = |refusal| (Some(Arc::clone(route)), refusal);
         let key = route.memo_key(path_and_query, headers);
@@ -98,7 +107,8 @@ impl Snapshot {
             }
         }
         metrics.derivations_called.inc();
-        let request = Request::decode(route, &params, query).map_err(|e| of_route(Refusal::NotUtf8(e)))?;
+        let request =
+            Request::decode(route, &params, query).map_err(|e| of_route(Refusal::NotUtf8(e)))?;
         let faults = request.faults(route);
         if !faults.is_empty() {
             return Err(of_route(Refusal::Invalid(faults)));
@@ -116,18 +126,25 @@ impl Snapshot {
     }
 
     fn quarantine(&self, policy: &dyn KeyPolicy, route: &str) -> Failure {
-        let why = format!("it answered the same request to {route} in two ways: key policies must be pure");
+        let why = format!(
+            "it answered the same request to {route} in two ways: key policies must be pure"
+        );
         policy.quarantine(&why);
         self.memo.turn_off();
-        let message = format!("the key policy `{}` is out of service: {why}", policy.name());
+        let message = format!(
+            "the key policy `{}` is out of service: {why}",
+            policy.name()
+        );
         Failure::host(FailureKind::Internal, "policy-impure", message)
     }
 
     /// The resource a path names, for purges and look-ups; `None` if no route has it.
     pub fn resource(&self, path: &str) -> Option<(Arc<Route>, Resource)> {
         let (route, params) = self.find(path)?;
-        let values: Option<Vec<String>> =
-            params.iter().map(|(name, raw)| decode_path_value(name, raw).ok()).collect();
+        let values: Option<Vec<String>> = params
+            .iter()
+            .map(|(name, raw)| decode_path_value(name, raw).ok())
+            .collect();
         let resource = Resource::new(&route.pattern, values?.iter().map(String::as_str));
         Some((Arc::clone(route), resource))
     }
@@ -140,13 +157,25 @@ struct Request {
 }
 
 impl Request {
-    fn decode(route: &Route, params: &matchit::Params<'_, '_>, query: &str) -> Result<Self, NotUtf8> {
+    fn decode(
+        route: &Route,
+        params: &matchit::Params<'_, '_>,
+        query: &str,
+    ) -> Result<Self, NotUtf8> {
         debug_assert_eq!(route.params.len(), params.len());
         let path = params
             .iter()
-            .map(|(name, raw)| Ok(Param { name: name.to_owned(), value: decode_path_value(name, raw)? }))
+            .map(|(name, raw)| {
+                Ok(Param {
+                    name: name.to_owned(),
+                    value: decode_path_value(name, raw)?,
+                })
+            })
             .collect::<Result<_, _>>()?;
-        Ok(Self { path, query: decode_query(query)? })
+        Ok(Self {
+            path,
+            query: decode_query(query)?,
+        })
     }
 
     fn faults(&self, route: &Route) -> Vec<Fault> {
@@ -159,7 +188,12 @@ impl Request {
             let mut seen = false;
             for param in params.iter().filter(|param| param.name == check.name) {
                 seen = true;
-                let failed = check.parameter().check(&param.value).err().into_iter().flatten();
+                let failed = check
+                    .parameter()
+                    .check(&param.value)
+                    .err()
+                    .into_iter()
+                    .flatten();
                 faults.extend(failed.map(|fault| Fault {
                     place: check.place,
                     name: check.name.clone(),
@@ -173,7 +207,11 @@ impl Request {
                     place: check.place,
                     name: check.name.clone(),
                     code: "required".into(),
-                    message: format!("the {} parameter `{}` is required", check.place.name(), check.name),
+                    message: format!(
+                        "the {} parameter `{}` is required",
+                        check.place.name(),
+                        check.name
+                    ),
                     pointer: String::new(),
                 });
             }
@@ -187,7 +225,8 @@ impl Route {
     #[inline]
     fn is_sample_due(&self) -> bool {
         matches!(self.rule, Rule::Policy { .. })
-            && self.policy_hits.fetch_add(1, Ordering::Relaxed) % REMEMBERED_SAMPLED_EVERY == REMEMBERED_SAMPLED_EVERY - 1
+            && self.policy_hits.fetch_add(1, Ordering::Relaxed) % REMEMBERED_SAMPLED_EVERY
+                == REMEMBERED_SAMPLED_EVERY - 1
     }
 
     /// The headers this route's derivation may depend on.
@@ -219,19 +258,38 @@ impl Route {
         Some(key)
     }
 
-    fn derive(self: &Arc<Self>, request: Request, headers: &HeaderMap, snapshot: &Snapshot) -> Result<Derived, Refusal> {
-        let resource = Resource::new(&self.pattern, request.path.iter().map(|param| param.value.as_str()));
+    fn derive(
+        self: &Arc<Self>,
+        request: Request,
+        headers: &HeaderMap,
+        snapshot: &Snapshot,
+    ) -> Result<Derived, Refusal> {
+        let resource = Resource::new(
+            &self.pattern,
+            request.path.iter().map(|param| param.value.as_str()),
+        );
         let (derivation, bypass, too_large): (_, _, fn(KeyTooLarge) -> Refusal) = match &self.rule {
-            Rule::Parts { path, query, headers: names } => {
+            Rule::Parts {
+                path,
+                query,
+                headers: names,
+            } => {
                 let parts = listed(path, &request.path)
                     .chain(listed(query, &request.query))
                     .cloned()
                     .chain(header_params(names, headers).map_err(Refusal::NotUtf8)?)
                     .collect();
-                let derivation = Derivation { parts, visibility: Visibility::Public, hints: Vec::new() };
+                let derivation = Derivation {
+                    parts,
+                    visibility: Visibility::Public,
+                    hints: Vec::new(),
+                };
                 (derivation, None, Refusal::KeyTooLarge)
             }
-            Rule::Policy { policy, headers: names } => {
+            Rule::Policy {
+                policy,
+                headers: names,
+            } => {
                 let request = PolicyRequest {
                     method: "GET",
                     route: Arc::clone(&self.pattern),
@@ -261,7 +319,11 @@ impl Route {
             parts: derivation.parts.into(),
             visibility: derivation.visibility,
         };
-        Ok(Derived { route: Arc::clone(self), ask, bypass })
+        Ok(Derived {
+            route: Arc::clone(self),
+            ask,
+            bypass,
+        })
     }
 
     /// Asks a reused instance and, for a sample, a fresh one: guest state could break the purity that remembering
@@ -275,9 +337,13 @@ impl Route {
         let decision = policy.derive(request).map_err(Refusal::PolicyFailed)?;
         let calls = self.policy_calls.fetch_add(1, Ordering::Relaxed);
         if calls < SAMPLED_FIRST || calls.is_multiple_of(SAMPLED_EVERY) {
-            let fresh = policy.derive_fresh(request).map_err(Refusal::PolicyFailed)?;
+            let fresh = policy
+                .derive_fresh(request)
+                .map_err(Refusal::PolicyFailed)?;
             if fresh != decision {
-                return Err(Refusal::PolicyFailed(snapshot.quarantine(policy, &self.pattern)));
+                return Err(Refusal::PolicyFailed(
+                    snapshot.quarantine(policy, &self.pattern),
+                ));
             }
         }
         Ok(decision)
@@ -286,15 +352,18 @@ impl Route {
 
 /// The parameters of these names: by name in the listed order, and for each in request order.
 fn listed<'a>(names: &'a [String], params: &'a [Param]) -> impl Iterator<Item = &'a Param> {
-    names.iter().flat_map(move |name| params.iter().filter(move |param| param.name == *name))
+    names
+        .iter()
+        .flat_map(move |name| params.iter().filter(move |param| param.name == *name))
 }
 
 fn header_params(names: &[HeaderName], headers: &HeaderMap) -> Result<Vec<Param>, NotUtf8> {
     let mut params = Vec::new();
     for name in names {
         for value in headers.get_all(name) {
-            let value = std::str::from_utf8(value.as_bytes())
-                .map_err(|_| NotUtf8 { place: format!("the header \"{name}\"") })?;
+            let value = std::str::from_utf8(value.as_bytes()).map_err(|_| NotUtf8 {
+                place: format!("the header \"{name}\""),
+            })?;
             params.push(Param::new(name.as_str(), value));
         }
     }
@@ -303,7 +372,19 @@ fn header_params(names: &[HeaderName], headers: &HeaderMap) -> Result<Vec<Param>
 
 /// Why the policy bypasses, for `Cache-Status`: its hint `reason`, made a token, or that it was the policy.
 fn bypass_reason(derivation: &Derivation) -> String {
-    let reason = derivation.hints.iter().find(|hint| hint.name == "reason").map_or("", |hint| hint.value.as_str());
-    let token: String = reason.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')).take(64).collect();
-    if token.starts_with(|c: char| c.is_ascii_alphabetic()) { token } else { "key-policy".into() }
+    let reason = derivation
+        .hints
+        .iter()
+        .find(|hint| hint.name == "reason")
+        .map_or("", |hint| hint.value.as_str());
+    let token: String = reason
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+        .take(64)
+        .collect();
+    if token.starts_with(|c: char| c.is_ascii_alphabetic()) {
+        token
+    } else {
+        "key-policy".into()
+    }
 }

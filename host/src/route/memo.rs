@@ -24,7 +24,10 @@ const ENTRY_BYTES_GUESS: u64 = 512;
 impl Memo {
     pub(super) fn new() -> Self {
         let items = usize::try_from(BYTES_MAX / ENTRY_BYTES_GUESS).unwrap_or(usize::MAX);
-        Self { derived: Cache::with_weighter(items, BYTES_MAX, ByBytes), on: AtomicBool::new(true) }
+        Self {
+            derived: Cache::with_weighter(items, BYTES_MAX, ByBytes),
+            on: AtomicBool::new(true),
+        }
     }
 
     /// What these bytes became.

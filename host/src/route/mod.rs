@@ -124,7 +124,11 @@ impl Check {
 impl Snapshot {
     /// Binds every route to the plugins as they are now. A route whose plugin is missing is bound all the same: it
     /// serves its hits and answers its misses with 503. The problems are for `larder check` and the log.
-    pub fn build(config: &Config, plugins: Arc<PluginSet>, metrics: &Metrics) -> (Self, Vec<Problem>) {
+    pub fn build(
+        config: &Config,
+        plugins: Arc<PluginSet>,
+        metrics: &Metrics,
+    ) -> (Self, Vec<Problem>) {
         let mut problems = Vec::new();
         let mut router = matchit::Router::new();
         let mut routes = Vec::new();
@@ -134,14 +138,30 @@ impl Snapshot {
                 None => problem,
             };
             if let Err(error) = router.insert(route.path.clone(), routes.len()) {
-                problems.push(place(Problem::error(format!("route `{}`: {error}", route.path))));
+                problems.push(place(Problem::error(format!(
+                    "route `{}`: {error}",
+                    route.path
+                ))));
                 continue;
             }
             let mut of_route = Vec::new();
-            routes.push(Arc::new(Route::bind(route.clone(), &plugins, metrics, &mut of_route)));
+            routes.push(Arc::new(Route::bind(
+                route.clone(),
+                &plugins,
+                metrics,
+                &mut of_route,
+            )));
             problems.extend(of_route.into_iter().map(place));
         }
-        (Self { router, routes, memo: Memo::new(), plugins }, problems)
+        (
+            Self {
+                router,
+                routes,
+                memo: Memo::new(),
+                plugins,
+            },
+            problems,
+        )
     }
 
     /// The route of a raw (still encoded) path, and the raw values of its parameters.
@@ -162,7 +182,9 @@ impl Snapshot {
 
     /// The longest that any entry of these routes can live, in milliseconds.
     pub fn longest_life_ms(config: &Config) -> u64 {
-        let life = |route: &config::Route| route.ttl_max + route.stale_if_error.max(route.stale_while_revalidate);
+        let life = |route: &config::Route| {
+            route.ttl_max + route.stale_if_error.max(route.stale_while_revalidate)
+        };
         let longest = config.routes.iter().map(life).max();
         let longest = longest.unwrap_or_else(|| life(&config::Route::implicit("")));
         crate::cache::freshness::millis(longest)
@@ -175,11 +197,18 @@ fn configured(config: &Config, plugins: &PluginSet) -> Vec<config::Route> {
         return config.routes.clone();
     }
     let loaders = plugins.iter().filter(|plugin| plugin.loader().is_some());
-    loaders.map(|plugin| config::Route::implicit(plugin.name())).collect()
+    loaders
+        .map(|plugin| config::Route::implicit(plugin.name()))
+        .collect()
 }
 
 impl Route {
-    fn bind(config: config::Route, plugins: &PluginSet, metrics: &Metrics, problems: &mut Vec<Problem>) -> Self {
+    fn bind(
+        config: config::Route,
+        plugins: &PluginSet,
+        metrics: &Metrics,
+        problems: &mut Vec<Problem>,
+    ) -> Self {
         let pattern: Arc<str> = config.path.as_str().into();
         let params = text::pattern_names(&config.path);
         let mut chain = Vec::new();
@@ -204,24 +233,47 @@ impl Route {
             counters: Arc::clone(&metrics.loads),
         });
         let identity = identities.join("~").into();
-        Self { pattern, params, rule, checks, identity, binding, metrics, config, policy_calls: 0.into(), policy_hits: 0.into() }
+        Self {
+            pattern,
+            params,
+            rule,
+            checks,
+            identity,
+            binding,
+            metrics,
+            config,
+            policy_calls: 0.into(),
+            policy_hits: 0.into(),
+        }
     }
 }
 
 /// One place of the chain. A plugin that is not there keeps the identity of its last good version, so that what is
 /// stored under it can still be found.
-fn link(name: &str, plugins: &PluginSet, problems: &mut Vec<Problem>) -> (Link, String, Option<Arc<Descriptor>>) {
+fn link(
+    name: &str,
+    plugins: &PluginSet,
+    problems: &mut Vec<Problem>,
+) -> (Link, String, Option<Arc<Descriptor>>) {
     if let Some(plugin) = plugins.get(name) {
         if let Some(loader) = plugin.loader() {
-            return (Link::Ready(loader), plugin.identity().to_owned(), Some(Arc::clone(plugin.descriptor())));
+            return (
+                Link::Ready(loader),
+                plugin.identity().to_owned(),
+                Some(Arc::clone(plugin.descriptor())),
+            );
         }
         problems.push(
-            Problem::error(format!("plugin `{name}` is not a loader"))
-                .remedy("name a plugin that exports larder:plugin/loader or larder:plugin/blocking-loader"),
+            Problem::error(format!("plugin `{name}` is not a loader")).remedy(
+                "name a plugin that exports larder:plugin/loader or larder:plugin/blocking-loader",
+            ),
         );
     }
     let why = "no good version of it is in the plugin directory".to_owned();
-    let link = Link::NotLoaded { name: name.to_owned(), why };
+    let link = Link::NotLoaded {
+        name: name.to_owned(),
+        why,
+    };
     match plugins.last_known(name) {
         Some(known) => (link, known.identity.to_string(), Some(known.descriptor)),
         None => (link, name.to_owned(), None),
@@ -243,7 +295,12 @@ fn checks(params: &[String], descriptors: &[Arc<Descriptor>]) -> Vec<Check> {
                 ParameterPlace::Path => continue,
             };
             if checks.iter().all(|check| check.name != parameter.name) {
-                checks.push(Check { place, name: parameter.name.clone(), descriptor: Arc::clone(descriptor), index });
+                checks.push(Check {
+                    place,
+                    name: parameter.name.clone(),
+                    descriptor: Arc::clone(descriptor),
+                    index,
+                });
             }
         }
     }
@@ -261,15 +318,28 @@ fn rule(
         KeySource::Default => {
             let declared = checks.iter().filter(|check| check.place == Place::Query);
             let query = declared.map(|check| check.name.clone()).collect();
-            Rule::Parts { path: params.to_vec(), query, headers: Vec::new() }
+            Rule::Parts {
+                path: params.to_vec(),
+                query,
+                headers: Vec::new(),
+            }
         }
-        KeySource::Listed { path, query, headers } => {
-            Rule::Parts { path: path.clone(), query: query.clone(), headers: header_names(headers) }
-        }
+        KeySource::Listed {
+            path,
+            query,
+            headers,
+        } => Rule::Parts {
+            path: path.clone(),
+            query: query.clone(),
+            headers: header_names(headers),
+        },
         KeySource::Policy { plugin, headers } => {
             let found = plugins.get(plugin);
             match found.and_then(|found| found.key_policy()) {
-                Some(policy) => Rule::Policy { policy, headers: header_names(headers) },
+                Some(policy) => Rule::Policy {
+                    policy,
+                    headers: header_names(headers),
+                },
                 None => {
                     if found.is_some() {
                         problems.push(
@@ -278,7 +348,10 @@ fn rule(
                         );
                     }
                     let why = "no good version of it is in the plugin directory".to_owned();
-                    Rule::NotLoaded { name: plugin.clone(), why }
+                    Rule::NotLoaded {
+                        name: plugin.clone(),
+                        why,
+                    }
                 }
             }
         }
@@ -287,7 +360,14 @@ fn rule(
 
 /// A parameter that the loader requires and the key leaves out never reaches the loader (law 1).
 fn warn_if_unseen(path: &str, check: &Check, rule: &Rule, problems: &mut Vec<Problem>) {
-    let Rule::Parts { path: in_path, query, .. } = rule else { return };
+    let Rule::Parts {
+        path: in_path,
+        query,
+        ..
+    } = rule
+    else {
+        return;
+    };
     let listed = match check.place {
         Place::Path => in_path,
         Place::Query => query,
@@ -306,7 +386,10 @@ fn warn_if_unseen(path: &str, check: &Check, rule: &Rule, problems: &mut Vec<Pro
 
 fn header_names(names: &[String]) -> Vec<HeaderName> {
     // The configuration has judged them already.
-    names.iter().filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok()).collect()
+    names
+        .iter()
+        .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
+        .collect()
 }
 
 fn policy(config: &config::Route) -> Policy {

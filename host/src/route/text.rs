@@ -31,7 +31,11 @@ pub fn pattern_names(pattern: &str) -> Vec<String> {
 /// [`NotUtf8`].
 pub fn decode_path_value(name: &str, raw: &str) -> Result<String, NotUtf8> {
     let decoded = percent_decode_str(raw).decode_utf8();
-    decoded.map(std::borrow::Cow::into_owned).map_err(|_| NotUtf8 { place: format!("the path parameter \"{name}\"") })
+    decoded
+        .map(std::borrow::Cow::into_owned)
+        .map_err(|_| NotUtf8 {
+            place: format!("the path parameter \"{name}\""),
+        })
 }
 
 /// Decodes a query (`application/x-www-form-urlencoded`, URL Standard section 5.1, but strict about UTF-8): names and
@@ -43,7 +47,10 @@ pub fn decode_query(raw: &str) -> Result<Vec<Param>, NotUtf8> {
     let mut params = Vec::new();
     for piece in raw.split('&').filter(|piece| !piece.is_empty()) {
         let (name, value) = piece.split_once('=').unwrap_or((piece, ""));
-        params.push(Param { name: decode_form(name)?, value: decode_form(value)? });
+        params.push(Param {
+            name: decode_form(name)?,
+            value: decode_form(value)?,
+        });
     }
     Ok(params)
 }
@@ -51,7 +58,11 @@ pub fn decode_query(raw: &str) -> Result<Vec<Param>, NotUtf8> {
 fn decode_form(raw: &str) -> Result<String, NotUtf8> {
     let spaced = raw.replace('+', " ");
     let decoded = percent_decode_str(&spaced).decode_utf8();
-    decoded.map(std::borrow::Cow::into_owned).map_err(|_| NotUtf8 { place: "the query".into() })
+    decoded
+        .map(std::borrow::Cow::into_owned)
+        .map_err(|_| NotUtf8 {
+            place: "the query".into(),
+        })
 }
 
 #[cfg(test)]
@@ -69,7 +80,10 @@ mod tests {
     fn queries_keep_repetition_order_and_emptiness() {
         let check = |raw: &str, expect: &[(&str, &str)]| {
             let params = decode_query(raw).unwrap();
-            let got: Vec<_> = params.iter().map(|p| (p.name.as_str(), p.value.as_str())).collect();
+            let got: Vec<_> = params
+                .iter()
+                .map(|p| (p.name.as_str(), p.value.as_str()))
+                .collect();
             assert_eq!(got, expect, "{raw}");
         };
         check("a=1&b=2&a=3", &[("a", "1"), ("b", "2"), ("a", "3")]);
@@ -81,8 +95,14 @@ mod tests {
 
     #[test]
     fn what_is_not_utf8_is_refused_and_named() {
-        assert_eq!(decode_query("a=%ff").unwrap_err().to_string(), "the query is not UTF-8 after percent-decoding");
+        assert_eq!(
+            decode_query("a=%ff").unwrap_err().to_string(),
+            "the query is not UTF-8 after percent-decoding"
+        );
         let error = decode_path_value("key", "%ff").unwrap_err();
-        assert_eq!(error.to_string(), "the path parameter \"key\" is not UTF-8 after percent-decoding");
+        assert_eq!(
+            error.to_string(),
+            "the path parameter \"key\" is not UTF-8 after percent-decoding"
+        );
     }
 }

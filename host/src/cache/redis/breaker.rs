@@ -1,8 +1,9 @@
 //! Whether commands are sent at all (law 6). Closed: there is a link. Open: there is none, requests find that out with
 //! one load of a pointer, and only the keeper talks to Redis.
 //!
-//! Opens at once when the connection is lost, and after [`FAILURES_MAX`] failures in a row otherwise. How long it stays
-//! open at least, and when it closes, is the keeper's. Logs when it changes, never per request.
+//! Opens at once when the connection is lost, and after [`FAILURES_MAX`] failures in a row otherwise; answers that are late
+//! together are one failure. How long it stays open at least, and when it closes, is the keeper's. Logs when it changes,
+//! never per request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -76,7 +77,7 @@ impl Breaker {
                     Trouble::Slow(_) => &self.counters.timeouts,
                     _ => &self.counters.errors,
                 });
-                if link.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES_MAX {
+                if link.failed(trouble) >= FAILURES_MAX {
                     self.trip(link.id, trouble);
                 }
             }

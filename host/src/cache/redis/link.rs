@@ -1,17 +1,14 @@
 //! The connections to one Redis, and what one command on them can end in. Reconnects nothing: a link that failed is
 //! dropped and another one made (see `keeper`).
 
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, PushInfo, PushKind, RedisError, Value};
 
-use crate::key::Key;
+use crate::cache::freshness::millis;
 
-/// Connections for requests. Commands of concurrent requests share them and are pipelined without being asked to; more
-/// of them would mean fewer commands per system call.
-const LANES: usize = 2;
 /// Commands under way at once. A Redis that stops reading must not collect requests without bound (law 12).
 const IN_FLIGHT_MAX: usize = 1024;
 /// How long connecting, authenticating included, may take. Nobody waits for it.
@@ -83,11 +80,13 @@ impl Trouble {
 pub(super) struct Link {
     /// Tells it from the link before it.
     pub(super) id: u64,
-    lanes: [MultiplexedConnection; LANES],
+    /// For requests. One: commands of concurrent requests are pipelined on it without being asked to, and a second one
+    /// was measured to cost more in system calls than it gains.
+    pub(super) lane: MultiplexedConnection,
     /// For what nobody waits for, so that a long answer holds up no request.
     pub(super) control: MultiplexedConnection,
-    /// Failures since the last answer.
-    pub(super) failures: AtomicU32,
+    failures: Failures,
+    made: Instant,
     in_flight: AtomicUsize,
 }
 
@@ -111,21 +110,26 @@ impl Link {
             .set_pipeline_buffer_size(IN_FLIGHT_MAX)
             .set_push_sender(watch);
         let connect = || client.get_multiplexed_async_connection_with_config(&config);
-        let (one, two, control) = tokio::try_join!(connect(), connect(), connect())
+        let (lane, control) = tokio::try_join!(connect(), connect())
             .map_err(|error| Trouble::Lost(error.to_string()))?;
         Ok(Self {
             id,
-            lanes: [one, two],
+            lane,
             control,
-            failures: AtomicU32::new(0),
+            failures: Failures::default(),
+            made: Instant::now(),
             in_flight: AtomicUsize::new(0),
         })
     }
 
-    /// The connection for requests about a key.
-    pub(super) fn lane(&self, key: &Key) -> &MultiplexedConnection {
-        // The upper bits: the lower ones choose shards elsewhere, and a shard should not be tied to a connection.
-        &self.lanes[(key.hash64() >> 32) as usize % LANES]
+    /// Counts a failure and returns how many there were in a row.
+    pub(super) fn failed(&self, trouble: &Trouble) -> u32 {
+        self.failures.count(trouble, millis(self.made.elapsed()))
+    }
+
+    /// Whether the last command that ended was a failure.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.failures.in_a_row.load(Ordering::Relaxed) > 0
     }
 
     /// Sends a command and waits for its answer, for `limit` at most.
@@ -146,13 +150,48 @@ impl Link {
                 Ok(_) => Err(Trouble::Strange("an error that is none".into())),
             },
             Ok(value) => {
-                // A store only where there is something to clear: the line is shared by every core.
-                if self.failures.load(Ordering::Relaxed) != 0 {
-                    self.failures.store(0, Ordering::Relaxed);
-                }
+                self.failures.clear();
                 Ok(value)
             }
             Err(error) => Err(Trouble::of(&error)),
+        }
+    }
+}
+
+/// Failures since the last answer.
+#[derive(Default)]
+struct Failures {
+    in_a_row: AtomicU32,
+    /// When a missing answer was last counted, in milliseconds since the link was made; 0: never.
+    slow_ms: AtomicU64,
+}
+
+impl Failures {
+    /// Of the answers that are missing at one time only one counts: commands share a connection, so one pause of Redis
+    /// (or of this process) makes all that were under way late, however many there were. A command that was sent after
+    /// one was counted, and is late too, is the next.
+    fn count(&self, trouble: &Trouble, now_ms: u64) -> u32 {
+        if let Trouble::Slow(limit) = trouble {
+            let sent_ms = now_ms.saturating_sub(millis(*limit));
+            let last_ms = self.slow_ms.load(Ordering::Relaxed);
+            let same_pause = last_ms > 0 && sent_ms < last_ms;
+            // Who loses this race was late together with who won it.
+            if same_pause
+                || self
+                    .slow_ms
+                    .compare_exchange(last_ms, now_ms, Ordering::Relaxed, Ordering::Relaxed)
+                    .is_err()
+            {
+                return self.in_a_row.load(Ordering::Relaxed);
+            }
+        }
+        self.in_a_row.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn clear(&self) {
+        // A store only where there is something to clear: the line is shared by every core.
+        if self.in_a_row.load(Ordering::Relaxed) != 0 {
+            self.in_a_row.store(0, Ordering::Relaxed);
         }
     }
 }
@@ -181,6 +220,19 @@ impl Drop for Slot<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_late_at_the_same_time_is_one_failure() {
+        let failures = Failures::default();
+        let slow = Trouble::Slow(Duration::from_millis(100));
+        for (now_ms, expect) in [(500, 1), (501, 1), (599, 1), (600, 2), (650, 2), (710, 3)] {
+            assert_eq!(failures.count(&slow, now_ms), expect, "{now_ms} ms");
+        }
+        let fault = Trouble::Fault("LOADING".into());
+        assert_eq!(failures.count(&fault, 711), 4, "answers count each");
+        failures.clear();
+        assert_eq!(failures.count(&slow, 900), 1);
+    }
 
     #[test]
     fn law_12_places_are_bounded_and_given_back() {

@@ -230,7 +230,7 @@ impl Shared {
         command.arg("MGET");
         self.names.push_entry(&mut command, key.text());
         self.names.push_generation(&mut command, key.resource());
-        match link.ask(link.lane(key), &command, self.timeout).await {
+        match link.ask(&link.lane, &command, self.timeout).await {
             Ok(Value::Array(answer)) => {
                 let mut answer = answer.into_iter();
                 match (answer.next(), answer.next()) {
@@ -299,7 +299,9 @@ impl Shared {
             count(&self.counters.stores_refused);
             return Put::Refused;
         }
-        let Some(link) = self.breaker.link() else {
+        // A request that has waited for Redis in vain does not wait for it again (law 6): as long as nothing was answered
+        // since, only reads and the keeper find out whether it answers.
+        let Some(link) = self.breaker.link().filter(|link| !link.is_doubtful()) else {
             return Put::Unavailable;
         };
         match self.store(&link, key, entry).await {
@@ -320,6 +322,7 @@ impl Shared {
     }
 
     async fn store(&self, link: &Link, key: &Key, entry: &Entry) -> Result<bool, Trouble> {
+        let started = tokio::time::Instant::now();
         let now_ms = self.clock.now_ms();
         let life_ms = entry
             .times
@@ -330,7 +333,7 @@ impl Shared {
         }
         // Read from Redis and not from our record: should the resource's generation be gone, only what was loaded after
         // every purge that may have been in it is stored, and another node's may not have reached us.
-        let head = self.head(link, link.lane(key)).await?;
+        let head = self.head(link, &link.lane).await?;
         let stamp = entry.stamp;
         let Some((_, group_seq)) = head.filter(|(e, s)| *e == stamp.epoch && *s >= stamp.seq)
         else {
@@ -344,7 +347,9 @@ impl Shared {
             life_ms,
             envelope: &envelope::encode(entry, key.text(), now_ms),
         };
-        self.scripts.store(link, &storing, self.timeout).await
+        // Both commands together take no longer than one may.
+        let left = self.timeout.saturating_sub(started.elapsed());
+        self.scripts.store(link, &storing, left).await
     }
 
     async fn purge(&self, scope: &Scope, mode: Mode) -> Purged {

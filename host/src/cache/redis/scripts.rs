@@ -176,8 +176,7 @@ impl Scripts {
             .arg(self.matters_ms.max(storing.life_ms).min(LIFE_MS_MAX))
             .arg(TIME_AT)
             .arg(storing.envelope);
-        let lane = link.lane(storing.key);
-        let answer = run(link, lane, &self.store, &command, limit).await?;
+        let answer = run(link, &link.lane, &self.store, &command, limit).await?;
         Ok(answer == Value::Int(1))
     }
 }
