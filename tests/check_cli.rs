@@ -52,7 +52,7 @@ async fn check_reports_every_problem_at_once_with_file_line_and_remedy() {
             "soon",
             &at("tll"),
             "tll",
-            "did you mean `ttl`",
+            "did you mean \"ttl\"",
             &at("write"),
             "not built yet",
             "needy.toml:",
@@ -160,6 +160,21 @@ async fn off_loopback_the_admin_listener_wants_a_token() {
         assert_eq!(ran.status.code(), Some(1), "{ran:?}");
         assert_says(&ran, &["token"]);
     }
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    let home = Larder::with()
+        .plugin("demo", "")
+        .route("/data/{key}", "demo", "")
+        .write();
+    let ran = home
+        .run(&["serve", "--config", "larder.toml", "--listen", &address])
+        .await;
+    assert_eq!(ran.status.code(), Some(1), "{ran:?}");
+    assert_says(&ran, &[&address, "listen"]);
 }
 
 #[tokio::test]

@@ -329,6 +329,35 @@ async fn law_9_no_redirect_is_followed_past_the_grant() {
 }
 
 #[tokio::test]
+async fn law_9_a_granted_name_that_resolves_to_loopback_needs_a_network_too() {
+    let origin = Origin::start();
+    let port = origin.address().port();
+    let named = format!("http://localhost:{port}");
+    for (networks, status) in [
+        ("", 502),
+        ("networks = [\"127.0.0.0/8\", \"::1/128\"]", 200),
+    ] {
+        let sidecar =
+            format!("[config]\nurl = \"{named}\"\n[grants]\nhttp = [\"{named}\"]\n{networks}\n");
+        let larder = Larder::with()
+            .guest("gated", &sidecar)
+            .route("/things/{id}", "gated", "")
+            .start()
+            .await;
+        let answer = larder.get("/things/42").await;
+        assert_eq!(answer.status, status, "{networks}: {answer:?}");
+        if status == 502 {
+            assert_eq!(origin.connections(), 0);
+            let told = format!("{}{}", answer.text(), larder.log());
+            assert!(
+                told.contains("networks"),
+                "the denial names the line to add: {told}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_key_policy_is_pure_by_its_linker() {
     let parts = async |larder: &Larder, key: &str| {
         let answer = larder.get(&format!("/policy/{key}")).await;

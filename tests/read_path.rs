@@ -346,9 +346,12 @@ async fn law_2_a_moved_boundary_is_another_entry() {
 async fn law_2_equal_parts_of_two_resources_are_two_entries() {
     let origin = Origin::start();
     // The policy leaves the path out of the parts: still, a policy splits a resource and never joins two.
-    let larder = before(&origin, "ttl = \"60s\"\nkey = { query = [\"id\"] }")
-        .start()
-        .await;
+    let larder = before(
+        &origin,
+        "ttl = \"60s\"\nkey = { path = [], query = [\"id\"] }",
+    )
+    .start()
+    .await;
     larder
         .get("/things/1?id=x")
         .await

