@@ -174,10 +174,10 @@ impl Cache {
             }
         }
 
-        let forward = if candidate.is_some() {
-            Forward::Stale
-        } else {
-            Forward::UriMiss
+        // What is past every window is shown to its loader, but it is not what this request falls back on.
+        let forward = match &candidate {
+            Some(held) if self.is_stale(ask, held) => Forward::Stale,
+            _ => Forward::UriMiss,
         };
         let failure = self.remembered_failure(ask);
 
@@ -419,6 +419,11 @@ impl Cache {
             .generations
             .judge(entry.stamp, Some(&entry.checked), covered);
         (verdict, self.freshness(binding, entry, verdict))
+    }
+
+    fn is_stale(&self, ask: &Ask, held: &Candidate) -> bool {
+        let (_, freshness) = self.judge(&ask.binding, &ask.key, &held.entry);
+        matches!(freshness, Freshness::Stale { .. })
     }
 
     fn judge_both(&self, ask: &Ask, entry: &Entry, by_tier: Verdict) -> (Verdict, Freshness) {

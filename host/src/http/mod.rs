@@ -36,9 +36,6 @@ pub struct Service {
     pub metrics: Arc<Metrics>,
 }
 
-/// Paths that later versions answer themselves; no route may take them.
-pub const RESERVED: [&str; 3] = ["/openapi.json", "/docs", "/_batch"];
-
 impl Service {
     /// Answers one request.
     ///

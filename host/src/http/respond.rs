@@ -95,13 +95,13 @@ pub fn respond(
                 (_, true) => Outcome::MissRevalidated,
                 _ => Outcome::MissLoaded,
             });
+            // An entry that was revalidated was there, however old.
             let mut status = String::from(match forward {
+                _ if revalidated => "larder; fwd=stale; fwd-status=304",
                 Forward::UriMiss => "larder; fwd=uri-miss",
                 Forward::Stale => "larder; fwd=stale",
             });
-            if revalidated {
-                status.push_str("; fwd-status=304");
-            } else if forward == Forward::Stale {
+            if forward == Forward::Stale && !revalidated {
                 let _ = write!(status, "; fwd-status={}", entry.content.status);
             }
             match (stored, collapsed) {

@@ -67,7 +67,7 @@ pub struct Fault {
     pub code: String,
     /// What is wrong and what was expected.
     pub message: String,
-    /// Where in the value, as a JSON Pointer.
+    /// Where among the parameters of that place, as a JSON Pointer (RFC 6901), e.g. `/page`.
     pub pointer: String,
 }
 
@@ -199,7 +199,7 @@ impl Request {
                     name: check.name.clone(),
                     code: fault.code,
                     message: fault.message,
-                    pointer: fault.pointer,
+                    pointer: format!("{}{}", pointer(&check.name), fault.pointer),
                 }));
             }
             if !seen && check.parameter().required {
@@ -212,7 +212,7 @@ impl Request {
                         check.place.name(),
                         check.name
                     ),
-                    pointer: String::new(),
+                    pointer: pointer(&check.name),
                 });
             }
         }
@@ -348,6 +348,11 @@ impl Route {
         }
         Ok(decision)
     }
+}
+
+/// The JSON Pointer of a parameter.
+fn pointer(name: &str) -> String {
+    format!("/{}", name.replace('~', "~0").replace('/', "~1"))
 }
 
 /// The parameters of these names: by name in the listed order, and for each in request order.

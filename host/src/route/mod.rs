@@ -57,6 +57,9 @@ pub struct Route {
     policy_hits: AtomicU64,
 }
 
+/// Paths that later versions answer themselves: no route has them, however general its pattern.
+const RESERVED: [&str; 3] = ["/openapi.json", "/docs", "/_batch"];
+
 /// How a request becomes parts.
 pub enum Rule {
     /// By listed names: path parameters, then query parameters, then headers, in the listed order.
@@ -166,6 +169,9 @@ impl Snapshot {
 
     /// The route of a raw (still encoded) path, and the raw values of its parameters.
     pub fn find<'p>(&self, path: &'p str) -> Option<(&Arc<Route>, matchit::Params<'_, 'p>)> {
+        if RESERVED.contains(&path) {
+            return None;
+        }
         let found = self.router.at(path).ok()?;
         Some((&self.routes[*found.value], found.params))
     }
