@@ -69,7 +69,12 @@ async fn exports_and_imports_are_told() {
 #[tokio::test]
 async fn an_import_that_nobody_offers_is_named_with_a_remedy() {
     let refusal = refused("wrong-import").await;
-    insta::assert_snapshot!(refusal.to_string());
+    insta::assert_snapshot!(refusal.message, @"`wrong-import` imports `acme:missing/thing@1.0.0`, which this host does not offer");
+    assert!(
+        refusal
+            .remedy
+            .is_some_and(|remedy| remedy.contains("wac plug"))
+    );
 }
 
 #[tokio::test]
