@@ -81,6 +81,7 @@ pub struct Builder {
     plugins: Vec<(String, Wasm, Option<String>)>,
     environment: Vec<(String, String)>,
     flags: Vec<String>,
+    awaits_redis: bool,
 }
 
 impl Builder {
@@ -137,9 +138,11 @@ impl Builder {
         self
     }
 
-    /// `[redis]` at this URL, with everything else at its default.
+    /// `[redis]` at this URL, with everything else at its default. The start waits until it is in use: a server is ready
+    /// without it (law 6), so the first request could still do without.
     #[must_use]
-    pub fn redis(self, url: &str) -> Self {
+    pub fn redis(mut self, url: &str) -> Self {
+        self.awaits_redis = true;
         self.section(&format!("[redis]\nurl = {url:?}"))
     }
 
@@ -171,6 +174,7 @@ impl Builder {
             dir,
             environment: self.environment,
             flags: self.flags,
+            awaits_redis: self.awaits_redis,
         };
         fs::create_dir(home.path("plugins")).expect("a plugin directory");
         fs::create_dir(home.path("aside")).expect("a directory to write in before renaming");
@@ -199,6 +203,7 @@ pub struct Home {
     dir: tempfile::TempDir,
     environment: Vec<(String, String)>,
     flags: Vec<String>,
+    awaits_redis: bool,
 }
 
 impl Home {
@@ -352,14 +357,13 @@ impl Larder {
     }
 
     async fn until_ready(&self) {
-        eventually("the server is ready", async || {
-            let answer = self
+        eventually("the server is ready, with its Redis", async || {
+            let asked = self
                 .admin
-                .attempt(http::Method::GET, "/readyz", &[], bytes::Bytes::new())
-                .await;
-            answer
-                .is_ok_and(|answer| answer.status == 200)
-                .then_some(())
+                .attempt(http::Method::GET, "/readyz", &[], bytes::Bytes::new());
+            let ready = asked.await.ok().filter(|answer| answer.status == 200)?;
+            let redis = ready.json()["redis"]["available"] == true;
+            (redis || !self.home.awaits_redis).then_some(())
         })
         .await;
     }
@@ -495,6 +499,7 @@ impl Larder {
             dir: tempfile::tempdir().expect("a temporary directory"),
             environment: Vec::new(),
             flags: Vec::new(),
+            awaits_redis: false,
         };
         std::mem::replace(&mut self.home, empty)
     }
