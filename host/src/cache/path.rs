@@ -113,6 +113,8 @@ pub enum Answer {
 #[derive(Clone)]
 struct Candidate {
     entry: Arc<Entry>,
+    /// What the tier it came from says of it, which this node may not know: a purge of before its start.
+    by_tier: Verdict,
 }
 
 impl Cache {
@@ -143,7 +145,12 @@ impl Cache {
                     };
                 }
                 (Verdict::Dead, _) => {}
-                _ => candidate = Some(Candidate { entry }),
+                _ => {
+                    candidate = Some(Candidate {
+                        entry,
+                        by_tier: Verdict::Alive,
+                    })
+                }
             }
         }
 
@@ -168,7 +175,7 @@ impl Cache {
                         held.entry.times.loaded_ms < entry.times.loaded_ms
                     });
                     if verdict != Verdict::Dead && newer {
-                        candidate = Some(Candidate { entry });
+                        candidate = Some(Candidate { entry, by_tier });
                     }
                 }
             }
@@ -187,7 +194,7 @@ impl Cache {
                 over_ms,
                 while_revalidate: true,
                 ..
-            } = self.judge(&ask.binding, &ask.key, &held.entry).1
+            } = self.judge_held(ask, held)
         {
             if failure.is_none() {
                 self.refresh_behind(ask, held, shared_answers);
@@ -278,7 +285,7 @@ impl Cache {
         if let Ok(result) = tokio::time::timeout(soft_timeout, flight.wait()).await {
             return Ok(result);
         }
-        match self.judge(&ask.binding, &ask.key, &held.entry).1 {
+        match self.judge_held(ask, held) {
             Freshness::Stale { over_ms, .. } => {
                 let entry = Arc::clone(&held.entry);
                 Err(Answer::Stale {
@@ -307,7 +314,7 @@ impl Cache {
                 over_ms,
                 if_error: true,
                 ..
-            } = self.judge(&ask.binding, &ask.key, &held.entry).1
+            } = self.judge_held(ask, held)
         {
             let entry = Arc::clone(&held.entry);
             return Answer::Stale {
@@ -422,8 +429,11 @@ impl Cache {
     }
 
     fn is_stale(&self, ask: &Ask, held: &Candidate) -> bool {
-        let (_, freshness) = self.judge(&ask.binding, &ask.key, &held.entry);
-        matches!(freshness, Freshness::Stale { .. })
+        matches!(self.judge_held(ask, held), Freshness::Stale { .. })
+    }
+
+    fn judge_held(&self, ask: &Ask, held: &Candidate) -> Freshness {
+        self.judge_both(ask, &held.entry, held.by_tier).1
     }
 
     fn judge_both(&self, ask: &Ask, entry: &Entry, by_tier: Verdict) -> (Verdict, Freshness) {
