@@ -34,7 +34,9 @@ wit_bindgen::generate!({
 });
 
 use exports::larder::plugin::loader;
-use larder::plugin::types::{Absence, Entry, Failure, FailureKind, Outcome, Param, Question, Renewal, Validator};
+use larder::plugin::types::{
+    Absence, Entry, Failure, FailureKind, Outcome, Param, Question, Renewal, Validator,
+};
 
 struct Gated;
 export!(Gated);
@@ -52,7 +54,9 @@ impl loader::Guest for Gated {
             Some("invalid") => return Err(failure(FailureKind::InvalidRequest, "told-to", None)),
             Some("denied") => return Err(failure(FailureKind::Denied, "told-to", None)),
             Some("internal") => return Err(failure(FailureKind::Internal, "told-to", None)),
-            Some(other) => panic!("the origin says x-do: {other}, and there is no such thing to do"),
+            Some(other) => {
+                panic!("the origin says x-do: {other}, and there is no such thing to do")
+            }
             None => {}
         }
         let ttl_ms = answer.header("x-ttl-ms").and_then(|ms| ms.parse().ok());
@@ -60,16 +64,25 @@ impl loader::Guest for Gated {
         let hints = Vec::new();
         match answer.status {
             304 => Ok(Outcome::NotModified(Renewal { ttl_ms, hints })),
-            404 => Ok(Outcome::Missing(Absence { ttl_ms, tags, hints })),
-            429 => Err(failure(FailureKind::RateLimited, "origin-limits", Some(2000))),
+            404 => Ok(Outcome::Missing(Absence {
+                ttl_ms,
+                tags,
+                hints,
+            })),
+            429 => Err(failure(
+                FailureKind::RateLimited,
+                "origin-limits",
+                Some(2000),
+            )),
             500.. => Err(failure(FailureKind::Unavailable, "origin-fails", None)),
             status => Ok(Outcome::Found(Entry {
                 status: Some(status),
                 content_type: answer.header("content-type"),
                 headers: answer.given_headers(),
-                validator: answer
-                    .header("etag")
-                    .map(|etag| Validator { etag: Some(etag), last_modified_ms: None }),
+                validator: answer.header("etag").map(|etag| Validator {
+                    etag: Some(etag),
+                    last_modified_ms: None,
+                }),
                 body: answer.body,
                 ttl_ms,
                 tags,
@@ -87,7 +100,10 @@ struct Answer {
 
 impl Answer {
     fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = String> + 'a {
-        let named = self.headers.iter().filter(move |(field, _)| field.eq_ignore_ascii_case(name));
+        let named = self
+            .headers
+            .iter()
+            .filter(move |(field, _)| field.eq_ignore_ascii_case(name));
         named.map(|(_, value)| String::from_utf8_lossy(value).into_owned())
     }
 
@@ -97,13 +113,19 @@ impl Answer {
 
     fn tags(&self) -> Vec<String> {
         let tags = self.header("x-tags").unwrap_or_default();
-        tags.split(',').filter(|tag| !tag.is_empty()).map(|tag| tag.trim().to_owned()).collect()
+        tags.split(',')
+            .filter(|tag| !tag.is_empty())
+            .map(|tag| tag.trim().to_owned())
+            .collect()
     }
 
     fn given_headers(&self) -> Vec<Param> {
         let pairs = self.all("x-header").filter_map(|text| {
             let (name, value) = text.split_once(": ")?;
-            Some(Param { name: name.to_owned(), value: value.to_owned() })
+            Some(Param {
+                name: name.to_owned(),
+                value: value.to_owned(),
+            })
         });
         pairs.collect()
     }
@@ -118,14 +140,22 @@ async fn ask(parts: &[Param], known: Option<&str>) -> Result<Answer, Failure> {
         .expect("[config] url = \"http://HOST:PORT\"");
     let fields = Fields::new();
     if let Some(etag) = known {
-        fields.append("if-none-match", etag.as_bytes()).expect("an entity tag can be sent");
+        fields
+            .append("if-none-match", etag.as_bytes())
+            .expect("an entity tag can be sent");
     }
     // Dropping the writing end says: no trailers.
     let (_, trailers) = wit_future::new(|| Ok(None));
     let (request, _sent) = Request::new(fields, None, trailers, None);
-    request.set_scheme(Some(&Scheme::Http)).expect("http is a scheme");
-    request.set_authority(Some(authority)).expect("the authority of a URL");
-    request.set_path_with_query(Some(&path(parts))).expect("an encoded path");
+    request
+        .set_scheme(Some(&Scheme::Http))
+        .expect("http is a scheme");
+    request
+        .set_authority(Some(authority))
+        .expect("the authority of a URL");
+    request
+        .set_path_with_query(Some(&path(parts)))
+        .expect("an encoded path");
     let unreachable = |code| Failure {
         message: format!("no answer from the origin: {code:?}"),
         ..failure(FailureKind::Unavailable, "origin-unreachable", None)
@@ -138,7 +168,11 @@ async fn ask(parts: &[Param], known: Option<&str>) -> Result<Answer, Failure> {
     let body = stream.collect().await;
     // A body that breaks off ends its stream as a whole one does: what comes after it tells.
     trailers.await.map_err(unreachable)?;
-    Ok(Answer { status, headers, body })
+    Ok(Answer {
+        status,
+        headers,
+        body,
+    })
 }
 
 /// `/FIRST?NAME=VALUE&…`
