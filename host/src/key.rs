@@ -215,6 +215,11 @@ impl Key {
         &self.resource
     }
 
+    /// Bytes it holds, its resource's text included.
+    pub fn weight(&self) -> usize {
+        size_of::<Self>() + self.text.len() + self.resource.text.len()
+    }
+
     /// A 64-bit hash of the text, computed once.
     pub fn hash64(&self) -> u64 {
         self.hash

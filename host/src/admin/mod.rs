@@ -130,7 +130,17 @@ async fn method_not_allowed(request: Request) -> Problem {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
 }
 
+/// A browser says where a request comes from; another site's page must not purge through the operator's.
+fn is_cross_site(request: &Request) -> bool {
+    let site = request.headers().get("sec-fetch-site");
+    site.is_some_and(|site| site != "same-origin" && site != "none")
+}
+
 async fn require_token(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+    if request.method() != axum::http::Method::GET && is_cross_site(&request) {
+        let detail = "requests from pages of other sites are refused; send it from a command line or from this listener's own pages";
+        return Problem::new(StatusCode::FORBIDDEN, "cross-site", detail).into_response();
+    }
     let Some(token) = &admin.token else {
         return next.run(request).await;
     };

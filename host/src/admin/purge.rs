@@ -56,22 +56,25 @@ pub(super) async fn purge(State(admin): State<Admin>, body: Bytes) -> Response {
         PurgeMode::Delete => (Mode::Delete, "deleted"),
         PurgeMode::Expire => (Mode::Expire, "expired"),
     };
-    let (mut seq, mut shared) = (0, true);
-    for scope in scopes.clone() {
-        // In a task of its own: a client that leaves must not leave half a purge behind.
-        let cache = Arc::clone(&admin.cache);
-        match tokio::spawn(async move { cache.purge(&scope, mode).await }).await {
-            Ok(purged) => {
-                seq = seq.max(purged.seq);
-                shared &= purged.shared;
-            }
-            Err(error) => {
-                let detail = format!("the purge did not end: {error}; send it again");
-                return Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "purge-aborted", detail)
-                    .into_response();
-            }
+    // In a task of its own: a client that leaves must not leave half a purge behind.
+    let (cache, purging) = (Arc::clone(&admin.cache), scopes.clone());
+    let purged = tokio::spawn(async move {
+        let (mut seq, mut shared) = (0, true);
+        for scope in &purging {
+            let purged = cache.purge(scope, mode).await;
+            seq = seq.max(purged.seq);
+            shared &= purged.shared;
         }
-    }
+        (seq, shared)
+    });
+    let (seq, shared) = match purged.await {
+        Ok(purged) => purged,
+        Err(error) => {
+            let detail = format!("the purge did not end: {error}; send it again");
+            return Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "purge-aborted", detail)
+                .into_response();
+        }
+    };
     // A purge is done on this node at once; a shared tier that could not be told is told as soon as it is back.
     let pending: &[&str] = if shared { &[] } else { &["redis"] };
     Json(json!({"seq": seq, "done": done, "scopes": scopes.iter().map(describe).collect::<Vec<_>>(), "pending": pending}))

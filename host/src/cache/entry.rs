@@ -62,6 +62,13 @@ pub struct Entry {
     pub checked: Checked,
 }
 
+/// A response with more would be refused by what stands before Larder, and every hit pays for each.
+const HEADERS_MAX: usize = 64;
+const HEADER_BYTES_MAX: usize = 32 * 1024;
+/// A tag that is left out could not be purged by, so too many are a fault and not a loss.
+const TAGS_MAX: usize = 256;
+const TAG_BYTES_MAX: usize = 32 * 1024;
+
 /// Headers the host writes itself, or that concern one connection: never taken from a loader (DESIGN section 6).
 const NOT_FROM_LOADERS: &[&str] = &[
     "age",
@@ -118,8 +125,29 @@ impl Content {
                 ),
             ));
         }
+        let tag_bytes: usize = found.tags.iter().map(String::len).sum();
+        if found.tags.len() > TAGS_MAX || tag_bytes > TAG_BYTES_MAX {
+            return Err(Failure::host(
+                FailureKind::Internal,
+                "too-many-tags",
+                format!(
+                    "loader `{maker}` gave {} tags of {tag_bytes} bytes; {TAGS_MAX} of {TAG_BYTES_MAX} bytes in all are allowed",
+                    found.tags.len()
+                ),
+            ));
+        }
         let offered = found.headers.len();
-        let headers: Vec<Param> = found.headers.into_iter().filter_map(keep_header).collect();
+        let mut header_bytes = 0;
+        let headers: Vec<Param> = found
+            .headers
+            .into_iter()
+            .filter_map(keep_header)
+            .take(HEADERS_MAX)
+            .take_while(|header| {
+                header_bytes += header.name.len() + header.value.len();
+                header_bytes <= HEADER_BYTES_MAX
+            })
+            .collect();
         let dropped = offered - headers.len();
         let etag = found
             .validator
@@ -160,7 +188,12 @@ impl Content {
 
     /// Bytes it takes, for the memory tier's bound: what is held, plus the fixed part.
     pub fn weight(&self) -> u64 {
+        let given = self
+            .validator
+            .as_ref()
+            .and_then(|validator| validator.etag.as_ref());
         let texts = self.etag.len()
+            + given.map_or(0, String::len)
             + self.maker.len()
             + self.content_type.as_ref().map_or(0, String::len)
             + self

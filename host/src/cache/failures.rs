@@ -1,12 +1,12 @@
 //! Remembered failures: for `failure_ttl` after a failed load the source is not asked again.
 //!
-//! A failure is never an entry (law 10): it lives here, in the process, bounded by number, and ends early when a purge
+//! A failure is never an entry (law 10): it lives here, in the process, bounded by bytes, and ends early when a purge
 //! covers its key.
 
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
-use quick_cache::UnitWeighter;
+use quick_cache::Weighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 
 use super::generations::Stamp;
@@ -24,10 +24,26 @@ pub(super) struct Remembered {
 
 /// Failures by key.
 pub(super) struct Failures {
-    by_key: Cache<Key, Remembered, UnitWeighter, BuildHasherDefault<PrecomputedHasher>>,
+    by_key: Cache<Key, Remembered, ByBytes, BuildHasherDefault<PrecomputedHasher>>,
 }
 
-const REMEMBERED_MAX: usize = 100_000;
+const REMEMBERED_BYTES_MAX: u64 = 32 * 1024 * 1024;
+const BYTES_GUESS: u64 = 512;
+
+#[derive(Clone)]
+struct ByBytes;
+
+impl Weighter<Key, Remembered> for ByBytes {
+    fn weight(&self, key: &Key, remembered: &Remembered) -> u64 {
+        let failure = &remembered.failure;
+        let details = failure
+            .details
+            .iter()
+            .map(|detail| detail.name.len() + detail.value.len());
+        let texts = failure.code.len() + failure.message.len() + details.sum::<usize>();
+        (key.weight() + texts + size_of::<Remembered>() + size_of::<Failure>()) as u64
+    }
+}
 
 impl Failures {
     pub(super) fn new() -> Self {
@@ -35,9 +51,9 @@ impl Failures {
         let hasher = BuildHasherDefault::default();
         Self {
             by_key: Cache::with(
-                REMEMBERED_MAX,
-                REMEMBERED_MAX as u64,
-                UnitWeighter,
+                (REMEMBERED_BYTES_MAX / BYTES_GUESS) as usize,
+                REMEMBERED_BYTES_MAX,
+                ByBytes,
                 hasher,
                 lifecycle,
             ),

@@ -253,8 +253,9 @@ impl Generations {
     }
 
     fn look_up(&self, seq: u64, covered: Covered<'_>) -> Verdict {
-        let mut verdict = self.all.read().judge(seq);
+        // In this order: what is forgotten for room moves from `scopes` to `all`, and must be seen in one of them.
         let scopes = self.scopes.read();
+        let mut verdict = self.all.read().judge(seq);
         let keys = [
             ScopeKey::route(covered.route),
             ScopeKey::resource(covered.resource),

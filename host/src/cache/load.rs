@@ -14,6 +14,7 @@ use super::source::{Outcome, Question};
 use super::tier::{Lookup, Put};
 use super::{Cache, Link};
 use crate::error::{Failure, FailureKind, Origin};
+use crate::key::Visibility;
 
 /// The entry in hand when a load begins: its validator is shown to the loader that made it.
 pub(super) struct Known {
@@ -249,7 +250,7 @@ impl Cache {
             }
             Outcome::NotModified(renewal) => match known {
                 Some(known) if known.entry.content.validator.is_some() => (
-                    Arc::clone(&known.entry.content),
+                    renewed(&known.entry.content, ask.visibility),
                     renewal.ttl,
                     policy.ttl,
                     LoadedBy::Revalidation,
@@ -306,4 +307,15 @@ impl Cache {
             sie_ms: millis(sie),
         }
     }
+}
+
+/// The content of an entry that is still true, under what the key policy says of it now.
+fn renewed(content: &Arc<Content>, visibility: Visibility) -> Arc<Content> {
+    if content.visibility == visibility {
+        return Arc::clone(content);
+    }
+    Arc::new(Content {
+        visibility,
+        ..Content::clone(content)
+    })
 }

@@ -62,11 +62,16 @@ impl MemoryTier {
         self.entries.as_ref()?.get(key)
     }
 
-    /// Keeps an entry; `false` if the tier is off.
+    /// Keeps an entry; `false` if the tier is off or the entry is larger than a shard takes.
     pub fn insert(&self, key: Key, entry: Arc<Entry>) -> bool {
         let Some(entries) = &self.entries else {
             return false;
         };
+        // The library drops what is heavier than 97 % of a shard without a word.
+        let room = entries.shard_capacity() / 100 * 97;
+        if ByBytes.weight(&key, &entry) > room {
+            return false;
+        }
         entries.insert(key, entry);
         true
     }
@@ -111,7 +116,7 @@ struct ByBytes;
 
 impl Weighter<Key, Arc<Entry>> for ByBytes {
     fn weight(&self, key: &Key, entry: &Arc<Entry>) -> u64 {
-        key.text().len() as u64 + size_of::<Key>() as u64 + entry.content.weight()
+        key.weight() as u64 + entry.content.weight()
     }
 }
 

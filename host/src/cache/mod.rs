@@ -135,10 +135,13 @@ impl Cache {
         }
     }
 
-    /// Forgets purges that no living entry can be older than.
+    /// Forgets purges that no living entry can be older than. A load that is in the air counts from its stamp and not
+    /// from its landing, so the longest life alone would forget purges that it must still be held against.
     pub fn prune(&self, longest_life_ms: u64) {
+        const LONGEST_LOAD_MS: u64 = 600_000;
+        let longest_ms = longest_life_ms.saturating_add(LONGEST_LOAD_MS);
         self.generations
-            .prune(self.clock.now_ms().saturating_sub(longest_life_ms));
+            .prune(self.clock.now_ms().saturating_sub(longest_ms));
     }
 
     /// Every variant of a resource that any tier holds, by key text, with the tier's name; for the operator.

@@ -193,11 +193,16 @@ impl Cache {
             && let Freshness::Stale {
                 over_ms,
                 while_revalidate: true,
-                ..
+                if_error,
             } = self.judge_held(ask, held)
         {
-            if failure.is_none() {
-                self.refresh_behind(ask, held, shared_answers);
+            match failure {
+                None => self.refresh_behind(ask, held, shared_answers),
+                // Nothing is reloaded behind: it is given because the load failed, and says so.
+                Some(failure) if if_error => {
+                    return self.failed(ask, candidate.as_ref(), failure, forward);
+                }
+                Some(_) => {}
             }
             let entry = Arc::clone(&held.entry);
             return Answer::Stale {
@@ -218,10 +223,8 @@ impl Cache {
                 "{} requests wait for loads, the most allowed ([server] max_waiters)",
                 self.bounds.waiters_max
             );
-            return Answer::Failed {
-                failure: Arc::new(overloaded("too-many-waiters", message)),
-                forward,
-            };
+            let failure = Arc::new(overloaded("too-many-waiters", message));
+            return self.failed(ask, candidate.as_ref(), failure, forward);
         };
         self.load_in_foreground(ask, candidate, forward, arrival, shared_answers)
             .await
@@ -352,9 +355,13 @@ impl Cache {
         shared_answers: bool,
     ) -> Arc<Flight> {
         let flight = Arc::clone(guard.flight());
-        let known = held.map(|held| Known {
-            entry: Arc::clone(&held.entry),
-        });
+        // Judged now that the flight has its stamp: a purge may have come while a tier was asked, and a 304 to a
+        // validator from before it would bring back what was purged.
+        let known = held
+            .filter(|held| self.judge_both(ask, &held.entry, held.by_tier).0 != Verdict::Dead)
+            .map(|held| Known {
+                entry: Arc::clone(&held.entry),
+            });
         let (cache, ask) = (Arc::clone(self), ask.clone());
         tokio::spawn(async move {
             let result = cache

@@ -7,7 +7,9 @@ use std::process::ExitCode;
 
 use super::args::Check;
 use crate::config::{Config, KeySource, Problem, Severity, defaults, nearest};
+use crate::metrics::Metrics;
 use crate::plugin::Limits;
+use crate::route::Snapshot;
 
 /// Prints the report, or the defaults. Succeeds unless a problem is an error.
 pub(super) fn run(arguments: &Check) -> ExitCode {
@@ -43,13 +45,15 @@ fn bounds() -> String {
     text
 }
 
-/// Judges what is in the plugin directory.
+/// Judges what is in the plugin directory, and what the routes make of it.
 fn plugin_problems(config: &Config) -> Vec<Problem> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(crate::plugin::check(config)),
+        Ok(runtime) => runtime.block_on(crate::plugin::check(config, |plugins| {
+            Snapshot::build(config, plugins, &Metrics::new()).1
+        })),
         Err(error) => vec![Problem::error(format!("plugins cannot be judged: {error}"))],
     }
 }

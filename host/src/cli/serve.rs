@@ -24,7 +24,7 @@ use crate::cache::generations::Generations;
 use crate::cache::memory::MemoryTier;
 use crate::cache::redis::{RedisSettings, RedisTier};
 use crate::cache::tier::SharedTier;
-use crate::cache::{Bounds, Cache};
+use crate::cache::{Bounds, Cache, Link};
 use crate::config::{Config, Problem, Severity};
 use crate::http::{Service, accept};
 use crate::metrics::{Metrics, Sample};
@@ -218,9 +218,25 @@ fn bind(
         let plugins = registry.set();
         let (snapshot, problems) = Snapshot::build(config, Arc::clone(&plugins), metrics);
         report(&problems)?;
+        warn_of_absent(&snapshot);
         routes.store(Arc::new(snapshot));
         if Arc::ptr_eq(&plugins, &registry.set()) {
             return Ok(());
+        }
+    }
+}
+
+/// A route whose plugin is not there is served all the same: it may come later.
+fn warn_of_absent(snapshot: &Snapshot) {
+    for route in snapshot.routes() {
+        for link in &route.binding.chain {
+            if let Link::NotLoaded { name, why } = link {
+                warn!(
+                    route = &*route.pattern,
+                    plugin = name,
+                    "its misses are answered with 503: {why}"
+                );
+            }
         }
     }
 }

@@ -93,7 +93,9 @@ impl Service {
     }
 
     async fn answer(&self, derived: Arc<Derived>, headers: &HeaderMap) -> Response<Body> {
-        let answer = if derived.bypass.is_some() {
+        let answer = if derived.bypass.is_some() && only_if_cached(headers) {
+            Answer::NotCached
+        } else if derived.bypass.is_some() {
             self.cache.bypass(&derived.ask).await
         } else {
             self.cache

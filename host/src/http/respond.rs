@@ -173,7 +173,13 @@ fn of_entry(
     if content.kind == EntryKind::Missing {
         let mut response = problem::missing(cache_status);
         let ttl = entry.times.ttl_within(&derived.ask.binding.policy);
-        caching(response.headers_mut(), entry, ttl, now_ms);
+        caching(
+            response.headers_mut(),
+            entry,
+            derived.ask.visibility,
+            ttl,
+            now_ms,
+        );
         return response;
     }
     let mut headers = HeaderMap::with_capacity(6 + content.headers.len());
@@ -181,6 +187,7 @@ fn of_entry(
     caching(
         &mut headers,
         entry,
+        derived.ask.visibility,
         entry.times.ttl_within(&derived.ask.binding.policy),
         now_ms,
     );
@@ -204,7 +211,7 @@ fn of_entry(
             HeaderName::try_from(param.name.as_str()),
             HeaderValue::from_str(&param.value),
         ) {
-            headers.append(name, value);
+            let _ = headers.try_append(name, value);
         }
     }
     let mut response = Response::new(Full::new(body));
@@ -224,7 +231,7 @@ fn content_type(content: &Content) -> HeaderValue {
 }
 
 /// `Age` and `Cache-Control`. `max-age` is the entry's whole ttl, because downstream subtracts `Age`.
-fn caching(headers: &mut HeaderMap, entry: &Entry, ttl_ms: u64, now_ms: u64) {
+fn caching(headers: &mut HeaderMap, entry: &Entry, asked: Visibility, ttl_ms: u64, now_ms: u64) {
     let mut digits = itoa::Buffer::new();
     if entry.times.ttl_ms == 0 {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -233,9 +240,12 @@ fn caching(headers: &mut HeaderMap, entry: &Entry, ttl_ms: u64, now_ms: u64) {
     let age = HeaderValue::from_str(digits.format(entry.times.age_ms(now_ms) / 1000));
     headers.insert(header::AGE, age.unwrap_or(HeaderValue::from_static("0")));
     let mut text = String::with_capacity(28);
-    text.push_str(match entry.content.visibility {
-        Visibility::Public => "public, max-age=",
-        Visibility::Private => "private, max-age=",
+    // The stricter of what this request's policy says and what was said when it was loaded.
+    let private = asked == Visibility::Private || entry.content.visibility == Visibility::Private;
+    text.push_str(if private {
+        "private, max-age="
+    } else {
+        "public, max-age="
     });
     text.push_str(digits.format(ttl_ms / 1000));
     headers.insert(header::CACHE_CONTROL, value(text));

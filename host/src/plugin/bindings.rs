@@ -126,6 +126,10 @@ fn found(entry: types::Entry, body_max: usize) -> Result<Found, Failure> {
 
 /// A failure that the guest returned.
 pub(super) fn failure(returned: types::Failure) -> Failure {
+    // Failures are shown to consumers and remembered for a while: what a guest says in one is bounded (law 12).
+    const CODE_BYTES_MAX: usize = 128;
+    const MESSAGE_BYTES_MAX: usize = 4096;
+    const DETAILS_MAX: usize = 16;
     let kind = match returned.kind {
         types::FailureKind::InvalidRequest => FailureKind::InvalidRequest,
         types::FailureKind::Denied => FailureKind::Denied,
@@ -141,12 +145,25 @@ pub(super) fn failure(returned: types::Failure) -> Failure {
         code: if returned.code.is_empty() {
             Cow::Borrowed(kind.name())
         } else {
-            Cow::Owned(returned.code)
+            Cow::Owned(cut(returned.code, CODE_BYTES_MAX))
         },
-        message: returned.message,
+        message: cut(returned.message, MESSAGE_BYTES_MAX),
         retry_after: millis(returned.retry_after_ms),
-        details: params(returned.details),
+        details: params(returned.details)
+            .into_iter()
+            .take(DETAILS_MAX)
+            .map(|detail| Param {
+                name: cut(detail.name, CODE_BYTES_MAX),
+                value: cut(detail.value, MESSAGE_BYTES_MAX),
+            })
+            .collect(),
     }
+}
+
+/// The text, cut at a character if it is longer.
+fn cut(mut text: String, bytes_max: usize) -> String {
+    text.truncate(text.floor_char_boundary(bytes_max));
+    text
 }
 
 /// A policy's decision on its way out.

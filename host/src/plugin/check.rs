@@ -1,17 +1,29 @@
 //! `larder check`: judges every file of the plugin directory without serving any, and tells every problem at once.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::task::TaskTracker;
 
 use super::egress::EgressClient;
 use super::engine::Engine;
 use super::files::{self, ReadError};
 use super::judge::{Court, Rejection, Roles};
+use super::registry::PluginSet;
+use super::version::Plugin;
 use crate::config::{Config, Problem};
+
+const STOP_MAX: Duration = Duration::from_secs(15);
 
 /// Judges every plugin of the directory as the server would: compiles, describes, checks, starts and probes it, then stops
 /// it again. Problems are in the order of the file names. A probe that fails is a warning: the source may be out of reach
 /// from here.
-pub async fn check(config: &Config) -> Vec<Problem> {
+///
+/// `bind` is told of what would be served, and tells what is wrong between that and the routes.
+pub async fn check(
+    config: &Config,
+    bind: impl FnOnce(Arc<PluginSet>) -> Vec<Problem>,
+) -> Vec<Problem> {
     let dir = &config.plugins.dir;
     let listing = match files::list(dir) {
         Ok(listing) => listing,
@@ -64,37 +76,56 @@ pub async fn check(config: &Config) -> Vec<Problem> {
         dir: dir.clone(),
     };
     // One after another: the order of the report is then the order of the files, and a broken one cannot starve the rest.
+    let stops = TaskTracker::new();
+    let mut set = PluginSet::default();
     for name in listing.plugins.keys() {
-        problems.extend(judge(&court, name).await);
+        let (judged, plugin) = judge(&court, name, &stops).await;
+        problems.extend(judged);
+        if let Some(plugin) = plugin {
+            set = set.with(&plugin);
+        }
     }
+    let set = Arc::new(set);
+    problems.extend(bind(Arc::clone(&set)));
+    for plugin in set.iter() {
+        plugin.stop();
+    }
+    stops.close();
+    // A plugin's `stop` has a budget of its own; this is for one that passes it.
+    let _ = tokio::time::timeout(STOP_MAX, stops.wait()).await;
     problems
 }
 
-async fn judge(court: &Court, name: &str) -> Vec<Problem> {
+async fn judge(
+    court: &Court,
+    name: &str,
+    stops: &TaskTracker,
+) -> (Vec<Problem>, Option<Arc<Plugin>>) {
     let path = files::component_path(&court.dir, name);
     let files = match court.read(name).await {
         Ok(files) => files,
-        Err(ReadError::Gone) => return Vec::new(),
+        Err(ReadError::Gone) => return (Vec::new(), None),
         Err(ReadError::Changing) => {
-            return Rejection::unread(&path, "it changes while it is read").problems;
+            let rejection = Rejection::unread(&path, "it changes while it is read");
+            return (rejection.problems, None);
         }
         Err(ReadError::Unreadable { path, why }) => {
-            return Rejection::unread(&path, &why).problems;
+            return (Rejection::unread(&path, &why).problems, None);
         }
     };
     match court.judge(name, files, Roles::default()).await {
         Ok(candidate) => {
             let mut problems = candidate.warnings;
-            if let Err(failure) = candidate.launched.probe {
+            if let Err(failure) = &candidate.launched.probe {
                 problems.push(
                     Problem::warning(format!("its probe fails: {failure}"))
                         .at(path, None)
                         .remedy("it will be served all the same, and probed again until it passes"),
                 );
             }
-            Arc::clone(&candidate.launched.runtime).stop().await;
-            problems
+            let plugin = Plugin::new(candidate.facts, candidate.launched.runtime, stops);
+            (problems, Some(plugin))
         }
-        Err(rejection) => rejection.problems,
+        Err(rejection) => (rejection.problems, None),
     }
 }

@@ -102,7 +102,7 @@ async fn a_component_that_is_cut_short_says_so() {
 async fn a_component_describes_itself_or_not() {
     let engine = engine();
     let description = engine
-        .describe(&compiled("echo").await)
+        .describe(&*compiled("echo").await)
         .await
         .unwrap()
         .unwrap();
@@ -113,12 +113,12 @@ async fn a_component_describes_itself_or_not() {
             .contains("Answers what it was asked.")
     );
     assert_eq!(
-        engine.describe(&compiled("faulty").await).await.unwrap(),
+        engine.describe(&*compiled("faulty").await).await.unwrap(),
         None
     );
     assert_eq!(
         engine
-            .describe(&compiled("faulty-policy").await)
+            .describe(&*compiled("faulty-policy").await)
             .await
             .unwrap(),
         None

@@ -26,6 +26,12 @@ pub struct Derived {
 }
 
 impl Derived {
+    fn says_the_same(&self, other: &Self) -> bool {
+        self.ask.key == other.ask.key
+            && self.ask.visibility == other.ask.visibility
+            && self.bypass == other.bypass
+    }
+
     pub(super) fn weight(&self) -> u64 {
         let parts: usize = self
             .ask
@@ -113,13 +119,19 @@ impl Snapshot {
         if !faults.is_empty() {
             return Err(of_route(Refusal::Invalid(faults)));
         }
-        let derived = route.derive(request, headers, self).map_err(of_route)?;
-        if let (Rule::Policy { policy, .. }, Some(remembered)) = (&route.rule, &remembered)
-            && remembered.ask.key != derived.ask.key
-        {
-            let failure = self.quarantine(policy.as_ref(), &route.pattern);
-            return Err(of_route(Refusal::PolicyFailed(failure)));
+        let derived = route.derive(request, headers, self);
+        if let (Rule::Policy { policy, .. }, Some(remembered)) = (&route.rule, &remembered) {
+            let same = match &derived {
+                Ok(derived) => derived.says_the_same(remembered),
+                Err(Refusal::PolicyFailed(_)) => true,
+                Err(_) => false,
+            };
+            if !same {
+                let failure = self.quarantine(policy.as_ref(), &route.pattern);
+                return Err(of_route(Refusal::PolicyFailed(failure)));
+            }
         }
+        let derived = derived.map_err(of_route)?;
         let derived = Arc::new(derived);
         self.memo.insert(key, &derived);
         Ok(derived)

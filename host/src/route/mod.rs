@@ -254,6 +254,9 @@ impl Route {
     }
 }
 
+/// The remedy is the operator's; a consumer who reads it knows whom to tell.
+const ABSENT: &str = "no good version of it is in the plugin directory; GET /plugins on the admin listener says more";
+
 /// One place of the chain. A plugin that is not there keeps the identity of its last good version, so that what is
 /// stored under it can still be found.
 fn link(
@@ -275,7 +278,7 @@ fn link(
             ),
         );
     }
-    let why = "no good version of it is in the plugin directory".to_owned();
+    let why = ABSENT.to_owned();
     let link = Link::NotLoaded {
         name: name.to_owned(),
         why,
@@ -353,7 +356,7 @@ fn rule(
                                 .remedy("name a plugin that exports larder:plugin/key-policy, or list the parts: key = { path = […] }"),
                         );
                     }
-                    let why = "no good version of it is in the plugin directory".to_owned();
+                    let why = ABSENT.to_owned();
                     Rule::NotLoaded {
                         name: plugin.clone(),
                         why,
