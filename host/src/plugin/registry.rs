@@ -63,7 +63,7 @@ impl PluginSet {
         self.known.get(name).cloned()
     }
 
-    fn with(&self, plugin: &Arc<Plugin>) -> Self {
+    pub(super) fn with(&self, plugin: &Arc<Plugin>) -> Self {
         let mut set = self.clone();
         if set.known.len() >= PLACES_MAX {
             let served = &set.plugins;
