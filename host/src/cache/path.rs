@@ -149,7 +149,7 @@ impl Cache {
                     candidate = Some(Candidate {
                         entry,
                         by_tier: Verdict::Alive,
-                    })
+                    });
                 }
             }
         }
