@@ -294,7 +294,7 @@ mod tests {
     #[test]
     fn entity_tags_go_on_the_wire_quoted() {
         let check = |given: &str, expect: Option<&str>| {
-            assert_eq!(quoted(given).as_deref(), expect, "{given:?}")
+            assert_eq!(quoted(given).as_deref(), expect, "{given:?}");
         };
         check("abc", Some("\"abc\""));
         check("\"abc\"", Some("\"abc\""));
