@@ -73,7 +73,8 @@ impl Shared {
                 shared.breaker.trip(id, &trouble);
             }
         };
-        let link = Arc::new(Link::connect(&self.client, id, lost).await?);
+        let link =
+            Arc::new(Link::connect(&self.client, id, (&self.names, self.timeout), lost).await?);
         {
             let _quiet = self.exchange.write().await;
             self.synchronise(&link).await?;

@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, PushInfo, PushKind, RedisError, Value};
 
+use super::lane::{Held, Lane};
+use super::names::Names;
 use crate::cache::freshness::millis;
+use crate::key::Key;
 
 /// Commands under way at once. A Redis that stops reading must not collect requests without bound (law 12).
 const IN_FLIGHT_MAX: usize = 1024;
@@ -80,9 +83,10 @@ impl Trouble {
 pub(super) struct Link {
     /// Tells it from the link before it.
     pub(super) id: u64,
-    /// For requests. One: commands of concurrent requests are pipelined on it without being asked to, and a second one
-    /// was measured to cost more in system calls than it gains.
-    pub(super) lane: MultiplexedConnection,
+    /// For the look-ups of requests. One: a second one was measured to cost more in system calls than it gains.
+    pub(super) lane: Lane,
+    /// For what loads store, on the connection of the lane.
+    pub(super) stores: MultiplexedConnection,
     /// For what nobody waits for, so that a long answer holds up no request.
     pub(super) control: MultiplexedConnection,
     failures: Failures,
@@ -95,6 +99,7 @@ impl Link {
     pub(super) async fn connect(
         client: &Client,
         id: u64,
+        (names, limit): (&Names, Duration),
         lost: impl Fn() + Clone + Send + Sync + 'static,
     ) -> Result<Self, Trouble> {
         let watch = move |push: PushInfo| {
@@ -110,11 +115,12 @@ impl Link {
             .set_pipeline_buffer_size(IN_FLIGHT_MAX)
             .set_push_sender(watch);
         let connect = || client.get_multiplexed_async_connection_with_config(&config);
-        let (lane, control) = tokio::try_join!(connect(), connect())
+        let (requests, control) = tokio::try_join!(connect(), connect())
             .map_err(|error| Trouble::Lost(error.to_string()))?;
         Ok(Self {
             id,
-            lane,
+            lane: Lane::new(requests.clone(), names.clone(), limit),
+            stores: requests,
             control,
             failures: Failures::default(),
             made: Instant::now(),
@@ -140,21 +146,36 @@ impl Link {
         limit: Duration,
     ) -> Result<Value, Trouble> {
         let _slot = Slot::take(&self.in_flight)?;
-        let mut connection = connection.clone();
-        let answer = tokio::time::timeout(limit, connection.send_packed_command(command))
-            .await
-            .map_err(|_| Trouble::Slow(limit))?;
-        match answer {
-            Ok(value @ Value::ServerError(_)) => match value.extract_error() {
-                Err(error) => Err(Trouble::of(&error)),
-                Ok(_) => Err(Trouble::Strange("an error that is none".into())),
-            },
-            Ok(value) => {
-                self.failures.clear();
-                Ok(value)
-            }
+        let value = ask(&mut connection.clone(), command, limit).await?;
+        self.failures.clear();
+        Ok(value)
+    }
+
+    /// Reads an entry and the generation of its resource, together with whoever else looks something up just now.
+    pub(super) async fn look_up(&self, key: &Key) -> Result<Held, Trouble> {
+        let _slot = Slot::take(&self.in_flight)?;
+        let held = self.lane.look_up(key).await?;
+        self.failures.clear();
+        Ok(held)
+    }
+}
+
+/// Sends a command and waits for its answer, for `limit` at most. An error that Redis answers is trouble too.
+pub(super) async fn ask(
+    connection: &mut MultiplexedConnection,
+    command: &Cmd,
+    limit: Duration,
+) -> Result<Value, Trouble> {
+    let answer = tokio::time::timeout(limit, connection.send_packed_command(command))
+        .await
+        .map_err(|_| Trouble::Slow(limit))?;
+    match answer {
+        Ok(value @ Value::ServerError(_)) => match value.extract_error() {
             Err(error) => Err(Trouble::of(&error)),
-        }
+            Ok(_) => Err(Trouble::Strange("an error that is none".into())),
+        },
+        Ok(value) => Ok(value),
+        Err(error) => Err(Trouble::of(&error)),
     }
 }
 

@@ -4,7 +4,8 @@
 //! # Layout
 //!
 //! - this file: the tier as the cache sees it: look up, store, purge.
-//! - [`breaker`]: whether commands are sent at all; [`link`]: the connections, and what a command can end in.
+//! - [`breaker`]: whether commands are sent at all; [`link`]: the connections, and what a command can end in; [`lane`]:
+//!   the look-ups of requests, gathered into one command.
 //! - [`keeper`]: the task behind: connects, catches up, notices what was missed, tells what could not be told.
 //! - [`pending`]: the purges that are yet to be told.
 //! - [`scripts`] and the `.lua` files: what runs in Redis; [`names`]: what things are called there.
@@ -20,6 +21,7 @@
 mod breaker;
 mod counters;
 mod keeper;
+mod lane;
 mod link;
 mod names;
 mod pending;
@@ -31,7 +33,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use redis::{Client, Cmd, IntoConnectionInfo as _, ProtocolVersion, Value};
+use redis::{Client, IntoConnectionInfo as _, ProtocolVersion, Value};
 use tokio::sync::{Notify, RwLock};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -226,28 +228,16 @@ impl Shared {
         let Some(link) = self.breaker.link() else {
             return Lookup::Unavailable;
         };
-        let mut command = Cmd::with_capacity(3, 4 + self.names.len_of(key));
-        command.arg("MGET");
-        self.names.push_entry(&mut command, key.text());
-        self.names.push_generation(&mut command, key.resource());
-        match link.ask(&link.lane, &command, self.timeout).await {
-            Ok(Value::Array(answer)) => {
-                let mut answer = answer.into_iter();
-                match (answer.next(), answer.next()) {
-                    (Some(Value::BulkString(entry)), Some(Value::BulkString(generation))) => {
-                        self.judge(key.text(), entry, &generation)
-                    }
-                    _ => self.miss(),
-                }
-            }
-            Ok(_) => {
-                let trouble = Trouble::Strange("MGET was not answered with a list".into());
-                self.breaker.failed(&link, &trouble);
-                Lookup::Absent
-            }
+        match link.look_up(key).await {
+            Ok((Some(entry), Some(generation))) => self.judge(key.text(), entry, &generation),
+            Ok(_) => self.miss(),
             Err(trouble) => {
                 self.breaker.failed(&link, &trouble);
-                Lookup::Unavailable
+                match trouble {
+                    // It is there, and answers.
+                    Trouble::Strange(_) => Lookup::Absent,
+                    _ => Lookup::Unavailable,
+                }
             }
         }
     }
@@ -333,7 +323,7 @@ impl Shared {
         }
         // Read from Redis and not from our record: should the resource's generation be gone, only what was loaded after
         // every purge that may have been in it is stored, and another node's may not have reached us.
-        let head = self.head(link, &link.lane).await?;
+        let head = self.head(link, &link.stores).await?;
         let stamp = entry.stamp;
         let Some((_, group_seq)) = head.filter(|(e, s)| *e == stamp.epoch && *s >= stamp.seq)
         else {

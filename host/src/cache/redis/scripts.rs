@@ -176,7 +176,7 @@ impl Scripts {
             .arg(self.matters_ms.max(storing.life_ms).min(LIFE_MS_MAX))
             .arg(TIME_AT)
             .arg(storing.envelope);
-        let answer = run(link, &link.lane, &self.store, &command, limit).await?;
+        let answer = run(link, &link.stores, &self.store, &command, limit).await?;
         Ok(answer == Value::Int(1))
     }
 }

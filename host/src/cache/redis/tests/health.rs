@@ -321,7 +321,14 @@ async fn law_12_the_group_forgets_old_purges_and_cannot_outgrow_its_bound() {
     let mut scripts = Scripts::new(Names::new("larder"), 3_600_000);
     scripts.bound_fields(8);
     let client = client(&server.url()).unwrap();
-    let link = Link::connect(&client, 1, || {}).await.unwrap();
+    let link = Link::connect(
+        &client,
+        1,
+        (&Names::new("t"), Duration::from_millis(100)),
+        || {},
+    )
+    .await
+    .unwrap();
     let limit = Duration::from_secs(5);
     let known = Known {
         epoch: 0,
@@ -392,4 +399,38 @@ async fn settings_that_cannot_work_are_refused_with_a_remedy_and_without_the_pas
     assert!(!error.contains("geheim"), "{error}");
     let error = start("redis://localhost", "a{b}");
     assert!(error.starts_with("[redis] prefix \"a{b}\""), "{error}");
+}
+
+// One worker: its scheduler runs a task that was woken last first, so without the lane's patience each look-up would be
+// sent before the next one is asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn look_ups_of_one_turn_are_one_command_and_each_has_its_own_answer() {
+    let server = Server::start().await;
+    let node = Node::connected(&server).await;
+    for value in ["1", "2", "4"] {
+        node.fill(&key(value), value).await;
+    }
+    let before = mgets(&server).await;
+    let node = Arc::new(node);
+    let asking = Arc::clone(&node);
+    let seen = tokio::spawn(async move {
+        let asks = ["1", "2", "3", "4"].map(|value| {
+            let node = Arc::clone(&asking);
+            tokio::spawn(async move { node.reads(&key(value)).await })
+        });
+        futures_util::future::try_join_all(asks).await
+    });
+    let seen = seen.await.unwrap().unwrap();
+    assert_eq!(seen, [alive("1"), alive("2"), Seen::Nothing, alive("4")]);
+    assert_eq!(mgets(&server).await - before, 1);
+}
+
+/// How many `MGET`s a server has run.
+async fn mgets(server: &Server) -> u64 {
+    let statistics: String = server.ask("INFO commandstats").await;
+    let line = statistics
+        .lines()
+        .find_map(|line| line.strip_prefix("cmdstat_mget:calls="));
+    let calls = line.and_then(|rest| rest.split(',').next());
+    calls.map_or(0, |calls| calls.parse().unwrap())
 }
