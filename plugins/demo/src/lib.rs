@@ -1,5 +1,5 @@
 //! `demo`: the slow source of a caching tutorial. It waits a while, then says a sentence about the parts it was given.
-//! The smallest whole loader, to copy from: a descriptor, settings, parts, an outcome and a failure.
+//! The smallest whole loader with settings, to copy from.
 //!
 //! | setting | default | what it is |
 //! |---|---|---|
@@ -16,42 +16,31 @@
 //!
 //! It answers `{"data": TEXT}`. A `{name}` without such a part is a failure `internal` that names it.
 
-use larder_plugin_support::{
-    Entry, Failure, Outcome, Question, Template, no_such_part, part, settings,
-};
-use serde::Deserialize;
-use wasip3::clocks::monotonic_clock;
+use larder_plugin::prelude::*;
+use larder_plugin::{Template, sleep};
 
-wit_bindgen::generate!({
-    path: "../../wit",
-    inline: "
-        package larder:demo;
-        world demo {
-            include larder:plugin/loader-plugin@0.1.0;
-            export larder:plugin/metadata@0.1.0;
-        }
-    ",
-    with: {
-        "larder:plugin/types@0.1.0": larder_plugin_support::contract::types,
-        "larder:plugin/settings@0.1.0": larder_plugin_support::contract::settings,
-        "larder:plugin/secrets@0.1.0": larder_plugin_support::contract::secrets,
-        "larder:plugin/log@0.1.0": larder_plugin_support::contract::log,
-    },
-});
+#[derive(Deserialize, JsonSchema)]
+#[schemars(extend("additionalProperties" = true))]
+struct Params {
+    /// What to say something about.
+    #[schemars(extend("in" = "path"), length(min = 1))]
+    #[expect(
+        dead_code,
+        reason = "told of, and filled in by its name as every other part is"
+    )]
+    key: Option<String>,
+}
 
-use exports::larder::plugin::{loader, metadata};
-
-struct Demo;
-export!(Demo);
-
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-struct Settings {
+struct Config {
+    /// The answer; each {name} is a part of that name.
     text: String,
+    /// How long it pretends to work, in milliseconds.
     latency_ms: u64,
 }
 
-impl Default for Settings {
+impl Default for Config {
     fn default() -> Self {
         Self {
             text: "Data for key {key}".to_owned(),
@@ -60,47 +49,42 @@ impl Default for Settings {
     }
 }
 
-impl loader::Guest for Demo {
-    async fn load(question: Question) -> Result<Outcome, Failure> {
-        let settings: Settings = settings()?;
-        // Awaiting lets the other loads of this instance go on: a thousand of them wait at the same time.
-        monotonic_clock::wait_for(settings.latency_ms.saturating_mul(1_000_000)).await;
-        let parts = &question.target.parts;
-        let text = Template::parse(&settings.text).fill(|name| {
-            part(parts, name)
-                .map(Into::into)
-                .ok_or_else(|| no_such_part(name))
-        })?;
-        let answer = serde_json::json!({ "data": text }).to_string();
-        Ok(Outcome::Found(Entry::new(
-            "application/json",
-            answer.into_bytes(),
-        )))
-    }
+#[derive(Serialize, JsonSchema)]
+struct Sentence {
+    data: String,
 }
 
-impl metadata::Guest for Demo {
-    fn describe() -> metadata::Description {
-        metadata::Description {
-            name: "demo".to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            cache_version: 1,
-            descriptor: include_str!("../descriptor.json").to_owned(),
-        }
-    }
+async fn load(_: Params, context: Context<Config>) -> Result<Sentence, Error> {
+    // Awaiting lets the other loads of this instance go on: a thousand of them wait at the same time.
+    sleep(Duration::from_millis(context.latency_ms)).await;
+    let data = Template::parse(&context.text).fill(|name| context.part_of_template(name))?;
+    Ok(Sentence { data })
+}
+
+larder_plugin::plugin! {
+    about: "A slow source to try a cache with: waits, then answers a sentence about the key.",
+    name: "demo",
+    loader: load,
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Settings;
+    use super::load;
+    use larder_plugin::prelude::*;
+    use larder_plugin::testing::Test;
 
     #[test]
-    fn the_descriptor_tells_the_defaults() {
-        let descriptor: serde_json::Value =
-            serde_json::from_str(include_str!("../descriptor.json")).unwrap();
-        let told = &descriptor["settings"]["properties"];
-        let Settings { text, latency_ms } = Settings::default();
-        assert_eq!(told["text"]["default"], text);
-        assert_eq!(told["latency_ms"]["default"], latency_ms);
+    fn it_says_a_sentence_about_its_parts() {
+        let answer = Test::new().load(load, &[("key", "42")]).unwrap();
+        assert_eq!(answer.json(), json!({ "data": "Data for key 42" }));
+        let test = Test::new().config(json!({ "text": "{a}{b}" }));
+        let answer = test.load(load, &[("a", "1"), ("b", "2")]).unwrap();
+        assert_eq!(answer.json(), json!({ "data": "12" }));
+        assert!(
+            test.load(load, &[("a", "1")])
+                .unwrap_err()
+                .message()
+                .contains("{b}")
+        );
     }
 }

@@ -6,9 +6,7 @@
 
 #![warn(missing_docs)]
 
-mod template;
-
-pub use template::Template;
+pub use larder_plugin::Template;
 
 pub use contract::types::{
     Absence, Derivation, Entry, Failure, FailureKind, Outcome, Param, Question, Renewal, Target,

@@ -26,39 +26,22 @@
 //!
 //! A tenant header is a name, not a proof: let something in front of Larder check it.
 
-use larder_plugin_support::{Derivation, Failure, FailureKind, Param, Visibility, settings};
+use larder_plugin::{Error, Key, Param, Request};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
-wit_bindgen::generate!({
-    path: "../../wit",
-    inline: "
-        package larder:tenant-key;
-        world tenant-key {
-            include larder:plugin/key-policy-plugin@0.1.0;
-            export larder:plugin/metadata@0.1.0;
-        }
-    ",
-    with: {
-        "larder:plugin/types@0.1.0": larder_plugin_support::contract::types,
-        "larder:plugin/settings@0.1.0": larder_plugin_support::contract::settings,
-        "larder:plugin/log@0.1.0": larder_plugin_support::contract::log,
-    },
-});
-
-use exports::larder::plugin::key_policy::{self, Decision, Request};
-use exports::larder::plugin::metadata;
-
-struct TenantKey;
-export!(TenantKey);
-
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-struct Settings {
+struct Config {
+    /// The request header that names the tenant; also list it in the route's key_headers.
+    #[schemars(length(min = 1))]
     header: String,
+    /// The query parameters that matter, whatever their case and order.
+    #[schemars(inner(length(min = 1)))]
     query: Vec<String>,
 }
 
-impl Default for Settings {
+impl Default for Config {
     fn default() -> Self {
         Self {
             header: "x-tenant".to_owned(),
@@ -67,47 +50,14 @@ impl Default for Settings {
     }
 }
 
-impl key_policy::Guest for TenantKey {
-    fn derive(request: Request) -> Decision {
-        let parts = settings().and_then(|settings| parts(request, &settings));
-        match parts {
-            Ok(parts) => Decision::Cache(Derivation {
-                parts,
-                visibility: Visibility::Private,
-                hints: Vec::new(),
-            }),
-            Err(failure) => Decision::Reject(failure),
-        }
-    }
-}
-
 /// Everything of `request` that may change the answer.
-fn parts(request: Request, settings: &Settings) -> Result<Vec<Param>, Failure> {
-    let header = settings.header.to_lowercase();
-    let mut tenants = request
-        .headers
-        .into_iter()
-        .filter(|field| field.name == header && !field.value.is_empty());
-    let tenant = match (tenants.next(), tenants.next()) {
-        (Some(tenant), None) => tenant,
-        (None, _) => {
-            let message = format!("the request names no tenant; send the header `{header}`");
-            return Err(Failure::new(
-                FailureKind::InvalidRequest,
-                "tenant-missing",
-                message,
-            ));
-        }
-        // Taking the first would let a client say one thing here and another to whoever reads the last.
-        (Some(_), Some(_)) => {
-            let message =
-                format!("the request names more than one tenant; send the header `{header}` once");
-            return Err(Failure::new(
-                FailureKind::InvalidRequest,
-                "tenant-ambiguous",
-                message,
-            ));
-        }
+fn derive(request: Request, config: &Config) -> Result<Key, Error> {
+    let tenant = tenant(&request, &config.header.to_lowercase())?;
+    let matters = |name: &str| {
+        config
+            .query
+            .iter()
+            .any(|known| known.to_lowercase() == name)
     };
     let mut query: Vec<Param> = request
         .query
@@ -116,47 +66,50 @@ fn parts(request: Request, settings: &Settings) -> Result<Vec<Param>, Failure> {
             name: param.name.to_lowercase(),
             value: param.value.to_lowercase(),
         })
-        .filter(|param| {
-            settings
-                .query
-                .iter()
-                .any(|name| name.to_lowercase() == param.name)
-        })
+        .filter(|param| matters(&param.name))
         .collect();
     query.sort_by(|a, b| (&a.name, &a.value).cmp(&(&b.name, &b.value)));
-    Ok([vec![tenant], request.path, query].concat())
+    Ok(Key::new()
+        .parts([tenant])
+        .parts(request.path)
+        .parts(query)
+        .private())
 }
 
-impl metadata::Guest for TenantKey {
-    fn describe() -> metadata::Description {
-        metadata::Description {
-            name: "tenant-key".to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            cache_version: 1,
-            descriptor: include_str!("../descriptor.json").to_owned(),
+fn tenant(request: &Request, header: &str) -> Result<Param, Error> {
+    let named = |field: &&Param| field.name == header && !field.value.is_empty();
+    let mut tenants = request.headers.iter().filter(named);
+    match (tenants.next(), tenants.next()) {
+        (Some(tenant), None) => Ok(tenant.clone()),
+        (None, _) => {
+            let message = format!("the request names no tenant; send the header `{header}`");
+            Err(Error::invalid_request(message).code("tenant-missing"))
+        }
+        // Taking the first would let a client say one thing here and another to whoever reads the last.
+        (Some(_), Some(_)) => {
+            let message =
+                format!("the request names more than one tenant; send the header `{header}` once");
+            Err(Error::invalid_request(message).code("tenant-ambiguous"))
         }
     }
 }
 
+larder_plugin::plugin! {
+    name: "tenant-key",
+    about: "Keeps tenants apart: a header, the path and chosen query parameters are the key.",
+    key_policy: derive,
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Param, Request, Settings, parts};
-
-    fn params(pairs: &[(&str, &str)]) -> Vec<Param> {
-        pairs
-            .iter()
-            .map(|&(name, value)| Param {
-                name: name.to_owned(),
-                value: value.to_owned(),
-            })
-            .collect()
-    }
+    use super::{Config, Request, derive};
+    use larder_plugin::testing::params;
 
     /// What `/orders/{id}` with `id = 7A`, these headers and this query derives to: `name=value` of each part, or the code.
     fn check(headers: &[(&str, &str)], query: &[(&str, &str)], expect: &[&str]) {
-        let settings = Settings {
+        let config = Config {
             query: vec!["Lang".to_owned(), "page".to_owned()],
-            ..Settings::default()
+            ..Config::default()
         };
         let request = Request {
             method: "GET".to_owned(),
@@ -165,12 +118,14 @@ mod tests {
             query: params(query),
             headers: params(headers),
         };
-        let derived = match parts(request, &settings) {
-            Ok(parts) => parts
-                .iter()
-                .map(|part| format!("{}={}", part.name, part.value))
-                .collect(),
-            Err(failure) => vec![failure.code],
+        let derived: Vec<String> = match derive(request, &config) {
+            Ok(key) => {
+                let parts = key.get_parts().iter();
+                parts
+                    .map(|part| format!("{}={}", part.name, part.value))
+                    .collect()
+            }
+            Err(error) => vec![error.get_code().to_owned()],
         };
         assert_eq!(derived, expect);
     }
