@@ -44,7 +44,7 @@ pub struct Grants {
     /// Origins: `scheme://host[:port]`, e.g. `https://api.example.com`, `http://127.0.0.1:9000`; lower case, and without
     /// the port that the scheme has anyway.
     pub http: Vec<String>,
-    /// `host:port` or `address:port`. Always empty in this version, which refuses the key.
+    /// Endpoints: `name:port`, `address:port` or `[address]:port`; lower case.
     pub tcp: Vec<String>,
     /// CIDR ranges that granted names may resolve into although they are private, loopback or link-local.
     pub networks: Vec<String>,
@@ -227,16 +227,11 @@ fn read_grants(table: Table<'_>, dir: &Path) -> Grants {
     };
     let grants = Grants {
         http: values(table.list(&grants::http)),
-        tcp: Vec::new(),
+        tcp: values(table.list(&grants::tcp)),
         networks: values(table.list(&grants::networks)),
         dirs: dirs(&table, dir),
         env: values(table.list(&grants::env)),
     };
-    table.refuse_unbuilt(
-        grants::tcp.key,
-        "tcp of [grants]",
-        "remove it; http grants are built, so let the plugin reach its source by HTTP",
-    );
     table.finish();
     grants
 }

@@ -35,6 +35,7 @@ mod queue;
 mod registry;
 mod runtime;
 mod secrets;
+mod sockets;
 mod state;
 #[cfg(test)]
 mod testing;

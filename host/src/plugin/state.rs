@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use tracing::Level;
 use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
@@ -20,7 +21,7 @@ use super::engine::Engine;
 use super::limits::Limits;
 use super::meter::Meter;
 use super::output::{Output, Sink, Stream, Voice};
-use super::{Egress, SecretError, Secrets};
+use super::{Egress, SecretError, Secrets, sockets};
 
 /// All that is random in a key policy, one byte over and over: it is pure, so it sees the same however often and in
 /// whatever pieces it asks. A longer seed would give a used instance other bytes than a fresh one.
@@ -55,6 +56,17 @@ pub(super) struct State {
     pub(super) meter: Arc<Meter>,
     /// How much memory it has.
     pub(super) memory: MemoryLimit,
+    /// Places for its sockets.
+    pub(super) sockets: Arc<Semaphore>,
+    /// Places for its look-ups of names.
+    pub(super) lookups: Arc<Semaphore>,
+}
+
+impl State {
+    /// What it may reach; `None`: nothing.
+    pub(super) fn egress(&self) -> Option<&Arc<Egress>> {
+        self.kit.egress.as_ref()
+    }
 }
 
 /// Which world an instance lives in.
@@ -98,6 +110,8 @@ pub(super) fn store(
         },
         table: ResourceTable::new(),
         output,
+        sockets: sockets::socket_room(kit.egress.as_ref()),
+        lookups: sockets::lookup_room(),
         meter: Arc::clone(&meter),
         memory: MemoryLimit {
             max: kit.limits.memory,

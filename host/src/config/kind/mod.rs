@@ -10,7 +10,7 @@ mod scalar;
 use toml::de::DeValue;
 
 pub use name::{HeaderName, ParameterName, PluginName, Text, VariableName};
-pub use net::{Address, Network, Origin, RedisMode, RedisPrefix, RedisUrl, Token};
+pub use net::{Address, Endpoint, Network, Origin, RedisMode, RedisPrefix, RedisUrl, Token};
 pub use scalar::{
     Access, Count, Directory, HeadSize, Period, Ratio, Room, Size, Switch, Timeout, WriteMode,
 };
