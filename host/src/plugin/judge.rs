@@ -58,6 +58,7 @@ struct Brief {
     compiled: Arc<Compiled>,
     facts: Facts,
     sidecar: Sidecar,
+    secrets: Secrets,
     egress: Arc<Egress>,
     limits: Limits,
     warnings: Vec<Problem>,
@@ -77,7 +78,7 @@ impl Court {
             name: name.to_owned(),
             compiled: brief.compiled,
             settings: Value::Object(brief.sidecar.config).to_string(),
-            secrets: Secrets::new(name, brief.sidecar.secrets),
+            secrets: brief.secrets,
             egress: brief.egress,
             limits: brief.limits,
         };
@@ -144,7 +145,15 @@ impl Court {
             );
         }
         let limits = Limits::resolve(&sidecar.limits, &compiled.exports);
-        let egress = Egress::new(name, &sidecar.grants, &limits, &self.client).map_err(|found| {
+        let secrets = Secrets::new(name, sidecar.secrets.clone());
+        let egress = Egress::new(
+            name,
+            &sidecar.grants,
+            &limits,
+            &self.client,
+            secrets.redactor(),
+        )
+        .map_err(|found| {
             let line = line_of(&text, "grants", "");
             problems.extend(found.into_iter().map(|it| in_sidecar(it, line)));
         });
@@ -170,6 +179,7 @@ impl Court {
             },
             compiled,
             sidecar,
+            secrets,
             egress,
             limits,
             warnings: problems,

@@ -32,6 +32,7 @@ mod output;
 mod policy;
 mod prepared;
 mod queue;
+mod redact;
 mod registry;
 mod runtime;
 mod secrets;
@@ -50,9 +51,10 @@ pub use egress::{Egress, EgressClient, EgressHooks};
 pub use engine::{Description, Engine};
 pub use last_good::LastKnown;
 pub use limits::{LimitRow, Limits};
+pub use redact::Redactor;
 pub use registry::{
     OnChange, PluginSet, PluginState, PluginStatus, Registry, RegistryCounts, ReloadError,
 };
 pub use runtime::{Condition, Launched, Refusal, Runtime, Spec};
-pub use secrets::{SecretError, Secrets};
+pub use secrets::{NoSecret, SecretError, Secrets};
 pub use version::{Plugin, PluginKind};

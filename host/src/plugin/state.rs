@@ -2,6 +2,7 @@
 //!
 //! Owns the host side of `settings`, `secrets` and `log`. Decides nothing about grants: the egress does.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
@@ -22,6 +23,7 @@ use super::limits::Limits;
 use super::meter::Meter;
 use super::output::{Output, Sink, Stream, Voice};
 use super::{Egress, SecretError, Secrets, sockets};
+use crate::error::Failure;
 
 /// All that is random in a key policy, one byte over and over: it is pure, so it sees the same however often and in
 /// whatever pieces it asks. A longer seed would give a used instance other bytes than a fresh one.
@@ -41,6 +43,25 @@ pub(super) struct Kit {
     pub(super) limits: Limits,
     /// Where the instances' lines go.
     pub(super) voice: Arc<Voice>,
+}
+
+impl Kit {
+    /// A failure as it may be told: without the secrets that the guest was given.
+    pub(super) fn conceal(&self, mut failure: Failure) -> Failure {
+        let Some(secrets) = &self.secrets else {
+            return failure;
+        };
+        let conceal = |text: &str| secrets.redactor().redact_cut(text).into_owned();
+        failure.message = conceal(&failure.message);
+        if let Cow::Owned(code) = &failure.code {
+            failure.code = Cow::Owned(conceal(code));
+        }
+        for detail in &mut failure.details {
+            detail.name = conceal(&detail.name);
+            detail.value = conceal(&detail.value);
+        }
+        failure
+    }
 }
 
 /// The data of a store: one instance.
@@ -211,13 +232,17 @@ impl settings::Host for State {
 
 impl secrets::Host for State {
     fn get(&mut self, name: String) -> wasmtime::Result<Result<String, secrets::SecretError>> {
-        let found = match &self.kit.secrets {
-            Some(secrets) => secrets.get(&name),
-            None => Err(SecretError::NotGranted),
+        let Some(secrets) = &self.kit.secrets else {
+            return Ok(Err(secrets::SecretError::NotGranted));
         };
-        Ok(found.map_err(|error| match error {
-            SecretError::NotGranted => secrets::SecretError::NotGranted,
-            SecretError::Unavailable => secrets::SecretError::Unavailable,
+        Ok(secrets.get(&name).map_err(|no| {
+            if let Some(egress) = &self.kit.egress {
+                egress.deny(no.sentence);
+            }
+            match no.error {
+                SecretError::NotGranted => secrets::SecretError::NotGranted,
+                SecretError::Unavailable => secrets::SecretError::Unavailable,
+            }
         }))
     }
 }

@@ -168,7 +168,9 @@ fn egress(client: &Arc<EgressClient>, http: &[String], networks: &[&str]) -> Arc
         "demo",
         &grants(http, networks),
         &limits(8),
-        client)
+        client,
+        &Arc::default(),
+    )
     .expect("good grants")
 }
 
@@ -437,7 +439,7 @@ async fn fetches_over_the_limit_wait_for_a_body_to_end() {
     let source = Source::start().await;
     let client = EgressClient::with_lookup(Names::say(&[]));
     let grants = grants(&[source.url("127.0.0.1", "")], &[]);
-    let egress = Egress::new("demo", &grants, &limits(1), &client).unwrap();
+    let egress = Egress::new("demo", &grants, &limits(1), &client, &Arc::default()).unwrap();
     let options = RequestOptions::default();
     let held = Arc::clone(&egress)
         .send(get(&source.url("127.0.0.1", "/drip")), options)
@@ -598,7 +600,7 @@ fn grants_that_cannot_be_given_are_all_told() {
         ..Grants::default()
     };
     let client = EgressClient::with_lookup(Names::say(&[]));
-    let problems = Egress::new("demo", &grants, &limits(1), &client)
+    let problems = Egress::new("demo", &grants, &limits(1), &client, &Arc::default())
         .err()
         .expect("bad grants");
     let text: Vec<_> = problems.iter().map(|it| it.message.as_str()).collect();

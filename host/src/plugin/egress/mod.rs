@@ -34,6 +34,7 @@ use self::grants::{Origin, Reach};
 use self::known::Known;
 use self::resolve::Resolver;
 use super::limits::Limits;
+use super::redact::Redactor;
 use crate::config::{DirMode, Grants, Problem};
 
 /// Denial sentences that are kept, and shown with the failure of the call that met them.
@@ -58,13 +59,15 @@ pub struct Egress {
     fetches: Arc<Semaphore>,
     /// Sockets that one instance may have open at once.
     sockets_max: usize,
+    /// A guest may put a secret where a name or a host belongs.
+    redactor: Arc<Redactor>,
     denials: Mutex<VecDeque<String>>,
     denied: AtomicU64,
     logged: AtomicU64,
 }
 
 impl Egress {
-    /// The rights of `plugin` by the grants of its sidecar.
+    /// The rights of `plugin` by the grants of its sidecar. What `redactor` knows is kept out of denials.
     ///
     /// # Errors
     /// One problem per grant that is not understood or cannot be given: all of them, without a file or a line, which the
@@ -74,6 +77,7 @@ impl Egress {
         grants: &Grants,
         limits: &Limits,
         client: &Arc<EgressClient>,
+        redactor: &Arc<Redactor>,
     ) -> Result<Arc<Self>, Vec<Problem>> {
         let mut problems = Vec::new();
         let reach = Reach::parse(&grants.http, &grants.tcp, &grants.networks);
@@ -106,6 +110,7 @@ impl Egress {
             body_bytes_max: limits.body,
             fetches: Arc::new(Semaphore::new(limits.fetches.max(1))),
             sockets_max: limits.fetches.max(1),
+            redactor: Arc::clone(redactor),
             denials: Mutex::default(),
             denied: AtomicU64::new(0),
             logged: AtomicU64::new(0),
@@ -124,6 +129,7 @@ impl Egress {
             body_bytes_max: 0,
             fetches: Arc::new(Semaphore::new(1)),
             sockets_max: 0,
+            redactor: Arc::default(),
             denials: Mutex::default(),
             denied: AtomicU64::new(0),
             logged: AtomicU64::new(0),
@@ -208,7 +214,9 @@ impl Egress {
         )
     }
 
-    fn deny(&self, sentence: String) {
+    /// Remembers that something was denied, and logs it within bounds. `sentence` names the line to add.
+    pub(super) fn deny(&self, sentence: String) {
+        let sentence = self.redactor.redact(&sentence).into_owned();
         let mut denials = self.denials.lock();
         if let Some(at) = denials.iter().position(|known| *known == sentence) {
             denials.remove(at);

@@ -18,7 +18,7 @@ fn egress(names: &Arc<Names>, tcp: &[&str], networks: &[&str]) -> Arc<Egress> {
         ..Grants::default()
     };
     let client = EgressClient::with_lookup(Arc::clone(names) as Arc<dyn Lookup>);
-    Egress::new("demo", &grants, &limits(2), &client).expect("good grants")
+    Egress::new("demo", &grants, &limits(2), &client, &Arc::default()).expect("good grants")
 }
 
 async fn look_up(egress: &Arc<Egress>, name: &str) -> Result<Vec<IpAddr>, NoAddress> {
