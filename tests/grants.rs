@@ -1,7 +1,7 @@
 //! Law 9: everything that is not granted is denied, at once, and the denial names the exact line to add. A real guest tries
 //! by WASI 0.2 and by 0.3, against real servers.
 
-use larder_tests::{Answer, Echo, Larder, Value, eventually};
+use larder_tests::{Answer, Echo, Larder, Value, Wasm, eventually};
 
 /// `faulty` with this sidecar, on `/faulty/{key}`.
 async fn faulty(sidecar: &str) -> Larder {
@@ -159,4 +159,190 @@ async fn law_12_an_instance_has_only_so_many_sockets() {
     }
     let line = "in faulty.toml under [limits] write `fetches = 10`";
     assert!(larder.log().contains(line), "{}", larder.log());
+}
+
+#[tokio::test]
+async fn law_9_a_denied_load_fails_at_once_and_says_what_to_add() {
+    let echo = Echo::start();
+    let to = echo.address();
+    // A call that waited for its timeout would be a 504, and this one is long.
+    let larder =
+        faulty("[secrets]\ntoken = { env = \"NOT_SET_ANYWHERE\" }\n[limits]\ntimeout = \"1m\"\n")
+            .await;
+    for way in ["reach", "reach3"] {
+        let answer = ask(&larder, &format!("{way}-{to}")).await;
+        answer.expect_problem(502, "source-unreachable");
+        let line = format!("in faulty.toml under [grants] write `tcp = [\\\"{to}\\\"]`");
+        assert!(answer.text().contains(&line), "{}", answer.text());
+    }
+    denied(
+        &larder,
+        "secret-password",
+        &["in faulty.toml under [secrets] write `password = { env = \"PASSWORD\" }`"],
+    )
+    .await;
+    denied(
+        &larder,
+        "secret-token",
+        &["the environment variable NOT_SET_ANYWHERE: it is not set"],
+    )
+    .await;
+    assert_eq!(echo.accepted(), 0);
+}
+
+/// Each way in which a plugin could say a secret where operators and consumers read.
+#[tokio::test]
+async fn law_9_a_secret_appears_nowhere() {
+    const SECRET: &str = "correct-horse-battery-staple";
+    for how in ["log", "stderr", "panic", "fail"] {
+        let larder = Larder::with()
+            .guest("faulty", "[secrets]\ntoken = { env = \"SOME_TOKEN\" }\n")
+            .route("/faulty/{key}", "faulty", "failure_ttl = \"1ms\"")
+            .env("SOME_TOKEN", SECRET)
+            .start()
+            .await;
+        let answer = ask(&larder, &format!("leak-{how}-token")).await;
+        let mut told = format!("{answer:?}\n{}", answer.text());
+        if how != "log" {
+            answer.problem();
+            assert!(told.contains("[secret token]"), "{how}: {told}");
+        }
+        if how != "fail" {
+            eventually(&format!("the log tells of {how}"), async || {
+                larder.log().contains("[secret token]").then_some(())
+            })
+            .await;
+        }
+        told.push_str(&larder.plugin("faulty").await.to_string());
+        told.push_str(&larder.log());
+        assert!(!told.contains(SECRET), "{how}: {told}");
+        assert!(
+            !told.contains("battery"),
+            "nor a piece of it: {how}: {told}"
+        );
+    }
+}
+
+/// A secret in the place of a host or a name would be told by the denial.
+#[tokio::test]
+async fn law_9_a_denial_holds_no_secret() {
+    let larder = Larder::with()
+        .guest("faulty", "[secrets]\ntoken = { env = \"SOME_TOKEN\" }\n")
+        .route("/faulty/{key}", "faulty", "ttl = \"0\"")
+        .env("SOME_TOKEN", "correct-horse")
+        .start()
+        .await;
+    assert_eq!(
+        comes_of(&larder, "secret-token").await["ok"],
+        "correct-horse"
+    );
+    denied(
+        &larder,
+        "lookup-correct-horse.evil.test",
+        &["[secret token].evil.test"],
+    )
+    .await;
+    denied(
+        &larder,
+        "secret-correct-horse",
+        &["the secret \"[secret token]\" is not granted"],
+    )
+    .await;
+    assert!(!larder.log().contains("correct-horse"), "{}", larder.log());
+}
+
+#[tokio::test]
+async fn law_8_a_pinned_plugin_is_exactly_the_pinned_component() {
+    let (demo, files) = (Wasm::plugin("demo").bytes(), Wasm::plugin("files").bytes());
+    let home = Larder::with()
+        .component("demo", Wasm::plugin("demo"), "digest = \"sha256:0000\"\n")
+        .route("/demo/{key}", "demo", "")
+        .write();
+    let ran = home.run(&["check", "--config", "larder.toml"]).await;
+    assert!(
+        ran.all()
+            .contains("demo.toml:1: digest of the file: it is not 64 hexadecimal digits"),
+        "{ran:?}"
+    );
+    let zeros = "0".repeat(64);
+    std::fs::write(
+        home.path("plugins/demo.toml"),
+        format!("digest = \"sha256:{zeros}\"\n"),
+    )
+    .expect("a sidecar");
+    let ran = home.run(&["check", "--config", "larder.toml"]).await;
+    assert_eq!(ran.status.code(), Some(1), "{ran:?}");
+    let said = ran.all();
+    assert!(
+        said.contains(&format!("and digest says sha256:{zeros}")),
+        "{said}"
+    );
+    // The refusal holds the line that accepts what is there.
+    let line = said
+        .split("write digest = ")
+        .nth(1)
+        .expect("the line to add");
+    let line = format!("digest = {}\n", line.lines().next().unwrap_or_default());
+    home.sidecar("demo", &line);
+    let ran = home.run(&["check", "--config", "larder.toml"]).await;
+    assert_eq!(ran.status.code(), Some(0), "{ran:?}");
+
+    let larder = Larder::start(home).await;
+    assert_eq!(larder.get("/demo/1").await.status, 200);
+    larder.install_bytes("demo", &files);
+    eventually("the swap is refused", async || {
+        let plugin = larder.plugin("demo").await;
+        let error = plugin["error"].as_str().unwrap_or_default().to_owned();
+        error
+            .contains("not the component that is pinned")
+            .then_some(())
+    })
+    .await;
+    assert_eq!(larder.plugin("demo").await["state"], "ready");
+    assert_eq!(
+        larder.get("/demo/2").await.status,
+        200,
+        "the one before serves on"
+    );
+    larder.install_bytes("demo", &demo);
+    eventually("nothing is wrong any more", async || {
+        larder.plugin("demo").await["error"].is_null().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn check_tells_the_faults_of_a_sidecar_with_their_lines() {
+    let home = Larder::with()
+        .guest(
+            "needy",
+            "[config]\nbse = \"hunter2\"\nbase = 5\n\n[grants]\ntpc = []\n\n[secrets]\ntoken = { env = \"NOT_SET_ANYWHERE\" }\n",
+        )
+        .write();
+    let ran = home.run(&["check"]).await;
+    let said = ran.all();
+    for words in [
+        "needy.toml:2: [config] bse: unknown key\n  remedy: did you mean \"base\"?",
+        "needy.toml:3: [config] base: expected a string, found a whole number",
+        "needy.toml:6: unknown key \"tpc\" in [grants]\n  remedy: did you mean \"tcp\"?",
+        "needy.toml:9: the secret \"token\" is not available: the environment variable NOT_SET_ANYWHERE: it is not set",
+        "needy needs the grant `http` (the origin that the setting `base` names)",
+        "in needy.toml under [grants] write `http = [\"https://api.example.com\"]`, with your own values",
+    ] {
+        assert!(said.contains(words), "{words:?} is not in:\n{said}");
+    }
+    assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[tokio::test]
+async fn a_sidecar_that_is_not_toml_has_that_one_fault() {
+    let home = Larder::with()
+        .guest(
+            "needy",
+            "[config]\nbase = \"x\n\n[grants]\nhttp = [\"https://a.test\"]\n",
+        )
+        .write();
+    let said = home.run(&["check"]).await.all();
+    assert_eq!(said.matches("error:").count(), 1, "{said}");
+    assert!(said.contains("needy.toml:2: this is not TOML"), "{said}");
 }

@@ -197,6 +197,9 @@ settings! {
         timeout: Timeout = "2s", "How long one load may take. The smallest of this, `[limits] timeout` and the loader's own setting wins.";
         write: WriteMode = "off", "PUT and DELETE. `\"through\"` and `\"behind\"` are not built yet: refused.";
     }
+    Sidecar file "the top of the file" "What stands before the first table." {
+        digest: Digest, "`\"sha256:…\"`: exactly this component, as `sha256sum NAME.wasm` prints it. Any other is refused, at the start and at a swap. Left out, any is taken.";
+    }
     Sidecar config "[config]" "The plugin's own settings: free keys, checked against the schema in its descriptor, and given to it as one JSON object. TOML dates become strings, for JSON has none." {}
     Sidecar secrets "[secrets]" "What must not stand in a file of settings: `name = { env = \"VARIABLE\" }` or `name = { file = \"path\" }` (relative to the plugin directory; one newline at its end is removed)." {}
     Sidecar grants "[grants]" "What the plugin may reach. Everything not named is denied, and the denial names the line to add." {

@@ -11,14 +11,16 @@ use serde_json::Value;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::defaults::{grants, limits};
-use super::kind::{self, Fault, Text, VariableName};
+use super::defaults::{file as file_keys, grants, limits};
+use super::kind::{self, Digest, Fault, Text, VariableName};
 use super::problem::Problem;
 use super::reader::{Table, document};
 
 /// The sidecar of one plugin, resolved: defaults filled in, relative paths made absolute against the plugin directory.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sidecar {
+    /// `digest`: `sha256:` and 64 hexadecimal digits in lower case; no other component is taken.
+    pub digest: Option<String>,
     /// `[config]`: free keys, as one JSON object; what `settings.get` returns.
     pub config: serde_json::Map<String, serde_json::Value>,
     /// `[secrets]`: name → where its value is read, when the guest asks.
@@ -27,6 +29,8 @@ pub struct Sidecar {
     pub grants: Grants,
     /// `[limits]`; `None` fields take the default of the plugin's kind.
     pub limits: PluginLimits,
+    /// The text is not TOML to its end: what seems absent may be there.
+    pub broken: bool,
 }
 
 /// Where a secret's value is.
@@ -97,16 +101,19 @@ pub struct PluginLimits {
 /// The sidecar holds what could be read; it must not be used when one of the problems is an error.
 pub fn parse(text: &str, file: &Path, dir: &Path) -> (Sidecar, Vec<Problem>) {
     let base = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
-    let (sidecar, mut problems) = document(text, Some(file), base.clone(), None, |_, root| {
-        let sidecar = Sidecar {
-            config: config(root.section("config")),
-            secrets: secrets(root.section("secrets"), &base),
-            grants: read_grants(root.section("grants"), &base),
-            limits: read_limits(root.section("limits")),
-        };
-        root.finish();
-        sidecar
-    });
+    let (sidecar, mut problems) =
+        document(text, Some(file), base.clone(), None, |document, root| {
+            let sidecar = Sidecar {
+                digest: root.read::<Digest>(file_keys::digest.key),
+                broken: document.is_broken(),
+                config: config(root.section("config")),
+                secrets: secrets(root.section("secrets"), &base),
+                grants: read_grants(root.section("grants"), &base),
+                limits: read_limits(root.section("limits")),
+            };
+            root.finish();
+            sidecar
+        });
     problems.sort();
     (sidecar, problems)
 }

@@ -34,6 +34,7 @@ use self::grants::{Origin, Reach};
 use self::known::Known;
 use self::resolve::Resolver;
 use super::limits::Limits;
+use super::needs::list_line;
 use super::redact::Redactor;
 use crate::config::{DirMode, Grants, Problem};
 
@@ -199,18 +200,12 @@ impl Egress {
         ));
     }
 
-    /// The whole line as it should stand in the sidecar.
+    /// What to write where, so that it is granted.
     fn line(&self, grant: &str, granted: &[String], missing: &str) -> String {
-        let list: Vec<_> = granted
-            .iter()
-            .map(String::as_str)
-            .chain([missing])
-            .map(|item| format!("{item:?}"))
-            .collect();
         format!(
-            "in {}.toml under [grants] write `{grant} = [{}]`",
+            "in {}.toml under [grants] write `{}`",
             self.plugin,
-            list.join(", ")
+            list_line(grant, granted, &[missing.to_owned()])
         )
     }
 

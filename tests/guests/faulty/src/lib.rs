@@ -21,6 +21,7 @@
 //! | `fetch-URL`, `fetch2-URL` | what comes of a GET by `wasi:http` 0.3 (0.2) |
 //! | `lookup-NAME`, `lookup3-NAME` | the addresses of a name by WASI 0.2 (0.3) |
 //! | `echo-HOST:PORT`, `echo3-HOST:PORT` | what an echo there says to `hello`, by WASI 0.2 (0.3) |
+//! | `reach-HOST:PORT`, `reach3-HOST:PORT` | as `echo`, and fails if it cannot |
 //! | `many-N-HOST:PORT`, `many3-N-HOST:PORT` | how many of N connections can be open at once, by WASI 0.2 (0.3) |
 //! | `listen-HOST:PORT`, `listen3` | what comes of listening by WASI 0.2 (0.3) |
 //! | `udp-HOST:PORT`, `udp3` | what comes of a datagram by WASI 0.2 (of a socket for them by 0.3) |
@@ -130,6 +131,13 @@ impl loader::Guest for Faulty {
             "lookup3" => outside::report(sockets::look_up3(object).await),
             "echo" => outside::report(sockets::echo(object)),
             "echo3" => outside::report(sockets::echo3(object).await),
+            "reach" => sockets::echo(object)
+                .map(Value::from)
+                .map_err(unreachable)?,
+            "reach3" => sockets::echo3(object)
+                .await
+                .map(Value::from)
+                .map_err(unreachable)?,
             "many" => outside::report(sockets::many(object)),
             "many3" => outside::report(sockets::many3(object).await),
             "listen" => outside::report(sockets::listen(object)),
@@ -231,6 +239,14 @@ fn fail(kind: &str) -> Failure {
             name: "purpose".to_owned(),
             value: "test".to_owned(),
         }],
+    }
+}
+
+fn unreachable(message: String) -> Failure {
+    Failure {
+        code: "source-unreachable".to_owned(),
+        message,
+        ..fail("unavailable")
     }
 }
 
