@@ -154,8 +154,15 @@ async fn law_12_an_instance_has_only_so_many_sockets() {
         "[grants]\ntcp = [\"{to}\"]\n[limits]\nfetches = 5\n"
     ))
     .await;
-    for _ in 0..3 {
-        assert_eq!(comes_of(&larder, &format!("many-20-{to}")).await["ok"], 5);
+    // Once more after each, so that what is closed is seen to be free again. By WASI 0.3 only the streams are kept: they
+    // hold a connection as well as its socket does.
+    for way in ["many", "many3", "many", "many3"] {
+        let came = comes_of(&larder, &format!("{way}-20-{to}")).await;
+        assert_eq!(came["ok"], 5, "{way}: {came}");
+        eventually("the connections are closed", async || {
+            (echo.open() == 0).then_some(())
+        })
+        .await;
     }
     let line = "in faulty.toml under [limits] write `fetches = 10`";
     assert!(larder.log().contains(line), "{}", larder.log());

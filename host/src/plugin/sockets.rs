@@ -1,16 +1,23 @@
 //! Where `wasi:sockets` 0.2 and 0.3 meet the egress: looking names up, and making sockets. What a socket does once it is
 //! there is WASI's own; what it may be connected to is asked of the egress by the check that is made with it.
 //!
-//! wasmtime's own look-up goes straight to the system's resolver, for any name; so these functions stand over it.
-//! Decides nothing: the egress does.
+//! wasmtime's own look-up goes straight to the system's resolver, for any name; so these functions stand over it. In WASI
+//! 0.3 a stream outlives its socket, and the connection with it; so a place among the sockets of an instance is held by the
+//! streams too. Decides nothing: the egress does.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::task::AbortOnDropHandle;
-use wasmtime::StoreContextMut;
-use wasmtime::component::{Accessor, Linker, Resource, ResourceType};
+use wasmtime::component::{
+    Access, Accessor, FutureConsumer, FutureReader, Linker, Resource, ResourceType, Source,
+    StreamReader,
+};
+use wasmtime::{AsContextMut as _, StoreContextMut};
 use wasmtime_wasi::WasiView as _;
 use wasmtime_wasi::p2::bindings::sockets::network::{
     ErrorCode as Code2, IpAddress as Address2, IpAddressFamily as Family2, Network,
@@ -19,9 +26,12 @@ use wasmtime_wasi::p2::bindings::sockets::tcp_create_socket::Host as _;
 use wasmtime_wasi::p2::{DynPollable, Pollable, TcpSocket as Tcp2, UdpSocket as Udp2, subscribe};
 use wasmtime_wasi::p3::bindings::sockets::ip_name_lookup::ErrorCode as LookUp3;
 use wasmtime_wasi::p3::bindings::sockets::types::{
-    ErrorCode as Code3, HostTcpSocket as _, IpAddress as Address3, IpAddressFamily as Family3,
+    ErrorCode as Code3, HostTcpSocket as _, HostTcpSocketWithStore, IpAddress as Address3,
+    IpAddressFamily as Family3,
 };
-use wasmtime_wasi::sockets::{TcpSocket, UdpSocket, WasiSocketsCtxView};
+use wasmtime_wasi::sockets::{
+    TcpSocket, UdpSocket, WasiSockets, WasiSocketsCtxView, WasiSocketsView as _,
+};
 
 use super::Egress;
 use super::egress::NoAddress;
@@ -43,6 +53,7 @@ pub(super) fn guard(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
     names_2(linker)?;
     names_3(linker)?;
+    streams_3(linker)?;
     linker.instance(MAKE_TCP_2)?.func_wrap(
         "create-tcp-socket",
         |mut store: StoreContextMut<'_, State>, (family,): (Family2,)| {
@@ -85,24 +96,32 @@ enum NoSocket {
     TooMany,
 }
 
+/// A place among the sockets of an instance, free again when nobody holds it.
+type Place = Arc<OwnedSemaphorePermit>;
+
+/// The places of an instance's sockets of WASI 0.3, by the number of the resource.
+pub(super) type Places = HashMap<u32, Place>;
+
 /// Makes a socket with `make`, if the instance has room for one more.
 fn make<T>(
     state: &mut State,
     make: impl FnOnce(WasiSocketsCtxView<'_>) -> T,
-) -> Result<T, NoSocket> {
+) -> Result<(T, Place), NoSocket> {
     let egress = Arc::clone(state.egress().ok_or(NoSocket::Denied)?);
-    let place = Arc::clone(&state.sockets)
+    let place = Arc::clone(&state.socket_places)
         .try_acquire_owned()
         .map_err(|_| {
             egress.no_room_for_socket();
             NoSocket::TooMany
         })?;
     // WASI keeps the check of its context with the socket: a context of its own gives each a check that holds its place.
-    let mut wasi = egress.socket(place);
-    Ok(make(WasiSocketsCtxView {
+    let place = Arc::new(place);
+    let mut wasi = egress.socket(Arc::clone(&place));
+    let made = make(WasiSocketsCtxView {
         ctx: wasi.sockets(),
         table: state.ctx().table,
-    }))
+    });
+    Ok((made, place))
 }
 
 fn make_tcp_2(
@@ -110,8 +129,8 @@ fn make_tcp_2(
     family: Family2,
 ) -> wasmtime::Result<Result<Resource<Tcp2>, Code2>> {
     match make(state, |mut view| view.create_tcp_socket(family)) {
-        Ok(Ok(socket)) => Ok(Ok(socket)),
-        Ok(Err(error)) => error.downcast().map(Err),
+        Ok((Ok(socket), _)) => Ok(Ok(socket)),
+        Ok((Err(error), _)) => error.downcast().map(Err),
         Err(NoSocket::Denied) => Ok(Err(Code2::AccessDenied)),
         Err(NoSocket::TooMany) => Ok(Err(Code2::NewSocketLimit)),
     }
@@ -122,10 +141,88 @@ fn make_tcp_3(
     family: Family3,
 ) -> wasmtime::Result<Result<Resource<TcpSocket>, Code3>> {
     match make(state, |mut view| view.create(family)) {
-        Ok(Ok(socket)) => Ok(Ok(socket)),
-        Ok(Err(error)) => error.downcast().map(Err),
+        Ok((Ok(socket), place)) => {
+            state.places.insert(socket.rep(), place);
+            Ok(Ok(socket))
+        }
+        Ok((Err(error), _)) => error.downcast().map(Err),
         Err(NoSocket::Denied) => Ok(Err(Code3::AccessDenied)),
         Err(NoSocket::TooMany) => Ok(Err(Code3::Other(Some("too many sockets".to_owned())))),
+    }
+}
+
+/// How one direction of a connection ended.
+type End = Result<(), Code3>;
+
+/// The sockets of WASI 0.3 and their streams, as they are, holding their places.
+fn streams_3(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    let mut sockets = linker.instance(SOCKETS_3)?;
+    sockets.resource(
+        "tcp-socket",
+        ResourceType::host::<TcpSocket>(),
+        |mut store, rep| {
+            let state = store.data_mut();
+            state.places.remove(&rep);
+            state
+                .ctx()
+                .table
+                .delete(Resource::<TcpSocket>::new_own(rep))?;
+            Ok(())
+        },
+    )?;
+    sockets.func_wrap(
+        "[method]tcp-socket.receive",
+        |mut store: StoreContextMut<'_, State>, (socket,): (Resource<TcpSocket>,)| {
+            let place = store.data().places.get(&socket.rep()).cloned();
+            let access = Access::<State, WasiSockets>::new(store.as_context_mut(), State::sockets);
+            let (stream, end): (StreamReader<u8>, _) =
+                <WasiSockets as HostTcpSocketWithStore<State>>::receive(access, socket)?;
+            let end = hold(&mut store, end, place)?;
+            Ok(((stream, end),))
+        },
+    )?;
+    sockets.func_wrap(
+        "[method]tcp-socket.send",
+        |mut store: StoreContextMut<'_, State>,
+         (socket, data): (Resource<TcpSocket>, StreamReader<u8>)| {
+            let place = store.data().places.get(&socket.rep()).cloned();
+            let access = Access::<State, WasiSockets>::new(store.as_context_mut(), State::sockets);
+            let end = <WasiSockets as HostTcpSocketWithStore<State>>::send(access, socket, data)?;
+            Ok((hold(&mut store, end, place)?,))
+        },
+    )
+}
+
+/// The end of a stream, passed on; until then a place is held.
+fn hold(
+    store: &mut StoreContextMut<'_, State>,
+    end: FutureReader<End>,
+    place: Option<Place>,
+) -> wasmtime::Result<FutureReader<End>> {
+    let (tell, told) = oneshot::channel();
+    end.pipe(&mut *store, Held(Some((tell, place))))?;
+    FutureReader::new(&mut *store, told)
+}
+
+struct Held(Option<(oneshot::Sender<End>, Option<Place>)>);
+
+impl FutureConsumer<State> for Held {
+    type Item = End;
+
+    fn poll_consume(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        store: StoreContextMut<'_, State>,
+        mut source: Source<'_, End>,
+        _: bool,
+    ) -> Poll<wasmtime::Result<()>> {
+        let mut end = None;
+        source.read(store, &mut end)?;
+        if let (Some(end), Some((tell, _place))) = (end, self.0.take()) {
+            // The guest may not care how it ended.
+            let _ = tell.send(end);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

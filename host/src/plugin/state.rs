@@ -78,7 +78,9 @@ pub(super) struct State {
     /// How much memory it has.
     pub(super) memory: MemoryLimit,
     /// Places for its sockets.
-    pub(super) sockets: Arc<Semaphore>,
+    pub(super) socket_places: Arc<Semaphore>,
+    /// Those that are taken by WASI 0.3.
+    pub(super) places: sockets::Places,
     /// Places for its look-ups of names.
     pub(super) lookups: Arc<Semaphore>,
 }
@@ -131,7 +133,8 @@ pub(super) fn store(
         },
         table: ResourceTable::new(),
         output,
-        sockets: sockets::socket_room(kit.egress.as_ref()),
+        socket_places: sockets::socket_room(kit.egress.as_ref()),
+        places: sockets::Places::default(),
         lookups: sockets::lookup_room(),
         meter: Arc::clone(&meter),
         memory: MemoryLimit {

@@ -71,7 +71,7 @@ impl Egress {
     }
 
     /// What WASI needs to make one socket that holds its `place` for as long as it is there.
-    pub(crate) fn socket(self: &Arc<Self>, place: OwnedSemaphorePermit) -> WasiCtx {
+    pub(crate) fn socket(self: &Arc<Self>, place: Arc<OwnedSemaphorePermit>) -> WasiCtx {
         let egress = Arc::clone(self);
         WasiCtxBuilder::new()
             .allow_tcp(true)
