@@ -7,6 +7,7 @@
 //! - [`metrics`]: what `/metrics` says, and the names that tests rely on.
 //! - [`redis`]: a real `redis-server` that can be stopped, killed, filled and restarted.
 //! - [`origin`]: an HTTP source that does what a script says and counts who asked.
+//! - [`echo`]: a TCP server that says what it is told.
 //! - [`source`]: the usual pair: an origin with Larder in front of it.
 //! - [`network`]: a TCP link that can be cut, stalled and refused.
 //! - [`wait`]: how a test waits: for a condition, with a bound; never for a time.
@@ -15,6 +16,7 @@
 //! dropped.
 
 pub mod client;
+pub mod echo;
 pub mod larder;
 pub mod metrics;
 pub mod network;
@@ -25,6 +27,7 @@ pub mod source;
 pub mod wait;
 
 pub use client::{Answer, Client};
+pub use echo::Echo;
 pub use larder::{Builder, Larder, Wasm};
 pub use metrics::Metrics;
 pub use network::Link;

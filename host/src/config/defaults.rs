@@ -197,11 +197,14 @@ settings! {
         timeout: Timeout = "2s", "How long one load may take. The smallest of this, `[limits] timeout` and the loader's own setting wins.";
         write: WriteMode = "off", "PUT and DELETE. `\"through\"` and `\"behind\"` are not built yet: refused.";
     }
+    Sidecar file "the top of the file" "What stands before the first table." {
+        digest: Digest, "`\"sha256:…\"`: exactly this component, as `sha256sum NAME.wasm` prints it. Any other is refused, at the start and at a swap. Left out, any is taken.";
+    }
     Sidecar config "[config]" "The plugin's own settings: free keys, checked against the schema in its descriptor, and given to it as one JSON object. TOML dates become strings, for JSON has none." {}
     Sidecar secrets "[secrets]" "What must not stand in a file of settings: `name = { env = \"VARIABLE\" }` or `name = { file = \"path\" }` (relative to the plugin directory; one newline at its end is removed)." {}
     Sidecar grants "[grants]" "What the plugin may reach. Everything not named is denied, and the denial names the line to add." {
         http: List<Origin>, "Servers to send HTTP requests to. An origin with a literal address allows that address, loopback too.";
-        tcp: List<Text>, "Servers to open connections to. Not built yet: refused.";
+        tcp: List<Endpoint>, "Servers to open TCP connections to: `\"db.internal:5432\"`, `\"127.0.0.1:5432\"`, `\"[::1]:5432\"`. One with a literal address allows that address, loopback too.";
         networks: List<Network>, "Private, loopback or link-local ranges that granted names may resolve into.";
         dirs: Dirs, "Directories: `\"/data\" = { host = \"data\", mode = \"ro\" }`. `host` is relative to the plugin directory; `mode` is `\"ro\"` (the default) or `\"rw\"`.";
         env: List<VariableName>, "Environment variables of the host that the plugin sees.";
@@ -213,7 +216,7 @@ settings! {
         instances: Count = "1", "Instances. A blocking loader has 8 by default, for each runs one load at a time.";
         concurrency: Count = "256", "Calls at once in one async instance.";
         body: Room = "8MiB", "The longest body, to or from the plugin.";
-        fetches: Count = "32", "Outbound requests at once of one instance.";
+        fetches: Count = "32", "Outbound requests at once of one instance; and, beside them, as many sockets.";
     }
 }
 

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use parse::parse;
 
+pub(crate) use kind::{endpoint, origin};
 pub use layers::{Environment, Overrides};
 pub use problem::{Problem, Severity};
 pub(crate) use reader::nearest;

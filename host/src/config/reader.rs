@@ -80,6 +80,11 @@ impl Document<'_> {
         1 + before.iter().filter(|&&byte| byte == b'\n').count()
     }
 
+    /// Whether it could not be read to its end.
+    pub(super) fn is_broken(&self) -> bool {
+        !self.broken.is_empty()
+    }
+
     /// Adds a problem at a line of this file (`None`: the file as a whole).
     pub(super) fn report(&self, line: Option<usize>, problem: Problem) {
         if line.is_some_and(|line| self.broken.contains(&line)) {

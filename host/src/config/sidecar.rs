@@ -11,14 +11,16 @@ use serde_json::Value;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::defaults::{grants, limits};
-use super::kind::{self, Fault, Text, VariableName};
+use super::defaults::{file as file_keys, grants, limits};
+use super::kind::{self, Digest, Fault, Text, VariableName};
 use super::problem::Problem;
 use super::reader::{Table, document};
 
 /// The sidecar of one plugin, resolved: defaults filled in, relative paths made absolute against the plugin directory.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sidecar {
+    /// `digest`: `sha256:` and 64 hexadecimal digits in lower case; no other component is taken.
+    pub digest: Option<String>,
     /// `[config]`: free keys, as one JSON object; what `settings.get` returns.
     pub config: serde_json::Map<String, serde_json::Value>,
     /// `[secrets]`: name → where its value is read, when the guest asks.
@@ -27,6 +29,8 @@ pub struct Sidecar {
     pub grants: Grants,
     /// `[limits]`; `None` fields take the default of the plugin's kind.
     pub limits: PluginLimits,
+    /// The text is not TOML to its end: what seems absent may be there.
+    pub broken: bool,
 }
 
 /// Where a secret's value is.
@@ -44,7 +48,7 @@ pub struct Grants {
     /// Origins: `scheme://host[:port]`, e.g. `https://api.example.com`, `http://127.0.0.1:9000`; lower case, and without
     /// the port that the scheme has anyway.
     pub http: Vec<String>,
-    /// `host:port` or `address:port`. Always empty in this version, which refuses the key.
+    /// Endpoints: `name:port`, `address:port` or `[address]:port`; lower case.
     pub tcp: Vec<String>,
     /// CIDR ranges that granted names may resolve into although they are private, loopback or link-local.
     pub networks: Vec<String>,
@@ -97,16 +101,19 @@ pub struct PluginLimits {
 /// The sidecar holds what could be read; it must not be used when one of the problems is an error.
 pub fn parse(text: &str, file: &Path, dir: &Path) -> (Sidecar, Vec<Problem>) {
     let base = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
-    let (sidecar, mut problems) = document(text, Some(file), base.clone(), None, |_, root| {
-        let sidecar = Sidecar {
-            config: config(root.section("config")),
-            secrets: secrets(root.section("secrets"), &base),
-            grants: read_grants(root.section("grants"), &base),
-            limits: read_limits(root.section("limits")),
-        };
-        root.finish();
-        sidecar
-    });
+    let (sidecar, mut problems) =
+        document(text, Some(file), base.clone(), None, |document, root| {
+            let sidecar = Sidecar {
+                digest: root.read::<Digest>(file_keys::digest.key),
+                broken: document.is_broken(),
+                config: config(root.section("config")),
+                secrets: secrets(root.section("secrets"), &base),
+                grants: read_grants(root.section("grants"), &base),
+                limits: read_limits(root.section("limits")),
+            };
+            root.finish();
+            sidecar
+        });
     problems.sort();
     (sidecar, problems)
 }
@@ -227,16 +234,11 @@ fn read_grants(table: Table<'_>, dir: &Path) -> Grants {
     };
     let grants = Grants {
         http: values(table.list(&grants::http)),
-        tcp: Vec::new(),
+        tcp: values(table.list(&grants::tcp)),
         networks: values(table.list(&grants::networks)),
         dirs: dirs(&table, dir),
         env: values(table.list(&grants::env)),
     };
-    table.refuse_unbuilt(
-        grants::tcp.key,
-        "tcp of [grants]",
-        "remove it; http grants are built, so let the plugin reach its source by HTTP",
-    );
     table.finish();
     grants
 }

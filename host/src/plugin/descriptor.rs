@@ -13,24 +13,10 @@ use jsonschema::{PatternOptions, ValidationError, Validator};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::config::Grants;
-
 /// What a descriptor may hold; a larger one is a mistake.
 const PARAMETERS_MAX: usize = 256;
 /// Faults told of one value: enough to mend it, too few to flood an answer (law 12).
 const FAULTS_MAX: usize = 16;
-/// The grants a descriptor can ask for, and the line that gives one.
-const GRANTS: [(&str, &str); 5] = [
-    ("http", "http = [\"https://api.example.com\"]"),
-    ("tcp", "tcp = [\"db.internal:5432\"]"),
-    (
-        "dirs",
-        "dirs = { \"/data\" = { host = \"data\", mode = \"ro\" } }",
-    ),
-    ("secrets", "token = { env = \"TOKEN\" }"),
-    ("env", "env = [\"TZ\"]"),
-];
-
 /// What `metadata.describe` says in its `descriptor`, parsed. A component without metadata has [`Descriptor::unknown`].
 #[derive(Clone, Debug)]
 pub struct Descriptor {
@@ -225,55 +211,10 @@ impl Descriptor {
         self.parameters.iter().find(|it| it.name == name)
     }
 
-    /// Checks the sidecar's `[config]` against the settings schema.
-    ///
-    /// # Errors
-    /// Every fault (up to a bound); the pointers lead into `[config]`.
-    pub fn check_settings(&self, config: &Map<String, Value>) -> Result<(), Vec<ParameterFault>> {
-        match &self.settings_schema {
-            Some(schema) => schema.check(&Value::Object(config.clone())),
-            None => Ok(()),
-        }
-    }
-
-    /// The needed grants of which the sidecar has none, each as what is needed and what to write.
-    pub fn missing_grants(&self, grants: &Grants, secrets: usize) -> Vec<(String, String)> {
-        let mut missing = Vec::new();
-        for (name, line) in GRANTS {
-            let Some(sentences) = self.needs.get(name) else {
-                continue;
-            };
-            let granted = match name {
-                "http" => !grants.http.is_empty(),
-                "tcp" => !grants.tcp.is_empty(),
-                "dirs" => !grants.dirs.is_empty(),
-                "secrets" => secrets > 0,
-                _ => !grants.env.is_empty(),
-            };
-            if granted {
-                continue;
-            }
-            let why = if sentences.is_empty() {
-                String::new()
-            } else {
-                format!(" ({})", sentences.join("; "))
-            };
-            let (what, table) = if name == "secrets" {
-                ("a secret", "[secrets]")
-            } else {
-                ("the grant", "[grants]")
-            };
-            let what = if name == "secrets" {
-                format!("needs {what}{why}, and the sidecar names none")
-            } else {
-                format!("needs {what} `{name}`{why}, and the sidecar gives none")
-            };
-            missing.push((
-                what,
-                format!("under {table} write `{line}`, with your own values"),
-            ));
-        }
-        missing
+    /// What the settings schema says against these settings, up to a bound.
+    pub(super) fn settings_errors<'v>(&'v self, config: &'v Value) -> Vec<ValidationError<'v>> {
+        let schema = self.settings_schema.as_ref();
+        schema.map_or_else(Vec::new, |schema| schema.errors(config))
     }
 }
 
@@ -409,13 +350,12 @@ impl Schema {
             })
     }
 
+    fn errors<'v>(&'v self, value: &'v Value) -> Vec<ValidationError<'v>> {
+        self.0.iter_errors(value).take(FAULTS_MAX).collect()
+    }
+
     fn check(&self, value: &Value) -> Result<(), Vec<ParameterFault>> {
-        let faults: Vec<_> = self
-            .0
-            .iter_errors(value)
-            .take(FAULTS_MAX)
-            .map(|error| told(&error))
-            .collect();
+        let faults: Vec<_> = self.errors(value).iter().map(told).collect();
         if faults.is_empty() {
             Ok(())
         } else {

@@ -113,6 +113,7 @@ pub(super) fn stopped(name: &str) -> Failure {
 
 /// How often the egress of a plugin had denied something when a call began.
 pub(super) struct Denials<'a> {
+    kit: &'a Kit,
     egress: Option<&'a Egress>,
     before: u64,
 }
@@ -122,13 +123,15 @@ impl<'a> Denials<'a> {
     pub(super) fn watch(kit: &'a Kit) -> Self {
         let egress = kit.egress.as_deref();
         Self {
+            kit,
             egress,
             before: egress.map_or(0, Egress::denied_count),
         }
     }
 
-    /// Adds the newest denial to the message of a failure, if there was one meanwhile.
-    pub(super) fn explain(&self, mut failure: Failure) -> Failure {
+    /// Adds the newest denial to the message of a failure, if there was one meanwhile, and takes secrets out of it.
+    pub(super) fn explain(&self, failure: Failure) -> Failure {
+        let mut failure = self.kit.conceal(failure);
         let denied = self
             .egress
             .filter(|egress| egress.denied_count() > self.before);

@@ -101,7 +101,9 @@ impl Mould {
         )
         .await;
         match ended {
-            Ok(Ok(Ok(said))) => said.map_err(bindings::failure),
+            Ok(Ok(Ok(said))) => {
+                said.map_err(|returned| self.kit.conceal(bindings::failure(returned)))
+            }
             Ok(Ok(Err(error)) | Err(error)) => Err(fault::of(&error, &self.kit, store.data_mut())),
             Err(_) => Err(Failure::fault(
                 Origin::Limit,

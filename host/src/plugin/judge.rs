@@ -57,7 +57,8 @@ pub(super) struct Rejection {
 struct Brief {
     compiled: Arc<Compiled>,
     facts: Facts,
-    sidecar: Sidecar,
+    config: serde_json::Map<String, Value>,
+    secrets: Secrets,
     egress: Arc<Egress>,
     limits: Limits,
     warnings: Vec<Problem>,
@@ -76,8 +77,8 @@ impl Court {
         let spec = Spec {
             name: name.to_owned(),
             compiled: brief.compiled,
-            settings: Value::Object(brief.sidecar.config).to_string(),
-            secrets: Secrets::new(name, brief.sidecar.secrets),
+            settings: Value::Object(brief.config).to_string(),
+            secrets: brief.secrets,
             egress: brief.egress,
             limits: brief.limits,
         };
@@ -101,6 +102,13 @@ impl Court {
         let text = files.sidecar.unwrap_or_default();
         let (sidecar, mut problems) = sidecar::parse(&text, &sidecar_file, &self.dir);
 
+        if let Some(pin) = &sidecar.digest
+            && let Some(problem) = unpinned(name, pin, &files.component)
+        {
+            // Not even compiled: it is not what the operator has looked at.
+            problems.push(problem.at(sidecar_file, line_of(&text, "digest", "")));
+            return Err(Rejection::of(problems, Vec::new()));
+        }
         let compiled = match self.engine.compile(name, files.component).await {
             Ok(compiled) => compiled,
             Err(refusal) => {
@@ -119,34 +127,23 @@ impl Court {
                 return Err(Rejection::of(problems, kinds));
             }
         };
-        let in_sidecar = |problem: Problem, line| problem.at(sidecar_file.clone(), line);
-        if let Err(faults) = descriptor.check_settings(&sidecar.config) {
-            problems.extend(faults.into_iter().map(|fault| {
-                let at = if fault.pointer.is_empty() {
-                    String::new()
-                } else {
-                    format!(
-                        " {}",
-                        fault.pointer.trim_start_matches('/').replace('/', ".")
-                    )
-                };
-                in_sidecar(
-                    Problem::error(format!("[config]{at}: {}", fault.message)),
-                    line_of(&text, "config", &fault.pointer),
-                )
-                .remedy(settings_remedy(&descriptor))
-            }));
-        }
-        for (what, line) in descriptor.missing_grants(&sidecar.grants, sidecar.secrets.len()) {
-            problems.push(
-                in_sidecar(Problem::error(format!("{name} {what}")), None)
-                    .remedy(format!("{line} in {name}.toml")),
-            );
+        let secrets = Secrets::new(name, sidecar.secrets.clone());
+        // Of a sidecar that could not be read to its end, what seems absent or wrong may only be unread.
+        if !sidecar.broken {
+            problems.extend(self.fit_of_sidecar(name, &text, &sidecar, &descriptor, &secrets));
         }
         let limits = Limits::resolve(&sidecar.limits, &compiled.exports);
-        let egress = Egress::new(name, &sidecar.grants, &limits, &self.client).map_err(|found| {
+        let egress = Egress::new(
+            name,
+            &sidecar.grants,
+            &limits,
+            &self.client,
+            secrets.redactor(),
+        );
+        let egress = egress.map_err(|found| {
             let line = line_of(&text, "grants", "");
-            problems.extend(found.into_iter().map(|it| in_sidecar(it, line)));
+            let at = |problem: Problem| problem.at(sidecar_file.clone(), line);
+            problems.extend(found.into_iter().map(at));
         });
         let egress = match egress {
             Ok(egress) if !problems.iter().any(is_error) => egress,
@@ -169,11 +166,71 @@ impl Court {
                 descriptor: Arc::new(descriptor),
             },
             compiled,
-            sidecar,
+            config: sidecar.config,
+            secrets,
             egress,
             limits,
             warnings: problems,
         })
+    }
+
+    /// Whether the settings, grants and secrets of the sidecar are what the plugin asks for.
+    fn fit_of_sidecar(
+        &self,
+        name: &str,
+        text: &str,
+        sidecar: &Sidecar,
+        descriptor: &Descriptor,
+        secrets: &Secrets,
+    ) -> Vec<Problem> {
+        let file = files::sidecar_path(&self.dir, name);
+        let mut problems = Vec::new();
+        for fault in descriptor
+            .check_settings(&sidecar.config)
+            .err()
+            .into_iter()
+            .flatten()
+        {
+            let path = fault.pointer.trim_start_matches('/').replace('/', ".");
+            let path = path.replace("~1", "/").replace("~0", "~");
+            let at = if path.is_empty() {
+                path
+            } else {
+                format!(" {path}")
+            };
+            problems.push(
+                Problem::error(format!("[config]{at}: {}", fault.message))
+                    .at(file.clone(), line_of(text, "config", &fault.pointer))
+                    .remedy(fault.remedy),
+            );
+        }
+        for missing in descriptor.missing_grants(name, &sidecar.grants, secrets.names()) {
+            let problem = if missing.refuses {
+                Problem::error
+            } else {
+                Problem::warning
+            };
+            problems.push(
+                problem(format!("{name} {}", missing.what))
+                    .at(file.clone(), None)
+                    .remedy(missing.remedy),
+            );
+        }
+        for secret in secrets.names() {
+            if let Err(no) = secrets.look(secret) {
+                problems.push(
+                    Problem::warning(no.sentence)
+                        .at(
+                            file.clone(),
+                            line_of(text, "secrets", &format!("/{secret}")),
+                        )
+                        .remedy(
+                            "it is read each time the plugin asks for it, so it may still come",
+                        ),
+                );
+            }
+        }
+        problems
     }
 
     /// Reads a plugin's files.
@@ -318,21 +375,23 @@ pub(super) fn is_error(problem: &Problem) -> bool {
     problem.severity == Severity::Error
 }
 
-/// What a plugin can be told, for who wrote something else.
-fn settings_remedy(descriptor: &Descriptor) -> String {
-    let properties = descriptor
-        .settings
-        .as_ref()
-        .and_then(|schema| schema.get("properties"))
-        .and_then(Value::as_object);
-    match properties {
-        Some(properties) if !properties.is_empty() => {
-            let mut names: Vec<_> = properties.keys().map(String::as_str).collect();
-            names.sort_unstable();
-            format!("its settings are {}", names.join(", "))
-        }
-        _ => "see the plugin's settings schema".to_owned(),
-    }
+/// What is wrong if the component is not the pinned one.
+fn unpinned(name: &str, pin: &str, component: &[u8]) -> Option<Problem> {
+    let found = sha256(component);
+    (found != *pin).then(|| {
+        Problem::error(format!(
+            "{name}.wasm is not the component that is pinned: it is {found}, and digest says {pin}"
+        ))
+        .remedy(format!(
+            "put the pinned component back; or, if this one is meant to run, write digest = \"{found}\""
+        ))
+    })
+}
+
+/// `sha256:` and 64 hexadecimal digits: what `digest` of a sidecar pins a component to, and `sha256sum` prints.
+pub fn sha256(component: &[u8]) -> String {
+    use sha2::Digest as _;
+    format!("sha256:{:x}", sha2::Sha256::digest(component))
 }
 
 /// The line (from 1) of what a JSON pointer leads to inside a table of a TOML text, or of the nearest thing above it.

@@ -44,7 +44,12 @@ pub(super) async fn describe(
         settings: "{}".to_owned(),
         secrets: None,
         egress: None,
-        voice: Voice::new("metadata", limits.log_lines, limits.log_line),
+        voice: Voice::new(
+            "metadata",
+            limits.log_lines,
+            limits.log_line,
+            &Arc::default(),
+        ),
         limits,
     });
     let budget = kit.limits.lifecycle;
@@ -109,7 +114,7 @@ pub(super) async fn launch(engine: &Arc<Engine>, spec: Spec) -> Result<Launched,
         limits,
     } = spec;
     let kit = Arc::new(Kit {
-        voice: Voice::new(&name, limits.log_lines, limits.log_line),
+        voice: Voice::new(&name, limits.log_lines, limits.log_line, secrets.redactor()),
         name,
         settings,
         secrets: Some(secrets),

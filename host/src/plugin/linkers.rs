@@ -21,6 +21,7 @@ use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, DynPollable, StreamErro
 use wasmtime_wasi::random::{WasiRandom, WasiRandomView as _};
 
 use super::bindings::{log, secrets, settings, types};
+use super::sockets;
 use super::state::State;
 
 /// For `loader`, `blocking-loader` and what they bring with them.
@@ -30,6 +31,7 @@ pub(super) fn for_loaders(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     wasmtime_wasi::p3::add_to_linker(&mut linker)?;
     wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    sockets::guard(&mut linker)?;
     secrets::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
     add_ours(&mut linker)?;
     Ok(linker)

@@ -28,13 +28,17 @@ mod launch;
 mod limits;
 mod linkers;
 mod meter;
+mod needs;
 mod output;
 mod policy;
 mod prepared;
 mod queue;
+mod redact;
 mod registry;
 mod runtime;
 mod secrets;
+mod settings;
+mod sockets;
 mod state;
 #[cfg(test)]
 mod testing;
@@ -47,11 +51,15 @@ pub use compile::{Compiled, Exports};
 pub use descriptor::{Descriptor, DescriptorFault, Parameter, ParameterFault, ParameterPlace};
 pub use egress::{Egress, EgressClient, EgressHooks};
 pub use engine::{Description, Engine};
+pub use judge::sha256;
 pub use last_good::LastKnown;
 pub use limits::{LimitRow, Limits};
+pub use needs::Missing;
+pub use redact::Redactor;
 pub use registry::{
     OnChange, PluginSet, PluginState, PluginStatus, Registry, RegistryCounts, ReloadError,
 };
 pub use runtime::{Condition, Launched, Refusal, Runtime, Spec};
-pub use secrets::{SecretError, Secrets};
+pub use secrets::{NoSecret, SecretError, Secrets};
+pub use settings::SettingFault;
 pub use version::{Plugin, PluginKind};

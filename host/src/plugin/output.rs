@@ -1,4 +1,5 @@
-//! What a plugin prints and logs: bounded by rate and size (law 12), told to the host's log, its last lines kept for errors.
+//! What a plugin prints and logs: bounded by rate and size (law 12), without its secrets, told to the host's log, its last
+//! lines kept for errors.
 //!
 //! Owns the rate of a plugin ([`Voice`]) and the last lines of an instance ([`Output`]). Knows no wasmtime store.
 
@@ -17,6 +18,8 @@ use tracing::Level;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
+use super::redact::Redactor;
+
 /// Lines kept of an instance, for the message of its failures.
 const LAST_LINES: usize = 5;
 /// Bytes of those lines together.
@@ -29,6 +32,7 @@ pub(super) struct Voice {
     plugin: String,
     lines_per_second: u32,
     line_bytes: usize,
+    redactor: Arc<Redactor>,
     window: Mutex<Window>,
     dropped: AtomicU64,
 }
@@ -41,9 +45,15 @@ struct Window {
 }
 
 impl Voice {
-    /// At most `lines_per_second` lines of `line_bytes` bytes.
-    pub(super) fn new(plugin: &str, lines_per_second: u32, line_bytes: usize) -> Arc<Self> {
+    /// At most `lines_per_second` lines of `line_bytes` bytes, without what `redactor` knows.
+    pub(super) fn new(
+        plugin: &str,
+        lines_per_second: u32,
+        line_bytes: usize,
+        redactor: &Arc<Redactor>,
+    ) -> Arc<Self> {
         Arc::new(Self {
+            redactor: Arc::clone(redactor),
             plugin: plugin.to_owned(),
             lines_per_second,
             line_bytes,
@@ -80,6 +90,18 @@ impl Voice {
         }
         window.lines += 1;
         true
+    }
+
+    /// How much of a line is looked at: what is told of it, and a secret that reaches over the end of that.
+    fn room(&self) -> usize {
+        self.line_bytes + self.redactor.longest()
+    }
+
+    /// What is told of a line of which at most [`Voice::room`] was taken.
+    fn fit(&self, line: &str) -> String {
+        // A line that is cut off, or that is not finished, may end in the middle of a secret.
+        let line = self.redactor.redact_cut(line);
+        line[..line.floor_char_boundary(self.line_bytes)].to_owned()
     }
 
     fn tell(&self, level: Level, stream: &'static str, line: &str) {
@@ -128,15 +150,16 @@ impl Output {
         message: &str,
         fields: impl Iterator<Item = (&'a str, &'a str)>,
     ) {
+        let room = self.voice.room();
         let mut line = String::new();
-        push_bounded(&mut line, message, self.voice.line_bytes);
+        push_bounded(&mut line, message, room);
         for (name, value) in fields {
             for text in [" ", name, "=", value] {
-                push_bounded(&mut line, text, self.voice.line_bytes);
+                push_bounded(&mut line, text, room);
             }
         }
         // A line break inside a message must not look like a line of the host.
-        let line = line.replace(['\n', '\r'], "␤");
+        let line = self.voice.fit(&line).replace(['\n', '\r'], "␤");
         if level <= Level::WARN {
             self.kept.lock().keep(&line);
         }
@@ -149,7 +172,8 @@ impl Output {
         for stream in 0..kept.partial.len() {
             let partial = std::mem::take(&mut kept.partial[stream]);
             if !partial.is_empty() {
-                kept.keep(&String::from_utf8_lossy(&partial));
+                let partial = self.voice.fit(&String::from_utf8_lossy(&partial));
+                kept.keep(&partial);
             }
         }
         let mut text = String::new();
@@ -170,7 +194,7 @@ impl Output {
             };
             let mut kept = self.kept.lock();
             let partial = &mut kept.partial[stream as usize];
-            let room = self.voice.line_bytes.saturating_sub(partial.len());
+            let room = self.voice.room().saturating_sub(partial.len());
             partial.extend_from_slice(&line[..line.len().min(room)]);
             let Some(rest) = rest else { return };
             let whole = std::mem::take(partial);
@@ -178,7 +202,7 @@ impl Output {
             if whole.is_empty() {
                 continue;
             }
-            let whole = String::from_utf8_lossy(&whole);
+            let whole = self.voice.fit(&String::from_utf8_lossy(&whole));
             kept.keep(&whole);
             drop(kept);
             match stream {
@@ -297,7 +321,7 @@ mod tests {
     use super::*;
 
     fn output(lines_per_second: u32) -> (Arc<Voice>, Arc<Output>) {
-        let voice = Voice::new("test", lines_per_second, 64);
+        let voice = Voice::new("test", lines_per_second, 64, &Arc::default());
         let output = Output::new(&voice);
         (voice, output)
     }
@@ -320,6 +344,29 @@ mod tests {
         output.write(Stream::Stderr, &vec![b'x'; 1 << 20]);
         assert!(output.last_lines().len() <= LAST_BYTES + LAST_LINES);
         assert!(voice.dropped() >= 980, "{}", voice.dropped());
+    }
+
+    /// Law 9: nor in pieces, nor over the end of what is told of a line.
+    #[test]
+    fn law_9_what_a_plugin_says_holds_no_secret() {
+        let redactor = Arc::new(Redactor::default());
+        redactor.learn("token", "correct horse battery staple");
+        let voice = Voice::new("test", 100, 64, &redactor);
+        let output = Output::new(&voice);
+        output.write(Stream::Stderr, b"it is correct horse ");
+        output.write(Stream::Stderr, b"battery staple, yes\n");
+        let fields = [("auth", "Bearer correct horse battery staple")];
+        output.log(Level::ERROR, "refused", fields.into_iter());
+        let long = format!("{}correct horse battery staple\n", "x".repeat(50));
+        output.write(Stream::Stderr, long.as_bytes());
+        output.write(Stream::Stderr, b"unfinished correct horse batt");
+        assert_eq!(
+            output.last_lines(),
+            format!(
+                "it is [secret token], yes\nrefused auth=Bearer [secret token]\n{}[secret token]\nunfinished [secret token]",
+                "x".repeat(50)
+            )
+        );
     }
 
     #[test]

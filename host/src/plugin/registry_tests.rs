@@ -244,7 +244,7 @@ async fn law_8_a_good_version_replaces_a_good_one_and_a_bad_one_does_not() {
     for (bad, word) in [
         (
             "[config]\nversion = 5\n",
-            "it.toml:2: [config] version: 5 is not of type",
+            "it.toml:2: [config] version: expected a string, found a whole number",
         ),
         ("[config]\nvresion = \"x\"\n", "vresion"),
         ("[config\n", "it.toml"),
@@ -529,7 +529,7 @@ async fn check_tells_every_problem_and_serves_nothing() {
         "{told:#?}"
     );
     assert!(
-        told[3].starts_with("needy.toml:3: [config] base: 5 is not of type"),
+        told[3].starts_with("needy.toml:3: [config] base: expected a string, found a whole number"),
         "{told:#?}"
     );
     assert!(told[4].contains("[grants] write `http = "), "{told:#?}");

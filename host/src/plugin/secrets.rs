@@ -1,5 +1,6 @@
 //! What `secrets.get` answers: a value read from its source each time it is asked for, so that a rotated secret needs no
-//! reload. Values are never logged, never shown and never kept here. Knows nothing of wasmtime.
+//! reload. Values are never logged and never shown; the [`Redactor`] remembers those that were given, to keep them out of
+//! what the plugin says. Knows nothing of wasmtime.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,6 +8,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::redact::Redactor;
 use crate::config::SecretSource;
 
 /// A secret is a password or a token, not a data set: a larger file is a mistake, and is not read into memory (law 12).
@@ -21,11 +23,21 @@ pub enum SecretError {
     Unavailable,
 }
 
+/// A secret that was not given, and why in a sentence with what to do. The sentence never holds what was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoSecret {
+    /// For the guest.
+    pub error: SecretError,
+    /// For the operator.
+    pub sentence: String,
+}
+
 /// The `[secrets]` of one sidecar. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Secrets {
     plugin: Arc<str>,
     sources: Arc<BTreeMap<String, SecretSource>>,
+    redactor: Arc<Redactor>,
 }
 
 impl Secrets {
@@ -34,38 +46,95 @@ impl Secrets {
         Self {
             plugin: plugin.into(),
             sources: Arc::new(sources),
+            redactor: Arc::default(),
         }
     }
 
-    /// Reads one value, now. Blocks for the time of one small file read, which is why values that are files should lie on
-    /// a local file system, as mounted secrets do.
+    /// What knows the values that were given.
+    pub(super) fn redactor(&self) -> &Arc<Redactor> {
+        &self.redactor
+    }
+
+    /// The names, in order.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.sources.keys().map(String::as_str)
+    }
+
+    /// Reads one value, now, and gives it away. Blocks for the time of one small file read, which is why values that are
+    /// files should lie on a local file system, as mounted secrets do.
     ///
     /// # Errors
-    /// [`SecretError`]; the log says what to add or to mend, and never what was read.
-    pub fn get(&self, name: &str) -> Result<String, SecretError> {
+    /// It is not granted, or not available.
+    pub fn get(&self, name: &str) -> Result<String, NoSecret> {
+        let value = self.look(name)?;
+        self.redactor.learn(name, &value);
+        Ok(value)
+    }
+
+    /// As [`Secrets::get`], for the host: nobody is given the value.
+    pub(super) fn look(&self, name: &str) -> Result<String, NoSecret> {
         let Some(source) = self.sources.get(name) else {
-            tracing::warn!(
-                plugin = &*self.plugin,
-                "secret {name:?} is not granted: add `{name} = {{ env = \"…\" }}` under [secrets] of {}.toml",
-                self.plugin
-            );
-            return Err(SecretError::NotGranted);
+            return Err(NoSecret {
+                error: SecretError::NotGranted,
+                sentence: format!(
+                    "the secret {} is not granted: in {}.toml under [secrets] write `{}`",
+                    quoted(name),
+                    self.plugin,
+                    secret_line(name)
+                ),
+            });
         };
-        let (place, value) = match source {
+        let (place, mend, value) = match source {
             SecretSource::Env(variable) => (
                 format!("the environment variable {variable}"),
-                std::env::var(variable).map_err(|error| error.to_string()),
+                format!("set {variable} where Larder is started"),
+                std::env::var(variable).map_err(|error| match error {
+                    std::env::VarError::NotPresent => "it is not set".to_owned(),
+                    // The error's own text holds the value.
+                    std::env::VarError::NotUnicode(_) => "it is not UTF-8".to_owned(),
+                }),
             ),
-            SecretSource::File(path) => (path.display().to_string(), read(path)),
+            SecretSource::File(path) => (
+                path.display().to_string(),
+                "let the file be there and be readable by Larder".to_owned(),
+                read(path),
+            ),
         };
-        value.map_err(|why| {
-            tracing::warn!(
-                plugin = &*self.plugin,
-                "secret {name:?} is unavailable: {place}: {why}"
-            );
-            SecretError::Unavailable
+        value.map_err(|why| NoSecret {
+            error: SecretError::Unavailable,
+            sentence: format!(
+                "the secret {} is not available: {place}: {why}; {mend}",
+                quoted(name)
+            ),
         })
     }
+}
+
+/// A name that a guest asked for, cut to what fits a sentence.
+fn quoted(name: &str) -> String {
+    format!("{:?}", &name[..name.floor_char_boundary(64)])
+}
+
+/// The line that grants a secret from the environment variable that one would expect.
+pub(super) fn secret_line(name: &str) -> String {
+    let name = &name[..name.floor_char_boundary(64)];
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    let key = if !name.is_empty() && name.chars().all(plain) {
+        name.to_owned()
+    } else {
+        format!("{name:?}")
+    };
+    let variable: String = name
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() {
+                c.to_ascii_uppercase()
+            } else {
+                '_'
+            }
+        })
+        .collect();
+    format!("{key} = {{ env = \"{variable}\" }}")
 }
 
 /// The text of a file without one trailing newline: editors and `echo` add one, and nobody means it.
@@ -101,12 +170,16 @@ mod tests {
         Secrets::new("demo", BTreeMap::from([("token".to_owned(), source)]))
     }
 
+    fn error_of(secrets: &Secrets, name: &str) -> SecretError {
+        secrets.get(name).unwrap_err().error
+    }
+
     #[test]
     fn a_file_is_read_when_asked_and_loses_one_newline() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("token");
         let secrets = secrets(SecretSource::File(file.clone()));
-        assert_eq!(secrets.get("token"), Err(SecretError::Unavailable));
+        assert_eq!(error_of(&secrets, "token"), SecretError::Unavailable);
         std::fs::write(&file, "one\n\n").unwrap();
         assert_eq!(secrets.get("token").as_deref(), Ok("one\n"));
         std::fs::write(&file, "two\r\n").unwrap();
@@ -121,13 +194,18 @@ mod tests {
             secrets.get("token"),
             Ok(std::env::var("PATH").expect("tests run with PATH"))
         );
-        assert_eq!(secrets.get("password"), Err(SecretError::NotGranted));
+        let refused = secrets.get("password").unwrap_err();
+        assert_eq!(refused.error, SecretError::NotGranted);
+        assert_eq!(
+            refused.sentence,
+            "the secret \"password\" is not granted: in demo.toml under [secrets] write `password = { env = \"PASSWORD\" }`"
+        );
         assert_eq!(format!("{secrets:?}"), "{\"token\"}");
     }
 
     #[test]
     fn an_endless_file_is_unavailable_not_memory() {
         let secrets = secrets(SecretSource::File("/dev/zero".into()));
-        assert_eq!(secrets.get("token"), Err(SecretError::Unavailable));
+        assert_eq!(error_of(&secrets, "token"), SecretError::Unavailable);
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! Owns the host side of `settings`, `secrets` and `log`. Decides nothing about grants: the egress does.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use tracing::Level;
 use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
@@ -20,7 +22,8 @@ use super::engine::Engine;
 use super::limits::Limits;
 use super::meter::Meter;
 use super::output::{Output, Sink, Stream, Voice};
-use super::{Egress, SecretError, Secrets};
+use super::{Egress, SecretError, Secrets, sockets};
+use crate::error::Failure;
 
 /// All that is random in a key policy, one byte over and over: it is pure, so it sees the same however often and in
 /// whatever pieces it asks. A longer seed would give a used instance other bytes than a fresh one.
@@ -42,6 +45,25 @@ pub(super) struct Kit {
     pub(super) voice: Arc<Voice>,
 }
 
+impl Kit {
+    /// A failure as it may be told: without the secrets that the guest was given.
+    pub(super) fn conceal(&self, mut failure: Failure) -> Failure {
+        let Some(secrets) = &self.secrets else {
+            return failure;
+        };
+        let conceal = |text: &str| secrets.redactor().redact_cut(text).into_owned();
+        failure.message = conceal(&failure.message);
+        if let Cow::Owned(code) = &failure.code {
+            failure.code = Cow::Owned(conceal(code));
+        }
+        for detail in &mut failure.details {
+            detail.name = conceal(&detail.name);
+            detail.value = conceal(&detail.value);
+        }
+        failure
+    }
+}
+
 /// The data of a store: one instance.
 pub(super) struct State {
     kit: Arc<Kit>,
@@ -55,6 +77,19 @@ pub(super) struct State {
     pub(super) meter: Arc<Meter>,
     /// How much memory it has.
     pub(super) memory: MemoryLimit,
+    /// Places for its sockets.
+    pub(super) socket_places: Arc<Semaphore>,
+    /// Those that are taken by WASI 0.3.
+    pub(super) places: sockets::Places,
+    /// Places for its look-ups of names.
+    pub(super) lookups: Arc<Semaphore>,
+}
+
+impl State {
+    /// What it may reach; `None`: nothing.
+    pub(super) fn egress(&self) -> Option<&Arc<Egress>> {
+        self.kit.egress.as_ref()
+    }
 }
 
 /// Which world an instance lives in.
@@ -98,6 +133,9 @@ pub(super) fn store(
         },
         table: ResourceTable::new(),
         output,
+        socket_places: sockets::socket_room(kit.egress.as_ref()),
+        places: sockets::Places::default(),
+        lookups: sockets::lookup_room(),
         meter: Arc::clone(&meter),
         memory: MemoryLimit {
             max: kit.limits.memory,
@@ -197,13 +235,17 @@ impl settings::Host for State {
 
 impl secrets::Host for State {
     fn get(&mut self, name: String) -> wasmtime::Result<Result<String, secrets::SecretError>> {
-        let found = match &self.kit.secrets {
-            Some(secrets) => secrets.get(&name),
-            None => Err(SecretError::NotGranted),
+        let Some(secrets) = &self.kit.secrets else {
+            return Ok(Err(secrets::SecretError::NotGranted));
         };
-        Ok(found.map_err(|error| match error {
-            SecretError::NotGranted => secrets::SecretError::NotGranted,
-            SecretError::Unavailable => secrets::SecretError::Unavailable,
+        Ok(secrets.get(&name).map_err(|no| {
+            if let Some(egress) = &self.kit.egress {
+                egress.deny(no.sentence);
+            }
+            match no.error {
+                SecretError::NotGranted => secrets::SecretError::NotGranted,
+                SecretError::Unavailable => secrets::SecretError::Unavailable,
+            }
         }))
     }
 }

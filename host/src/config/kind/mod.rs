@@ -9,8 +9,8 @@ mod scalar;
 
 use toml::de::DeValue;
 
-pub use name::{HeaderName, ParameterName, PluginName, Text, VariableName};
-pub use net::{Address, Network, Origin, RedisMode, RedisPrefix, RedisUrl, Token};
+pub use name::{Digest, HeaderName, ParameterName, PluginName, Text, VariableName};
+pub use net::{Address, Endpoint, Network, Origin, RedisMode, RedisPrefix, RedisUrl, Token};
 pub use scalar::{
     Access, Count, Directory, HeadSize, Period, Ratio, Room, Size, Switch, Timeout, WriteMode,
 };
@@ -125,6 +125,16 @@ pub(super) fn units<K: Scalar + ?Sized>(number: &str) -> Option<String> {
         .map(|text| format!("{text:?}"))
         .collect();
     (!texts.is_empty()).then(|| texts.join(" or "))
+}
+
+/// The grant of an origin, if the text is one.
+pub(crate) fn origin(text: &str) -> Option<String> {
+    Origin::parse(text).ok()
+}
+
+/// The grant of an endpoint, if the text is one.
+pub(crate) fn endpoint(text: &str) -> Option<String> {
+    Endpoint::parse(text).ok()
 }
 
 /// Several values of a kind, in an array.

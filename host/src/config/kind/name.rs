@@ -1,4 +1,4 @@
-//! Names: of plugins, parameters, headers and variables.
+//! Names: of plugins, components, parameters, headers and variables.
 
 use super::{Fault, Kind, Scalar};
 
@@ -21,6 +21,44 @@ impl Scalar for Text {
             return Err(Fault::new("it is empty", "write a text, or leave it out"));
         }
         Ok(text.to_owned())
+    }
+}
+
+/// `sha256:` and 64 hexadecimal digits: exactly one component.
+#[derive(Debug)]
+pub struct Digest;
+
+impl Kind for Digest {
+    fn name() -> String {
+        "digest".to_owned()
+    }
+}
+
+impl Scalar for Digest {
+    type Value = String;
+    const EXAMPLE: &'static str =
+        "\"sha256:\" and the 64 digits that `sha256sum NAME.wasm` prints, in one text";
+
+    fn parse(text: &str) -> Result<String, Fault> {
+        let is_hex = |text: &str| text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let lower = text.to_ascii_lowercase();
+        if is_hex(&lower) {
+            return Err(Fault::new(
+                "it does not say which kind of digest it is",
+                format!("write \"sha256:{lower}\", if it is what `sha256sum NAME.wasm` prints"),
+            ));
+        }
+        match lower.strip_prefix("sha256:") {
+            Some(digits) if is_hex(digits) => Ok(lower),
+            Some(_) => Err(Fault::new(
+                "it is not 64 hexadecimal digits behind sha256:",
+                format!("write {}", Self::EXAMPLE),
+            )),
+            None => Err(Fault::new(
+                format!("{text:?} is not a digest of SHA-256"),
+                format!("write {}", Self::EXAMPLE),
+            )),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use url::Url;
+use url::{Host, Url};
 
 use super::{Fault, Kind, Scalar};
 
@@ -224,6 +224,88 @@ impl Scalar for Origin {
             ));
         }
         Ok(origin)
+    }
+}
+
+/// `host:port`, normalised: lower case, addresses in their one usual form.
+#[derive(Debug)]
+pub struct Endpoint;
+
+impl Kind for Endpoint {
+    fn name() -> String {
+        "endpoint".to_owned()
+    }
+}
+
+impl Scalar for Endpoint {
+    type Value = String;
+    const EXAMPLE: &'static str =
+        "a host and a port, such as \"db.internal:5432\", \"127.0.0.1:5432\" or \"[::1]:5432\"";
+
+    fn parse(text: &str) -> Result<String, Fault> {
+        let bad = |why: &str| {
+            Fault::new(
+                format!("{text:?} is not an endpoint: {why}"),
+                format!("write {}", Self::EXAMPLE),
+            )
+        };
+        if let Ok(address) = text.parse::<std::net::Ipv6Addr>() {
+            return Err(Fault::new(
+                format!(
+                    "{text:?} is not an endpoint: an IPv6 address stands in brackets, and a port follows it"
+                ),
+                format!("write \"[{address}]:5432\", with the port of the server"),
+            ));
+        }
+        if let Some((_, rest)) = text.split_once("://") {
+            let rest = rest.split('/').next().unwrap_or_default();
+            let fault = bad("it is a URL");
+            return Err(match Self::parse(rest) {
+                Ok(endpoint) => Fault::new(fault.message, format!("write {endpoint:?}")),
+                Err(_) => fault,
+            });
+        }
+        let port = |port: &str| port.parse::<u16>().ok().filter(|&port| port != 0);
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, digits)) => match port(digits) {
+                Some(port) => (host, port),
+                None => return Err(bad("its port is not a number from 1 to 65535")),
+            },
+            None => {
+                return Err(Fault::new(
+                    bad("it has no port").message,
+                    format!("write \"{text}:5432\", with the port of the server"),
+                ));
+            }
+        };
+        if host.contains('*') {
+            return Err(Fault::new(
+                format!("{text:?} holds a wildcard; a grant names one host"),
+                "write each host as an endpoint of its own",
+            ));
+        }
+        let plain = match Host::parse(host)
+            .map_err(|_| bad("its host is neither a name nor an address"))?
+        {
+            Host::Domain(name) => name.strip_suffix('.').unwrap_or(&name).to_owned(),
+            Host::Ipv4(address) => address.to_string(),
+            Host::Ipv6(address) => match address.to_ipv4_mapped() {
+                Some(address) => address.to_string(),
+                None => format!("[{address}]"),
+            },
+        };
+        if plain.split('.').any(str::is_empty) {
+            return Err(bad("its host is neither a name nor an address"));
+        }
+        // An address in another form is the same address, and easily taken for something else by who reads the file.
+        let is_address = plain.starts_with('[') || plain.parse::<std::net::Ipv4Addr>().is_ok();
+        if is_address && plain != host {
+            return Err(Fault::new(
+                format!("{text:?} writes an address in an unusual form"),
+                format!("write \"{plain}:{port}\""),
+            ));
+        }
+        Ok(format!("{plain}:{port}"))
     }
 }
 

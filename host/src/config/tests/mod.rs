@@ -309,6 +309,8 @@ fn every_default_written_out_changes_nothing() {
                 &mut text
             }
             Place::Repeated => &mut routes,
+            // The top of the file has no header.
+            Place::Sidecar if section.name == "file" => &mut sidecar_text,
             Place::Sidecar => {
                 sidecar_text.push_str(&format!("{}\n", section.header));
                 &mut sidecar_text

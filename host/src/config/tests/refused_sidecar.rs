@@ -100,11 +100,69 @@ error: demo.toml:12: http of [grants]: expected an origin, found the integer 3
 }
 
 #[test]
-fn grants_name_networks_variables_and_nothing_unbuilt() {
+fn grants_name_endpoints() {
     check_sidecar(
         r##"
 [grants]
-tcp = ["db:5432"]
+tcp = [
+  "DB.internal.:5432",
+  "db.internal:5432",
+  "127.0.0.1:5432",
+  "[::1]:5432",
+  "db",
+  "db:0",
+  "db:http",
+  "::1",
+  "[::ffff:127.0.0.1]:80",
+  "2130706433:80",
+  "0x7f.1:80",
+  "[0:0::1]:80",
+  "postgres://db:5432/app",
+  "*.internal:80",
+  "a b:80",
+  ":80",
+  5432,
+]
+"##,
+        r##"
+error: demo.toml:4: tcp of [grants]: "db.internal:5432" stands twice
+  remedy: name it once
+error: demo.toml:7: tcp of [grants]: "db" is not an endpoint: it has no port
+  remedy: write "db:5432", with the port of the server
+error: demo.toml:8: tcp of [grants]: "db:0" is not an endpoint: its port is not a number from 1 to 65535
+  remedy: write a host and a port, such as "db.internal:5432", "127.0.0.1:5432" or "[::1]:5432"
+error: demo.toml:9: tcp of [grants]: "db:http" is not an endpoint: its port is not a number from 1 to 65535
+  remedy: write a host and a port, such as "db.internal:5432", "127.0.0.1:5432" or "[::1]:5432"
+error: demo.toml:10: tcp of [grants]: "::1" is not an endpoint: an IPv6 address stands in brackets, and a port follows it
+  remedy: write "[::1]:5432", with the port of the server
+error: demo.toml:11: tcp of [grants]: "[::ffff:127.0.0.1]:80" writes an address in an unusual form
+  remedy: write "127.0.0.1:80"
+error: demo.toml:12: tcp of [grants]: "2130706433:80" writes an address in an unusual form
+  remedy: write "127.0.0.1:80"
+error: demo.toml:13: tcp of [grants]: "0x7f.1:80" writes an address in an unusual form
+  remedy: write "127.0.0.1:80"
+error: demo.toml:14: tcp of [grants]: "[0:0::1]:80" writes an address in an unusual form
+  remedy: write "[::1]:80"
+error: demo.toml:15: tcp of [grants]: "postgres://db:5432/app" is not an endpoint: it is a URL
+  remedy: write "db:5432"
+error: demo.toml:16: tcp of [grants]: "*.internal:80" holds a wildcard; a grant names one host
+  remedy: write each host as an endpoint of its own
+error: demo.toml:17: tcp of [grants]: "a b:80" is not an endpoint: its host is neither a name nor an address
+  remedy: write a host and a port, such as "db.internal:5432", "127.0.0.1:5432" or "[::1]:5432"
+error: demo.toml:18: tcp of [grants]: ":80" is not an endpoint: its host is neither a name nor an address
+  remedy: write a host and a port, such as "db.internal:5432", "127.0.0.1:5432" or "[::1]:5432"
+error: demo.toml:19: tcp of [grants]: expected an endpoint, found the integer 5432
+  remedy: write a host and a port, such as "db.internal:5432", "127.0.0.1:5432" or "[::1]:5432"
+"##,
+    );
+}
+
+#[test]
+fn grants_name_networks_variables_and_nothing_unknown() {
+    check_sidecar(
+        r##"
+[grants]
+
 networks = [
   "10.0.0.1/8",
   "10.0.0.1",
@@ -120,8 +178,6 @@ env = [
 htp = []
 "##,
         r##"
-error: demo.toml:2: tcp of [grants] is not built yet in this version
-  remedy: remove it; http grants are built, so let the plugin reach its source by HTTP
 error: demo.toml:4: networks of [grants]: "10.0.0.1/8" has bits set behind its prefix
   remedy: write "10.0.0.0/8"
 error: demo.toml:5: networks of [grants]: "10.0.0.1" is not a network

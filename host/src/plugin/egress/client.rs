@@ -74,6 +74,11 @@ impl EgressClient {
         })
     }
 
+    /// The look-up of whoever has these rights.
+    pub(super) fn resolver(&self, reach: &Arc<Reach>) -> Resolver {
+        Resolver::new(Arc::clone(reach), Arc::clone(&self.lookup))
+    }
+
     /// The pool of everybody who has exactly these rights.
     pub(super) fn pool(&self, reach: &Reach) -> Arc<Pool> {
         let mut pools = self.pools.lock();

@@ -110,14 +110,14 @@ impl Source {
 
 /// Names that resolve to what the test says next; the last word stays.
 #[derive(Default)]
-struct Names {
+pub(super) struct Names {
     answers: Mutex<VecDeque<Vec<IpAddr>>>,
-    asked: AtomicUsize,
+    pub(super) asked: AtomicUsize,
     silent: bool,
 }
 
 impl Names {
-    fn say(answers: &[&[&str]]) -> Arc<Self> {
+    pub(super) fn say(answers: &[&[&str]]) -> Arc<Self> {
         let answers = answers.iter().map(|list| {
             list.iter()
                 .map(|address| address.parse().unwrap())
@@ -147,7 +147,7 @@ impl Lookup for Names {
 }
 
 /// 64-byte bodies, so that a test can pass the limit.
-fn limits(fetches: usize) -> Limits {
+pub(super) fn limits(fetches: usize) -> Limits {
     Limits {
         body: 64,
         fetches,
@@ -164,10 +164,17 @@ fn grants(http: &[String], networks: &[&str]) -> Grants {
 }
 
 fn egress(client: &Arc<EgressClient>, http: &[String], networks: &[&str]) -> Arc<Egress> {
-    Egress::new("demo", &grants(http, networks), &limits(8), client).expect("good grants")
+    Egress::new(
+        "demo",
+        &grants(http, networks),
+        &limits(8),
+        client,
+        &Arc::default(),
+    )
+    .expect("good grants")
 }
 
-fn get(url: &str) -> Request<WasiBody> {
+pub(super) fn get(url: &str) -> Request<WasiBody> {
     request(Method::GET, url, "")
 }
 
@@ -186,7 +193,10 @@ fn request(method: Method, url: &str, body: &'static str) -> Request<WasiBody> {
         .unwrap()
 }
 
-async fn fetch(egress: &Arc<Egress>, request: Request<WasiBody>) -> Result<Response<Bytes>, Error> {
+pub(super) async fn fetch(
+    egress: &Arc<Egress>,
+    request: Request<WasiBody>,
+) -> Result<Response<Bytes>, Error> {
     fetch_with(egress, request, RequestOptions::default()).await
 }
 
@@ -280,6 +290,21 @@ async fn what_is_not_granted_is_denied_with_the_line_to_add() {
         fetch(&nothing, get("http://evil.test/")).await,
         Err(Error::HttpRequestDenied)
     ));
+}
+
+#[tokio::test]
+async fn the_line_to_add_for_an_address_in_disguise_is_the_address() {
+    let egress = Egress::denied("demo");
+    for host in ["2130706433", "0x7f.1", "0177.0.0.1", "127.1", "127.0.0.1."] {
+        let outcome = fetch(&egress, get(&format!("http://{host}:9000/"))).await;
+        assert!(matches!(outcome, Err(Error::HttpRequestDenied)), "{host}");
+    }
+    assert_eq!(
+        egress.denials(),
+        [
+            "http://127.0.0.1:9000 is not granted: in demo.toml under [grants] write `http = [\"http://127.0.0.1:9000\"]`"
+        ]
+    );
 }
 
 #[tokio::test]
@@ -414,7 +439,7 @@ async fn fetches_over_the_limit_wait_for_a_body_to_end() {
     let source = Source::start().await;
     let client = EgressClient::with_lookup(Names::say(&[]));
     let grants = grants(&[source.url("127.0.0.1", "")], &[]);
-    let egress = Egress::new("demo", &grants, &limits(1), &client).unwrap();
+    let egress = Egress::new("demo", &grants, &limits(1), &client, &Arc::default()).unwrap();
     let options = RequestOptions::default();
     let held = Arc::clone(&egress)
         .send(get(&source.url("127.0.0.1", "/drip")), options)
@@ -569,13 +594,13 @@ fn grants_that_cannot_be_given_are_all_told() {
     )]);
     let grants = Grants {
         http: vec!["api.example.com".to_owned()],
-        tcp: vec!["db.internal:5432".to_owned()],
+        tcp: vec!["db.internal".to_owned()],
         networks: vec!["inside".to_owned()],
         dirs,
         ..Grants::default()
     };
     let client = EgressClient::with_lookup(Names::say(&[]));
-    let problems = Egress::new("demo", &grants, &limits(1), &client)
+    let problems = Egress::new("demo", &grants, &limits(1), &client, &Arc::default())
         .err()
         .expect("bad grants");
     let text: Vec<_> = problems.iter().map(|it| it.message.as_str()).collect();

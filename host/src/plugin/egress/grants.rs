@@ -1,7 +1,8 @@
-//! What a plugin may reach: origins, names and addresses. Pure: no I/O, no clock.
+//! What a plugin may reach: origins, endpoints, names and addresses. Pure: no I/O, no clock.
 //!
-//! The rule, in two halves that are both asked for every request:
-//! 1. **Origin.** `[grants] http` names it: scheme, host and port agree.
+//! The rule, in two halves that are both asked for every request and every socket:
+//! 1. **Where.** `[grants] http` names the origin (scheme, host and port agree), or `[grants] tcp` the endpoint (host and
+//!    port agree).
 //! 2. **Address.** A host that is a literal address is reached exactly because it was granted as one, loopback too. A host
 //!    that is a name (`localhost` is one) may resolve only into the public internet, or into a range of
 //!    `[grants] networks`.
@@ -14,7 +15,7 @@ use ipnet::IpNet;
 
 use crate::config::Problem;
 
-/// The host part of an origin, normalised: lower case, no trailing dot, no brackets.
+/// The host part of an origin or an endpoint, normalised: lower case, no trailing dot, no brackets.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Host {
     /// A literal address; an IPv4-mapped IPv6 address is the IPv4 address it stands for.
@@ -120,22 +121,28 @@ impl fmt::Display for Origin {
 }
 
 impl Host {
-    fn parse(text: &str) -> Result<Self, &'static str> {
-        if let Some(inner) = text.strip_prefix('[') {
-            let inner = inner.strip_suffix(']').ok_or("the address is not closed")?;
-            let address: Ipv6Addr = inner
-                .parse()
-                .map_err(|_| "the address in brackets is not an IPv6 address")?;
+    /// Reads a host however it is written, as browsers do (WHATWG URL): `2130706433`, `0x7f.1` and `0177.0.0.01` are
+    /// addresses in disguise, and a resolver would take them for the same. An IPv6 address may lack its brackets.
+    pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
+        if let Ok(address) = text.parse::<IpAddr>() {
             return Ok(Self::Address(address.to_canonical()));
         }
-        if let Ok(address) = text.parse::<Ipv4Addr>() {
-            return Ok(Self::Address(address.into()));
-        }
-        let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+        let name = match url::Host::parse(text) {
+            Ok(url::Host::Ipv4(address)) => return Ok(Self::Address(address.into())),
+            Ok(url::Host::Ipv6(address)) => {
+                return Ok(Self::Address(IpAddr::V6(address).to_canonical()));
+            }
+            Ok(url::Host::Domain(name)) => name,
+            Err(_) if text.starts_with('[') => {
+                return Err("the address in brackets is not an IPv6 address");
+            }
+            Err(_) => return Err("the host is not a name"),
+        };
+        let name = name.strip_suffix('.').unwrap_or(&name);
         if name.is_empty() || name.len() > 253 || name.split('.').any(str::is_empty) {
             return Err("the host is not a name");
         }
-        Ok(Self::Name(name))
+        Ok(Self::Name(name.to_owned()))
     }
 }
 
@@ -150,16 +157,52 @@ impl fmt::Display for Host {
     }
 }
 
-/// The `http` and `networks` grants of a plugin: sorted and without repeats, so that equal rights compare equal.
+/// `host:port`: what a socket may be connected to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Endpoint {
+    host: Host,
+    port: u16,
+}
+
+impl Endpoint {
+    /// Reads a line of `[grants] tcp`.
+    fn parse(text: &str) -> Result<Self, &'static str> {
+        let (host, port) = text.rsplit_once(':').ok_or("the port is missing")?;
+        let port = port.parse().ok().filter(|&port: &u16| port != 0);
+        let port = port.ok_or("the port is not a number from 1 to 65535")?;
+        if host.contains(':') && !host.starts_with('[') {
+            return Err("an IPv6 address stands in brackets");
+        }
+        let host = Host::parse(host)?;
+        if host.to_string().contains('*') {
+            return Err("a grant names one host");
+        }
+        Ok(Self { host, port })
+    }
+}
+
+/// As it is written in a grant.
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// The `http`, `tcp` and `networks` grants of a plugin: sorted and without repeats, so that equal rights compare equal.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Reach {
     origins: Vec<Origin>,
+    endpoints: Vec<Endpoint>,
     networks: Vec<IpNet>,
 }
 
 impl Reach {
-    /// Reads the two lists; every line that is not understood is a problem of its own.
-    pub(crate) fn parse(http: &[String], networks: &[String]) -> Result<Self, Vec<Problem>> {
+    /// Reads the three lists; every line that is not understood is a problem of its own.
+    pub(crate) fn parse(
+        http: &[String],
+        tcp: &[String],
+        networks: &[String],
+    ) -> Result<Self, Vec<Problem>> {
         let mut problems = Vec::new();
         let mut reach = Self::default();
         for text in http {
@@ -168,6 +211,15 @@ impl Reach {
                 Err(why) => problems.push(
                     Problem::error(format!("[grants] http: {text:?}: {why}"))
                         .remedy("write an origin, e.g. `http = [\"https://api.example.com\"]`"),
+                ),
+            }
+        }
+        for text in tcp {
+            match Endpoint::parse(text) {
+                Ok(endpoint) => reach.endpoints.push(endpoint),
+                Err(why) => problems.push(
+                    Problem::error(format!("[grants] tcp: {text:?}: {why}"))
+                        .remedy("write a host and a port, e.g. `tcp = [\"db.internal:5432\"]`"),
                 ),
             }
         }
@@ -188,6 +240,8 @@ impl Reach {
         }
         reach.origins.sort();
         reach.origins.dedup();
+        reach.endpoints.sort();
+        reach.endpoints.dedup();
         reach.networks.sort();
         reach.networks.dedup();
         if problems.is_empty() {
@@ -202,11 +256,27 @@ impl Reach {
         self.origins.iter().any(|granted| granted.covers(origin))
     }
 
+    /// Whether a socket may be connected to this port of this host.
+    pub(crate) fn connects(&self, host: &Host, port: u16) -> bool {
+        self.endpoints
+            .iter()
+            .any(|granted| granted.port == port && granted.host == *host)
+    }
+
+    /// Whether a socket may be connected to any port of this host.
+    pub(crate) fn connects_somewhere(&self, host: &Host) -> bool {
+        self.endpoints.iter().any(|granted| granted.host == *host)
+    }
+
     /// Whether this name may be looked up: only granted names resolve.
     pub(crate) fn resolves(&self, name: &str) -> bool {
-        let Ok(Host::Name(name)) = Host::parse(name) else {
+        let Ok(host @ Host::Name(_)) = Host::parse(name) else {
             return false;
         };
+        if self.connects_somewhere(&host) {
+            return true;
+        }
+        let Host::Name(name) = host else { return false };
         self.origins.iter().any(|granted| match &granted.host {
             Host::Address(_) => false,
             Host::Name(granted) => *granted == name,

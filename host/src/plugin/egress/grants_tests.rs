@@ -3,8 +3,12 @@
 use super::*;
 
 fn reach(http: &[&str], networks: &[&str]) -> Reach {
+    reach_with(http, &[], networks)
+}
+
+fn reach_with(http: &[&str], tcp: &[&str], networks: &[&str]) -> Reach {
     let own = |list: &[&str]| list.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
-    Reach::parse(&own(http), &own(networks)).expect("the grants are well-formed")
+    Reach::parse(&own(http), &own(tcp), &own(networks)).expect("the grants are well-formed")
 }
 
 #[test]
@@ -80,6 +84,64 @@ fn an_origin_is_scheme_host_and_port() {
 }
 
 #[test]
+fn an_address_in_disguise_is_the_address() {
+    fn check(text: &str, expect: &str) {
+        assert_eq!(
+            Host::parse(text),
+            Ok(Host::Address(expect.parse().unwrap())),
+            "{text}"
+        );
+    }
+    check("127.0.0.1", "127.0.0.1");
+    check("127.0.0.1.", "127.0.0.1");
+    check("127.1", "127.0.0.1");
+    check("2130706433", "127.0.0.1");
+    check("0x7f.1", "127.0.0.1");
+    check("0x7f000001", "127.0.0.1");
+    check("0177.0.0.01", "127.0.0.1");
+    check("0", "0.0.0.0");
+    check("%31%32%37.1", "127.0.0.1");
+    check("::1", "::1");
+    check("[0:0:0:0:0:0:0:1]", "::1");
+    check("::ffff:169.254.169.254", "169.254.169.254");
+    check("[::ffff:7f00:1]", "127.0.0.1");
+    for text in [
+        "",
+        ".",
+        "a..b",
+        "[::1",
+        "a b",
+        "256.256.256.256",
+        "1.2.3.4.5",
+    ] {
+        assert!(Host::parse(text).is_err(), "{text:?}");
+    }
+}
+
+#[test]
+fn an_endpoint_is_host_and_port() {
+    fn check(granted: &str, host: &str, port: u16, expect: bool) {
+        let host = Host::parse(host).expect(host);
+        assert_eq!(
+            reach_with(&[], &[granted], &[]).connects(&host, port),
+            expect,
+            "{granted} covers {host}:{port}"
+        );
+    }
+    check("db.internal:5432", "db.internal", 5432, true);
+    check("DB.internal.:5432", "db.INTERNAL", 5432, true);
+    check("db.internal:5432", "db.internal", 5433, false);
+    check("db.internal:5432", "a.db.internal", 5432, false);
+    check("127.0.0.1:5432", "127.0.0.1", 5432, true);
+    check("127.0.0.1:5432", "127.0.0.2", 5432, false);
+    check("127.0.0.1:5432", "localhost", 5432, false);
+    check("localhost:5432", "127.0.0.1", 5432, false);
+    check("[::1]:5432", "::1", 5432, true);
+    check("[::1]:5432", "127.0.0.1", 5432, false);
+    check("[::ffff:127.0.0.1]:5432", "127.0.0.1", 5432, true);
+}
+
+#[test]
 fn a_request_that_hides_its_host_is_refused() {
     fn check(asked: &str, expect: &str) {
         assert_eq!(Origin::of(&asked.parse().unwrap()), Err(expect), "{asked}");
@@ -97,7 +159,7 @@ fn a_request_that_hides_its_host_is_refused() {
 #[test]
 fn a_grant_that_is_not_understood_says_so() {
     fn check(http: &str, expect: &str) {
-        let problems = Reach::parse(&[http.to_owned()], &[]).unwrap_err();
+        let problems = Reach::parse(&[http.to_owned()], &[], &[]).unwrap_err();
         assert_eq!(problems.len(), 1);
         assert!(
             problems[0].message.contains(expect),
@@ -116,18 +178,21 @@ fn a_grant_that_is_not_understood_says_so() {
     );
     check("https://*.*.com", "a wildcard stands only at the beginning");
     check("not an origin", "it is not an origin");
-    let problems = Reach::parse(&[], &["10.0.0.0/40".into(), "inside".into()]).unwrap_err();
-    assert_eq!(problems.len(), 2, "every line is told");
+    let tcp = ["db".into(), "db:0".into(), "::1:80".into(), "*.x:1".into()];
+    let networks = ["10.0.0.0/40".into(), "inside".into()];
+    let problems = Reach::parse(&[], &tcp, &networks).unwrap_err();
+    assert_eq!(problems.len(), 6, "every line is told");
 }
 
 #[test]
 fn only_granted_names_resolve() {
-    let reach = reach(
+    let reach = reach_with(
         &[
             "https://api.example.com",
             "http://*.internal",
             "http://127.0.0.1:1",
         ],
+        &["db.example.com:5432", "127.0.0.2:1"],
         &[],
     );
     for (name, expect) in [
@@ -137,6 +202,9 @@ fn only_granted_names_resolve() {
         ("db.internal", true),
         ("a.db.internal", true),
         ("internal", false),
+        ("db.example.com", true),
+        ("x.db.example.com", false),
+        ("127.0.0.2", false),
         ("127.0.0.1", false),
         ("127.1", false),
         ("evil.test", false),
@@ -201,6 +269,7 @@ fn addresses_outside_the_public_internet_need_networks() {
     check("2002:7f00:1::", Some("6to4"));
     check("fc00::1", Some("private"));
     check("fd12:3456::1", Some("private"));
+    check("fd00:ec2::254", Some("private"));
     check("fe80::1", Some("link-local"));
     check("febf::1", Some("link-local"));
     check("fec0::1", Some("site-local"));

@@ -1,9 +1,11 @@
-//! What one plugin may reach, and how it gets there: origins, directories and environment variables, each behind a grant.
+//! What one plugin may reach, and how it gets there: origins, endpoints, directories and environment variables, each
+//! behind a grant.
 //!
 //! - [`grants`]: the rule. Pure.
 //! - [`resolve`]: name → addresses that the rule admits.
 //! - [`client`]: the host's one outbound client, its pools and its bounds.
 //! - [`hooks`]: where `wasi:http` meets it.
+//! - [`sockets`]: what sockets may do. [`known`]: which addresses they may be connected to, and why.
 //!
 //! Everything not granted is denied, and the denial names the exact line to add (law 9). Knows nothing of stores, drivers
 //! or the cache.
@@ -11,7 +13,9 @@
 mod client;
 mod grants;
 mod hooks;
+mod known;
 mod resolve;
+mod sockets;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,10 +27,15 @@ use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 
 pub use client::EgressClient;
 pub use hooks::EgressHooks;
+pub(super) use sockets::NoAddress;
 
 use self::client::Pool;
 use self::grants::{Origin, Reach};
+use self::known::Known;
+use self::resolve::Resolver;
 use super::limits::Limits;
+use super::needs::list_line;
+use super::redact::Redactor;
 use crate::config::{DirMode, Grants, Problem};
 
 /// Denial sentences that are kept, and shown with the failure of the call that met them.
@@ -38,20 +47,28 @@ const DENIALS_LOGGED: u64 = 64;
 pub struct Egress {
     plugin: String,
     grants: Grants,
-    reach: Reach,
+    reach: Arc<Reach>,
     /// `None`: no origin is granted, so nothing is ever sent.
     pool: Option<Arc<Pool>>,
+    /// `None`: nothing is granted, so no name is ever looked up.
+    resolver: Option<Resolver>,
+    /// What look-ups gave, for sockets to be connected to.
+    known: Mutex<Known>,
     /// Bytes of one body, either way.
     body_bytes_max: usize,
     /// Requests at once; further ones wait, which slows the guest down instead of failing it.
     fetches: Arc<Semaphore>,
+    /// Sockets that one instance may have open at once.
+    sockets_max: usize,
+    /// A guest may put a secret where a name or a host belongs.
+    redactor: Arc<Redactor>,
     denials: Mutex<VecDeque<String>>,
     denied: AtomicU64,
     logged: AtomicU64,
 }
 
 impl Egress {
-    /// The rights of `plugin` by the grants of its sidecar.
+    /// The rights of `plugin` by the grants of its sidecar. What `redactor` knows is kept out of denials.
     ///
     /// # Errors
     /// One problem per grant that is not understood or cannot be given: all of them, without a file or a line, which the
@@ -61,18 +78,14 @@ impl Egress {
         grants: &Grants,
         limits: &Limits,
         client: &Arc<EgressClient>,
+        redactor: &Arc<Redactor>,
     ) -> Result<Arc<Self>, Vec<Problem>> {
         let mut problems = Vec::new();
-        let reach = Reach::parse(&grants.http, &grants.networks).unwrap_or_else(|found| {
+        let reach = Reach::parse(&grants.http, &grants.tcp, &grants.networks);
+        let reach = Arc::new(reach.unwrap_or_else(|found| {
             problems.extend(found);
             Reach::default()
-        });
-        if !grants.tcp.is_empty() {
-            problems.push(
-                Problem::error("[grants] tcp is not built yet")
-                    .remedy("take the line out; sources are reached through `http` for now"),
-            );
-        }
+        }));
         for (guest, dir) in &grants.dirs {
             if let Err(why) = usable(&dir.host) {
                 problems.push(
@@ -91,10 +104,14 @@ impl Egress {
         Ok(Arc::new(Self {
             plugin: plugin.to_owned(),
             grants: grants.clone(),
+            resolver: Some(client.resolver(&reach)),
             reach,
             pool,
+            known: Mutex::default(),
             body_bytes_max: limits.body,
             fetches: Arc::new(Semaphore::new(limits.fetches.max(1))),
+            sockets_max: limits.fetches.max(1),
+            redactor: Arc::clone(redactor),
             denials: Mutex::default(),
             denied: AtomicU64::new(0),
             logged: AtomicU64::new(0),
@@ -106,10 +123,14 @@ impl Egress {
         Arc::new(Self {
             plugin: plugin.to_owned(),
             grants: Grants::default(),
-            reach: Reach::default(),
+            reach: Arc::default(),
             pool: None,
+            resolver: None,
+            known: Mutex::default(),
             body_bytes_max: 0,
             fetches: Arc::new(Semaphore::new(1)),
+            sockets_max: 0,
+            redactor: Arc::default(),
             denials: Mutex::default(),
             denied: AtomicU64::new(0),
             logged: AtomicU64::new(0),
@@ -121,12 +142,11 @@ impl Egress {
         EgressHooks::new(Arc::clone(self))
     }
 
-    /// Gives a store what is granted apart from HTTP: directories and environment variables. Sockets stay closed, and an
-    /// attempt to use one is a denial.
+    /// Gives a store what is granted apart from HTTP and sockets: directories and environment variables.
     ///
     /// # Errors
     /// A granted directory that has gone since [`Egress::new`] looked.
-    pub fn furnish(self: &Arc<Self>, wasi: &mut WasiCtxBuilder) -> wasmtime::Result<()> {
+    pub fn furnish(&self, wasi: &mut WasiCtxBuilder) -> wasmtime::Result<()> {
         for (guest, dir) in &self.grants.dirs {
             let perms = match dir.mode {
                 DirMode::ReadOnly => FsPerms::ReadOnly,
@@ -143,14 +163,6 @@ impl Egress {
                 wasi.env(name, value);
             }
         }
-        let egress = Arc::clone(self);
-        wasi.allow_ip_name_lookup(false)
-            .socket_addr_check(move |address, _use| {
-                egress.deny(format!(
-                    "a socket to {address} is not granted, and `[grants] tcp` is not built yet: reach the source through wasi:http"
-                ));
-                Box::pin(async { false })
-            });
         Ok(())
     }
 
@@ -188,22 +200,18 @@ impl Egress {
         ));
     }
 
-    /// The whole line as it should stand in the sidecar.
+    /// What to write where, so that it is granted.
     fn line(&self, grant: &str, granted: &[String], missing: &str) -> String {
-        let list: Vec<_> = granted
-            .iter()
-            .map(String::as_str)
-            .chain([missing])
-            .map(|item| format!("{item:?}"))
-            .collect();
         format!(
-            "in {}.toml under [grants] write `{grant} = [{}]`",
+            "in {}.toml under [grants] write `{}`",
             self.plugin,
-            list.join(", ")
+            list_line(grant, granted, &[missing.to_owned()])
         )
     }
 
-    fn deny(&self, sentence: String) {
+    /// Remembers that something was denied, and logs it within bounds. `sentence` names the line to add.
+    pub(super) fn deny(&self, sentence: String) {
+        let sentence = self.redactor.redact(&sentence).into_owned();
         let mut denials = self.denials.lock();
         if let Some(at) = denials.iter().position(|known| *known == sentence) {
             denials.remove(at);

@@ -1,7 +1,8 @@
-//! Name → addresses a connection may be opened to. The one place where names are looked up.
+//! Name → addresses a connection may be opened to. The one place where names are looked up, for requests and sockets.
 //!
 //! Looking up and checking are one step, and the connector below opens its connection to one of the very addresses that
-//! passed. There is no second look-up in which a name could point elsewhere (DNS rebinding).
+//! passed. There is no second look-up in which a name could point elsewhere (DNS rebinding). Sockets are connected later,
+//! by address: [`super::sockets`] remembers what passed.
 
 use std::fmt;
 use std::future::Future;
@@ -69,7 +70,8 @@ pub(crate) struct Refused {
 /// Why there is no address to connect to.
 #[derive(Debug)]
 pub(crate) enum ResolveError {
-    /// The name is not granted. Requests are checked before they get here, so this is the second lock on the door.
+    /// The name is not granted. Requests and look-ups are checked before they get here, so this is the second lock on the
+    /// door.
     NotGranted(String),
     /// Every address it has is refused.
     Refused(Refused),
@@ -105,7 +107,8 @@ impl Resolver {
         Self { reach, lookup }
     }
 
-    async fn resolve(self, name: String) -> Result<std::vec::IntoIter<SocketAddr>, ResolveError> {
+    /// The addresses of `name` that a connection may be opened to: at least one.
+    pub(crate) async fn resolve(self, name: String) -> Result<Vec<IpAddr>, ResolveError> {
         if !self.reach.resolves(&name) {
             return Err(ResolveError::NotGranted(name));
         }
@@ -118,8 +121,7 @@ impl Resolver {
         let mut admitted = Vec::with_capacity(found.len());
         for address in found {
             match self.reach.admits(address) {
-                // The connector fills in the port.
-                Ok(()) => admitted.push(SocketAddr::new(address, 0)),
+                Ok(()) => admitted.push(address.to_canonical()),
                 Err(kind) => {
                     refused.get_or_insert(Refused {
                         name: name.clone(),
@@ -131,7 +133,7 @@ impl Resolver {
         }
         match refused {
             // A name may have several addresses; the ones outside the grant are left out, the others serve.
-            _ if !admitted.is_empty() => Ok(admitted.into_iter()),
+            _ if !admitted.is_empty() => Ok(admitted),
             Some(refused) => Err(ResolveError::Refused(refused)),
             None => Err(ResolveError::Lookup(io::Error::new(
                 io::ErrorKind::NotFound,
@@ -151,6 +153,12 @@ impl Service<Name> for Resolver {
     }
 
     fn call(&mut self, name: Name) -> Self::Future {
-        Box::pin(self.clone().resolve(name.as_str().to_owned()))
+        let resolved = self.clone().resolve(name.as_str().to_owned());
+        Box::pin(async move {
+            // The connector fills in the port.
+            let addresses = resolved.await?.into_iter();
+            let with_port: Vec<_> = addresses.map(|it| SocketAddr::new(it, 0)).collect();
+            Ok(with_port.into_iter())
+        })
     }
 }

@@ -19,11 +19,19 @@
 //! | `env`, `fs`, `read-PATH` | what the environment holds; what comes of reading `/etc/passwd` (PATH) |
 //! | `net-HOST:PORT`, `net-PORT` | what comes of connecting (to 127.0.0.1) by `std::net` |
 //! | `fetch-URL`, `fetch2-URL` | what comes of a GET by `wasi:http` 0.3 (0.2) |
+//! | `lookup-NAME`, `lookup3-NAME` | the addresses of a name by WASI 0.2 (0.3) |
+//! | `echo-HOST:PORT`, `echo3-HOST:PORT` | what an echo there says to `hello`, by WASI 0.2 (0.3) |
+//! | `reach-HOST:PORT`, `reach3-HOST:PORT` | as `echo`, and fails if it cannot |
+//! | `many-N-HOST:PORT`, `many3-N-HOST:PORT` | how many of N connections can be open at once, by WASI 0.2 (0.3) |
+//! | `listen-HOST:PORT`, `listen3` | what comes of listening by WASI 0.2 (0.3) |
+//! | `udp-HOST:PORT`, `udp3` | what comes of a datagram by WASI 0.2 (of a socket for them by 0.3) |
+//! | `leak-HOW-NAME` | says that secret: `log`, `stderr`, `panic`, or as the message of a `fail`ure |
 //! | `secret-NAME` | what comes of asking for that secret |
 //!
 //! What comes of something is `{"ok": …}` or `{"error": text}` as the data.
 
 mod outside;
+mod sockets;
 
 use serde_json::{Value, json};
 use std::cell::Cell;
@@ -119,6 +127,27 @@ impl loader::Guest for Faulty {
             "net" => outside::report(outside::connect(object)),
             "fetch" => outside::report(outside::fetch(object).await),
             "fetch2" => outside::report(outside::fetch2(object)),
+            "lookup" => outside::report(sockets::look_up(object)),
+            "lookup3" => outside::report(sockets::look_up3(object).await),
+            "echo" => outside::report(sockets::echo(object)),
+            "echo3" => outside::report(sockets::echo3(object).await),
+            "reach" => sockets::echo(object)
+                .map(Value::from)
+                .map_err(unreachable)?,
+            "reach3" => sockets::echo3(object)
+                .await
+                .map(Value::from)
+                .map_err(unreachable)?,
+            "many" => outside::report(sockets::many(object)),
+            "many3" => outside::report(sockets::many3(object).await),
+            "listen" => outside::report(sockets::listen(object)),
+            "listen3" => outside::report(sockets::listen3()),
+            "udp" => outside::report(sockets::udp(object)),
+            "udp3" => outside::report(sockets::udp3()),
+            "leak" => {
+                leak(object)?;
+                Value::from(key)
+            }
             "secret" => outside::report(secrets::get(object).map_err(|error| format!("{error:?}"))),
             _ => {
                 misbehave(verb, number());
@@ -211,6 +240,47 @@ fn fail(kind: &str) -> Failure {
             value: "test".to_owned(),
         }],
     }
+}
+
+fn unreachable(message: String) -> Failure {
+    Failure {
+        code: "source-unreachable".to_owned(),
+        message,
+        ..fail("unavailable")
+    }
+}
+
+/// Says a secret where it should not be said.
+fn leak(object: &str) -> Result<(), Failure> {
+    let (how, name) = object.split_once('-').unwrap_or((object, "token"));
+    let secret = secrets::get(name).unwrap_or_default();
+    match how {
+        "log" => {
+            let field = Param {
+                name: "authorization".to_owned(),
+                value: format!("Bearer {secret}"),
+            };
+            log::log(Level::Warn, &format!("the token is {secret}"), &[field]);
+        }
+        "stderr" => {
+            eprintln!("the token is {secret}");
+            eprint!("and again {secret}");
+            trap();
+        }
+        "panic" => panic!("the token is {secret}"),
+        _ => {
+            return Err(Failure {
+                code: secret.clone(),
+                message: format!("the token is {secret}"),
+                details: vec![Param {
+                    name: secret.clone(),
+                    value: secret,
+                }],
+                ..fail("internal")
+            });
+        }
+    }
+    Ok(())
 }
 
 fn bad_headers() -> Vec<Param> {
