@@ -42,6 +42,10 @@ test: ## builds and tests everything, and lints it
 	$(CARGO) build $(FLAGS) --workspace --all-targets
 	bash plugins/build.sh
 	bash tests/guests/build.sh
+	examples/loader-js/build
+	examples/loader-python/build
+	cd examples/loader-js && node --test
+	cd examples/loader-python && python3 -m unittest
 	$(CARGO) test $(FLAGS) --workspace
 	$(CARGO) test $(FLAGS) --workspace --manifest-path plugins/Cargo.toml
 	$(CARGO) test $(FLAGS) --manifest-path bench/Cargo.toml --target-dir $(TARGET)

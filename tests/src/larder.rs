@@ -35,13 +35,20 @@ impl Wasm {
         Self(repository().join(format!("tests/guests/dist/{name}.wasm")))
     }
 
+    /// The plugin of an example, as `examples/EXAMPLE/build` leaves it.
+    pub fn example(example: &str, name: &str) -> Self {
+        Self(repository().join(format!("examples/{example}/dist/{name}.wasm")))
+    }
+
     /// Its bytes.
     ///
     /// # Panics
     /// When it was not built.
     pub fn bytes(&self) -> Vec<u8> {
-        fs::read(&self.0)
-            .unwrap_or_else(|error| panic!("{}: {error}; `make build` makes it", self.0.display()))
+        fs::read(&self.0).unwrap_or_else(|error| {
+            let path = self.0.display();
+            panic!("{path}: {error}; `make test` makes it, and `make build` if it is a plugin")
+        })
     }
 }
 

@@ -102,11 +102,21 @@ pub(super) fn with_traps(
 ) -> wasmtime::Result<Linker<State>> {
     let mut linker = pure.clone();
     let world = component.component_type();
+    // The resources of the interfaces that are answered: others borrow them under names of their own, and a component
+    // imports what it borrows from first.
+    let mut lent = Vec::new();
     for (interface, import) in world.imports(engine) {
         let ComponentItem::ComponentInstance(import) = import.ty else {
             continue;
         };
         if answered(interface) {
+            let resources = import
+                .exports(engine)
+                .filter_map(|(name, item)| match item.ty {
+                    ComponentItem::Resource(ty) => Some((ty, stream_type(name)?)),
+                    _ => None,
+                });
+            lent.extend(resources);
             continue;
         }
         let mut instance = linker.instance(interface)?;
@@ -127,8 +137,10 @@ pub(super) fn with_traps(
                             .func_new(name, move |_, _, _, _| Err(Impure(called.clone()).into()))?;
                     }
                 }
-                ComponentItem::Resource(_) => {
-                    instance.resource(name, ResourceType::host::<Unreachable>(), |_, _| Ok(()))?;
+                ComponentItem::Resource(ty) => {
+                    let borrowed = lent.iter().find(|(lent, _)| *lent == ty);
+                    let ty = borrowed.map_or_else(ResourceType::host::<Unreachable>, |(_, ty)| *ty);
+                    instance.resource(name, ty, |_, _| Ok(()))?;
                 }
                 _ => {}
             }
@@ -145,6 +157,17 @@ fn answered(interface: &str) -> bool {
                 .strip_prefix(compatible)
                 .is_some_and(|rest| rest.starts_with('.'))
     })
+}
+
+/// What stands behind a resource of `wasi:io`.
+fn stream_type(name: &str) -> Option<ResourceType> {
+    match name {
+        "input-stream" => Some(ResourceType::host::<DynInputStream>()),
+        "output-stream" => Some(ResourceType::host::<DynOutputStream>()),
+        "pollable" => Some(ResourceType::host::<DynPollable>()),
+        "error" => Some(ResourceType::host::<error::Error>()),
+        _ => None,
+    }
 }
 
 /// A key policy imports an async function. It cannot be a trap either: wasmtime lets nobody call such a component

@@ -76,7 +76,7 @@ async fn law_9_panics_loops_and_sleeps_are_contained() {
 }
 
 #[tokio::test]
-async fn a_policy_sees_no_clock_no_chance_and_no_environment() {
+async fn a_policy_sees_no_clock_no_chance_no_files_and_no_environment() {
     let policy = policy().await;
     for key in ["clock", "random", "env"] {
         let reused = cached(policy.derive(&request(key)));
@@ -85,6 +85,12 @@ async fn a_policy_sees_no_clock_no_chance_and_no_environment() {
         assert_eq!(fresh, fresh_again);
         assert_eq!(reused, fresh);
     }
+    let (parts, _) = cached(policy.derive(&request("file")));
+    assert_eq!(
+        parts[1],
+        Param::new("file", "an error"),
+        "there are no files"
+    );
     let (parts, _) = cached(policy.derive(&request("env")));
     assert_eq!(parts.len(), 1, "the environment is empty");
 }

@@ -10,6 +10,7 @@
 //! | `reject-KIND` | rejects, with the code `faulty-KIND` |
 //! | `impure` | adds `count`: how often this instance has been asked |
 //! | `clock`, `random`, `env` | adds what the clocks say; what a new random state hashes to; the environment |
+//! | `file` | adds what it comes to when it reads a file |
 //! | `big-part`, `big-part-N` | adds `big`, of 100,000 (N) bytes |
 //! | `panic`, `loop`, `sleep` | panics; computes for ever; blocks for a minute |
 //! | `print` | prints a line to standard error and logs one |
@@ -75,6 +76,10 @@ impl key_policy::Guest for FaultyPolicy {
             "random" => add(
                 "random",
                 std::hash::RandomState::new().hash_one(0).to_string(),
+            ),
+            "file" => add(
+                "file",
+                std::fs::read("/etc/hostname").map_or("an error", |_| "bytes").to_owned(),
             ),
             "env" => std::env::vars().for_each(|(name, value)| add(&name, value)),
             "print" => {

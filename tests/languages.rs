@@ -1,0 +1,207 @@
+//! The examples in other languages: the components that `examples/loader-js/build` and `examples/loader-python/build` make,
+//! called through the server. What their SDKs promise an author is seen here from outside; what needs no component is
+//! tested beside them, in their own languages.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use larder_tests::{Builder, Larder, Origin, Reply, Wasm, eventually_within, json};
+
+/// How long a component of 20 MB may take to compile on a machine that has other things to do.
+const COMPILING: Duration = Duration::from_secs(240);
+
+/// Puts the Python example into a running server, and waits until it is in service: compiling takes longer than a start may.
+async fn install_stations(larder: &Larder, name: &str, sidecar: &str) {
+    larder.sidecar(name, sidecar);
+    larder.install(name, &Wasm::example("loader-python", "stations"));
+    eventually_within(COMPILING, "the Python example is loaded", async || {
+        let all = larder.admin.get("/plugins").await.json();
+        let found = all.as_array()?.iter().find(|plugin| plugin["name"] == name);
+        let plugin = found?;
+        assert!(plugin["error"].is_null(), "{plugin}");
+        (plugin["state"] == "ready").then_some(())
+    })
+    .await;
+}
+
+fn sidecar(origin: &Origin, config: &str, rest: &str) -> String {
+    format!(
+        "[config]\norigin = \"{url}\"\n{config}\n[grants]\nhttp = [\"{url}\"]\n{rest}",
+        url = origin.url()
+    )
+}
+
+fn days(settings: &str) -> Builder {
+    Larder::with()
+        .component("days", Wasm::example("loader-js", "days"), settings)
+        .route("/days/{key}", "days", "jitter = 0.0")
+}
+
+#[tokio::test]
+async fn a_javascript_loader_answers_by_what_it_declares() {
+    let larder = days("[config]\nlabel = \"{days} nætter, 日\"")
+        .start()
+        .await;
+    let path = "/days/2027-03-01?from=2027-02-01&weeks=true";
+    let answer = larder.get(path).await;
+    answer.expect(200, "larder; fwd=uri-miss; stored");
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    assert_eq!(
+        answer.json(),
+        json!({"days": 28, "weeks": 4, "label": "28 nætter, 日"})
+    );
+    larder
+        .get(path)
+        .await
+        .expect(200, "larder; hit; ttl=N; detail=memory");
+
+    // Its tags are purged by, and its own time to live is the entry's.
+    larder.purge(json!({"tag": "year:2027"})).await;
+    larder
+        .get(path)
+        .await
+        .expect(200, "larder; fwd=uri-miss; stored");
+    let counted_from_now = larder.get("/days/9999-12-31").await;
+    assert!(counted_from_now.max_age() > Some(60), "not the route's ttl");
+
+    // An absence, a failure of its own, and what the host refuses by its schema.
+    let over = larder.get("/days/2027-01-01?from=2027-02-01").await;
+    over.expect(404, "larder; fwd=uri-miss; stored");
+    let no_date = larder.get("/days/2027-02-31?from=2027-02-01").await;
+    let problem = no_date.expect_problem(422, "no-such-date");
+    assert!(
+        problem["detail"]
+            .as_str()
+            .is_some_and(|detail| detail.contains("2027-02-31"))
+    );
+    larder
+        .get("/days/soon")
+        .await
+        .expect_problem(422, "invalid-request");
+}
+
+#[tokio::test]
+async fn settings_that_a_javascript_loader_does_not_declare_are_refused() {
+    let larder = days("[config]\nlable = \"typo\"").start().await;
+    larder.until_refused("days", &["lable", "label"]).await;
+}
+
+#[tokio::test]
+async fn a_python_loader_asks_its_source_and_revalidates() {
+    let origin = Origin::start();
+    let oslo = r#"{"name": "Osló 日", "celsius": 21.54}"#;
+    origin.on("/oslo", Reply::json(oslo).etag("\"1\""));
+    let larder = Larder::with()
+        .env("STATION_TOKEN", "t0k3n-of-the-station")
+        .route("/stations/{key}", "stations", "stale_if_error = \"1h\"")
+        .start()
+        .await;
+    let secrets = "[secrets]\ntoken = { env = \"STATION_TOKEN\" }";
+    let given = sidecar(&origin, "authenticated = true", secrets);
+    install_stations(&larder, "stations", &given).await;
+
+    let path = "/stations/oslo?unit=fahrenheit&digits=0";
+    let first = larder.get(path).await;
+    first.expect(200, "larder; fwd=uri-miss; stored");
+    assert_eq!(
+        first.json(),
+        json!({"station": "Osló 日", "temperature": 71.0, "unit": "fahrenheit"})
+    );
+    assert_eq!(first.header("etag"), Some("\"1\""));
+    let seen = &origin.seen("/oslo")[0].headers;
+    assert_eq!(seen["authorization"], "Bearer t0k3n-of-the-station");
+
+    larder
+        .purge(json!({"tag": "station:oslo", "mode": "expire"}))
+        .await;
+    let renewed = larder.get(path).await;
+    renewed.expect(200, "larder; fwd=stale; fwd-status=304; stored");
+    assert_eq!(origin.seen("/oslo")[1].headers["if-none-match"], "\"1\"");
+    assert_eq!(renewed.json(), first.json());
+
+    // What the source says, and how it ends, is a failure of its kind.
+    origin.on("/gone", Reply::status(404));
+    origin.on("/busy", Reply::status(429));
+    origin.on("/down", Reply::status(503));
+    origin.on("/broken", Reply::cut_short());
+    origin.on("/nonsense", Reply::json("{"));
+    origin.on("/reset", Reply::reset());
+    larder
+        .get("/stations/gone")
+        .await
+        .expect(404, "larder; fwd=uri-miss; stored");
+    let busy = larder.get("/stations/busy").await;
+    busy.expect_problem(429, "station-busy");
+    assert_eq!(busy.header("retry-after"), Some("10"));
+    for (station, code) in [
+        ("down", "station-down"),
+        ("broken", "source-unreachable"),
+        ("reset", "source-unreachable"),
+        ("nonsense", "plugin-error"),
+    ] {
+        let answer = larder.get(&format!("/stations/{station}")).await;
+        answer.expect_problem(502, code);
+        assert!(
+            !answer.text().contains("JSON"),
+            "an exception's text is not for clients"
+        );
+    }
+    assert!(
+        larder.log().contains("JSONDecodeError"),
+        "it is for the operator"
+    );
+    assert!(!larder.log().contains("t0k3n"), "a secret is for nobody");
+    larder
+        .get("/stations/oslo?unit=kelvin")
+        .await
+        .expect_problem(422, "invalid-request");
+}
+
+#[tokio::test]
+async fn law_9_a_python_loader_is_told_which_line_a_denial_wants() {
+    let origin = Origin::start();
+    let larder = Larder::with()
+        .route("/stations/{key}", "stations", "")
+        .start()
+        .await;
+    let elsewhere = "[grants]\nhttp = [\"http://elsewhere.example\"]";
+    let config = format!("[config]\norigin = \"{}\"\n{elsewhere}", origin.url());
+    install_stations(&larder, "stations", &config).await;
+    let denied = larder.get("/stations/oslo").await;
+    let problem = denied.expect_problem(502, "request-denied");
+    let detail = problem["detail"].as_str().unwrap_or_default();
+    assert!(
+        detail.contains("http = [") && detail.contains(&origin.url()),
+        "{detail}"
+    );
+    assert_eq!(origin.total(), 0);
+}
+
+#[tokio::test]
+async fn a_python_loader_holds_500_loads_in_flight_in_one_instance() {
+    const LOADS: usize = 500;
+    let origin = Origin::start();
+    origin.on("/*", Reply::json(r#"{"name": "x", "celsius": 1.0}"#));
+    let larder = Larder::with()
+        .route("/stations/{key}", "stations", "timeout = \"60s\"")
+        .start()
+        .await;
+    let limits = "[limits]\ninstances = 1\nconcurrency = 1000\nfetches = 1000\ntimeout = \"60s\"";
+    install_stations(&larder, "stations", &sidecar(&origin, "", limits)).await;
+
+    // The origin answers nobody until all of them have asked: one after another they would never get there.
+    let gate = origin.gate("/*");
+    let asked = join_all((0..LOADS).map(|n| {
+        let larder = &larder;
+        async move { larder.get(&format!("/stations/{n}")).await }
+    }));
+    let held = async {
+        gate.arrived(LOADS).await;
+        gate.open();
+    };
+    let (answers, ()) = tokio::join!(asked, held);
+    for answer in &answers {
+        answer.expect(200, "larder; fwd=uri-miss; stored");
+    }
+    assert_eq!(origin.total(), LOADS);
+}
