@@ -346,10 +346,10 @@ async fn a_sidecar_that_is_not_toml_has_that_one_fault() {
     let home = Larder::with()
         .guest(
             "needy",
-            "[config]\nbase = \"x\n\n[grants]\nhttp = [\"https://a.test\"]\n",
+            "[config\nbase = \"x\"\n\n[grants]\nhttp = [\"https://a.test\"]\n",
         )
         .write();
     let said = home.run(&["check"]).await.all();
     assert_eq!(said.matches("error:").count(), 1, "{said}");
-    assert!(said.contains("needy.toml:2: this is not TOML"), "{said}");
+    assert!(said.contains("needy.toml:1: this is not TOML"), "{said}");
 }
