@@ -2,26 +2,56 @@
 //! called through the server. What their SDKs promise an author is seen here from outside; what needs no component is
 //! tested beside them, in their own languages.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use larder_tests::{Builder, Larder, Origin, Reply, Wasm, eventually_within, json};
+use tokio::sync::OnceCell;
 
 /// How long a component of 20 MB may take to compile on a machine that has other things to do.
 const COMPILING: Duration = Duration::from_secs(240);
 
-/// Puts the Python example into a running server, and waits until it is in service: compiling takes longer than a start may.
-async fn install_stations(larder: &Larder, name: &str, sidecar: &str) {
-    larder.sidecar(name, sidecar);
-    larder.install(name, &Wasm::example("loader-python", "stations"));
+/// Starts a server with the Python example in it. Compiling takes longer than a start may, so it is done once, aside, for
+/// all tests; what was compiled is kept for the next run.
+async fn start_stations(builder: Builder, sidecar: &str) -> Larder {
+    static COMPILED: OnceCell<PathBuf> = OnceCell::const_new();
+    let compiled = COMPILED.get_or_init(compile_stations).await;
+    let example = Wasm::example("loader-python", "stations");
+    let home = builder.component("stations", example, sidecar).write();
+    let own = home.path("larder-data/compiled");
+    fs::create_dir_all(&own).expect("a storage directory");
+    for file in fs::read_dir(compiled).expect("what was compiled") {
+        let file = file.expect("a file");
+        fs::copy(file.path(), own.join(file.file_name())).expect("a copy of it");
+    }
+    let larder = Larder::start(home).await;
+    let plugin = larder.plugin("stations").await;
+    assert_eq!(plugin["state"], "ready", "{plugin}");
+    larder
+}
+
+/// Puts the Python example into a running server and waits until it is in service. Gives where the compiled code is.
+async fn compile_stations() -> PathBuf {
+    let storage = Path::new(env!("CARGO_TARGET_TMPDIR")).join("languages");
+    let section = format!("[storage]\ndir = {storage:?}");
+    let mut larder = Larder::with().section(&section).start().await;
+    larder.sidecar(
+        "stations",
+        "[config]\norigin = \"http://127.0.0.1:1\"\n[grants]\nhttp = [\"http://127.0.0.1:1\"]",
+    );
+    larder.install("stations", &Wasm::example("loader-python", "stations"));
     eventually_within(COMPILING, "the Python example is loaded", async || {
         let all = larder.admin.get("/plugins").await.json();
-        let found = all.as_array()?.iter().find(|plugin| plugin["name"] == name);
-        let plugin = found?;
+        let plugin = all.as_array()?.first()?.clone();
         assert!(plugin["error"].is_null(), "{plugin}");
         (plugin["state"] == "ready").then_some(())
     })
     .await;
+    larder.terminate();
+    larder.exit().await;
+    storage.join("compiled")
 }
 
 fn sidecar(origin: &Origin, config: &str, rest: &str) -> String {
@@ -91,14 +121,12 @@ async fn a_python_loader_asks_its_source_and_revalidates() {
     let origin = Origin::start();
     let oslo = r#"{"name": "Osló 日", "celsius": 21.54}"#;
     origin.on("/oslo", Reply::json(oslo).etag("\"1\""));
-    let larder = Larder::with()
+    let builder = Larder::with()
         .env("STATION_TOKEN", "t0k3n-of-the-station")
-        .route("/stations/{key}", "stations", "stale_if_error = \"1h\"")
-        .start()
-        .await;
+        .route("/stations/{key}", "stations", "stale_if_error = \"1h\"");
     let secrets = "[secrets]\ntoken = { env = \"STATION_TOKEN\" }";
     let given = sidecar(&origin, "authenticated = true", secrets);
-    install_stations(&larder, "stations", &given).await;
+    let larder = start_stations(builder, &given).await;
 
     let path = "/stations/oslo?unit=fahrenheit&digits=0";
     let first = larder.get(path).await;
@@ -141,15 +169,10 @@ async fn a_python_loader_asks_its_source_and_revalidates() {
     ] {
         let answer = larder.get(&format!("/stations/{station}")).await;
         answer.expect_problem(502, code);
-        assert!(
-            !answer.text().contains("JSON"),
-            "an exception's text is not for clients"
-        );
+        let text = answer.text();
+        assert!(!text.contains("Expecting"), "an exception's text: {text}");
     }
-    assert!(
-        larder.log().contains("JSONDecodeError"),
-        "it is for the operator"
-    );
+    assert!(larder.log().contains("Expecting"), "it is for the operator");
     assert!(!larder.log().contains("t0k3n"), "a secret is for nobody");
     larder
         .get("/stations/oslo?unit=kelvin")
@@ -160,13 +183,10 @@ async fn a_python_loader_asks_its_source_and_revalidates() {
 #[tokio::test]
 async fn law_9_a_python_loader_is_told_which_line_a_denial_wants() {
     let origin = Origin::start();
-    let larder = Larder::with()
-        .route("/stations/{key}", "stations", "")
-        .start()
-        .await;
+    let builder = Larder::with().route("/stations/{key}", "stations", "");
     let elsewhere = "[grants]\nhttp = [\"http://elsewhere.example\"]";
     let config = format!("[config]\norigin = \"{}\"\n{elsewhere}", origin.url());
-    install_stations(&larder, "stations", &config).await;
+    let larder = start_stations(builder, &config).await;
     let denied = larder.get("/stations/oslo").await;
     let problem = denied.expect_problem(502, "request-denied");
     let detail = problem["detail"].as_str().unwrap_or_default();
@@ -182,12 +202,9 @@ async fn a_python_loader_holds_500_loads_in_flight_in_one_instance() {
     const LOADS: usize = 500;
     let origin = Origin::start();
     origin.on("/*", Reply::json(r#"{"name": "x", "celsius": 1.0}"#));
-    let larder = Larder::with()
-        .route("/stations/{key}", "stations", "timeout = \"60s\"")
-        .start()
-        .await;
+    let builder = Larder::with().route("/stations/{key}", "stations", "timeout = \"60s\"");
     let limits = "[limits]\ninstances = 1\nconcurrency = 1000\nfetches = 1000\ntimeout = \"60s\"";
-    install_stations(&larder, "stations", &sidecar(&origin, "", limits)).await;
+    let larder = start_stations(builder, &sidecar(&origin, "", limits)).await;
 
     // The origin answers nobody until all of them have asked: one after another they would never get there.
     let gate = origin.gate("/*");

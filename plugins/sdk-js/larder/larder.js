@@ -200,7 +200,7 @@ function guarded(host, work, settle) {
 function contextOf(plugin, host) {
   const log = (level) => (message, fields = {}) => host.log(level, String(message), toParams(fields));
   return {
-    settings: withDefaults(plugin.settings, JSON.parse(host.settings() || "{}")),
+    settings: settingsOf(plugin, host.settings()),
     secret: host.secret,
     log: { trace: log("trace"), debug: log("debug"), info: log("info"), warn: log("warn"), error: log("error") },
   };
@@ -225,6 +225,16 @@ function objectSchema(properties) {
     required: entries.filter(([, property]) => isRequired(property)).map(([name]) => name),
     properties: Object.fromEntries(entries.map(([name, { optional: _, ...property }]) => [name, property])),
   };
+}
+
+let made = { plugin: null, text: null, settings: null };
+
+// The settings of an instance never change, so the last ones are kept.
+function settingsOf(plugin, text) {
+  if (made.plugin !== plugin || made.text !== text) {
+    made = { plugin, text, settings: withDefaults(plugin.settings, JSON.parse(text || "{}")) };
+  }
+  return made.settings;
 }
 
 function withDefaults(properties, given) {

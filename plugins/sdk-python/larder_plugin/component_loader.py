@@ -20,7 +20,7 @@ from .context import Response
 from .failures import Internal, failure_of
 
 
-async def owned[T](work: Coroutine[Any, Any, T]) -> T:
+async def owned(work: Coroutine[Any, Any, Any]) -> Any:
     """Awaits work that waits in the host.
 
     It runs to its end even if nobody waits for it any more (a sibling in `asyncio.gather` failed): a call of the component
@@ -42,7 +42,7 @@ async def owned[T](work: Coroutine[Any, Any, T]) -> T:
     return await future
 
 
-async def sleep[T](delay: float, result: T = None) -> T:
+async def sleep(delay: float, result: Any = None) -> Any:
     """`asyncio.sleep`, which this event loop has no timers for."""
     if delay > 0:
         await owned(monotonic_clock.wait_for(int(delay * 1e9)))

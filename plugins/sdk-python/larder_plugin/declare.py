@@ -20,6 +20,16 @@ class Parameter:
     name: str
     annotation: Any
     default: Any
+    #: Makes a value of one part's text, and whether every part of the name is taken: looked up once, for a load is short.
+    read: Callable[[str], Any]
+    repeats: bool
+
+    @classmethod
+    def of(cls, name: str, annotation: Any, default: Any) -> "Parameter":
+        """A parameter of this annotation."""
+        repeats = schema.repeats(annotation)
+        each = (get_args(schema.bare(annotation)) or (str,))[0] if repeats else annotation
+        return cls(name, annotation, default, schema.reader(each), repeats)
 
     @property
     def required(self) -> bool:
@@ -41,10 +51,7 @@ class Parameter:
                 raise InvalidRequest("parameter-missing", f"the parameter `{self.name}` is needed")
             return self.default
         try:
-            if schema.repeats(self.annotation):
-                each = (get_args(schema.bare(self.annotation)) or (str,))[0]
-                return [schema.from_text(each, text) for text in given]
-            return schema.from_text(self.annotation, given[0])
+            return [self.read(text) for text in given] if self.repeats else self.read(given[0])
         except schema.Unfit as unfit:
             raise InvalidRequest("parameter-invalid", f"the parameter `{self.name}` {unfit}") from None
 
@@ -68,6 +75,8 @@ class Plugin:
     #: The dataclass that the parameters are handed over in, else they are arguments.
     gathered: type | None = None
     takes_context: bool = False
+    #: The settings by their text: they are those of an instance, and a load is short.
+    made: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def descriptor(self) -> str:
         """The JSON text of `metadata.describe`."""
@@ -82,8 +91,11 @@ class Plugin:
 
     def context(self, host: Host, **target: Any) -> Context:
         """The context of one call."""
-        given = json.loads(host.settings() or "{}")
-        settings = schema.from_json(self.settings, given) if self.settings else given
+        text = host.settings()
+        if text not in self.made:
+            given = json.loads(text or "{}")
+            self.made[text] = schema.from_json(self.settings, given) if self.settings else given
+        settings = self.made[text]
         usual = {"route": "", "deadline_ms": 0, "known": None, "traceparent": None, "parts": []}
         return Context(settings=settings, host=host, **(usual | target))
 
@@ -161,7 +173,7 @@ def loader(
                 gathered = annotation
                 parameters = _fields(annotation)
             else:
-                parameters.append(Parameter(argument.name, annotation, argument.default))
+                parameters.append(Parameter.of(argument.name, annotation, argument.default))
         plugin = Plugin(
             kind="loader",
             function=function,
@@ -237,7 +249,7 @@ def _fields(cls: type) -> list[Parameter]:
             default = field.default
         elif field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
-        parameters.append(Parameter(field.name, hints[field.name], default))
+        parameters.append(Parameter.of(field.name, hints[field.name], default))
     return parameters
 
 

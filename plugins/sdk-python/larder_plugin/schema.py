@@ -5,6 +5,7 @@ import datetime
 import enum
 import types
 import typing
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 _SIMPLE = {
@@ -103,31 +104,39 @@ def repeats(annotation: Any) -> bool:
     return bare(annotation) is list or get_origin(bare(annotation)) is list
 
 
-def from_text(annotation: Any, text: str) -> Any:
-    """The value that a part's text stands for."""
+def reader(annotation: Any) -> Callable[[str], Any]:
+    """What makes the value that a part's text stands for; it raises `Unfit`."""
     wanted = bare(annotation)
     if get_origin(wanted) is Literal:
-        return _one_of({str(each): each for each in get_args(wanted)}, text)
+        return _one_of({str(each): each for each in get_args(wanted)})
     if isinstance(wanted, type) and issubclass(wanted, enum.Enum):
-        return _one_of({str(each.value): each for each in wanted}, text)
-    try:
-        if wanted is bool:
-            return _one_of({"true": True, "false": False}, text)
-        if wanted in (int, float):
-            return wanted(text)
-        if wanted in (datetime.date, datetime.datetime):
-            return wanted.fromisoformat(text)
-    except Unfit:
-        raise
-    except ValueError:
-        raise Unfit(f"is not of the type {wanted.__name__}") from None
-    return text
+        return _one_of({str(each.value): each for each in wanted})
+    if wanted is bool:
+        return _one_of({"true": True, "false": False})
+    if wanted in (int, float):
+        return _converted(wanted, wanted)
+    if wanted in (datetime.date, datetime.datetime):
+        return _converted(wanted, wanted.fromisoformat)
+    return str
 
 
-def _one_of(values: dict[str, Any], text: str) -> Any:
-    if text not in values:
-        raise Unfit(f"is none of {', '.join(values)}")
-    return values[text]
+def _one_of(values: dict[str, Any]) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        if text not in values:
+            raise Unfit(f"is none of {', '.join(values)}")
+        return values[text]
+
+    return read
+
+
+def _converted(wanted: type, convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            return convert(text)
+        except ValueError:
+            raise Unfit(f"is not of the type {wanted.__name__}") from None
+
+    return read
 
 
 def from_json(annotation: Any, value: Any) -> Any:
