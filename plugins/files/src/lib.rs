@@ -32,6 +32,7 @@
 //! a new one over it than to write into it: half a file is indexed as what it is, or is `files-unreadable`.
 
 mod index;
+mod look;
 mod places;
 mod room;
 mod scan;
@@ -45,7 +46,7 @@ use larder_plugin_support::{
     Entry, Failure, FailureKind, Outcome, Param, Question, Validator, part, settings,
 };
 use scan::Layout;
-use stamp::{Stamp, stamps};
+use stamp::Stamp;
 use std::cell::RefCell;
 use std::rc::Rc;
 use wasip3::clocks::monotonic_clock::wait_for;
@@ -149,13 +150,16 @@ thread_local! {
 /// made.
 async fn index(layout: &Layout) -> Result<(Rc<Index>, bool), Fault> {
     loop {
-        let stamps = stamps(layout, &breathe).await?;
+        let stamps = look::look(layout).await?;
         let (index, current) = LAST.with_borrow_mut(|last| match last {
-            Some(build) if build.stamps == stamps => (build.index.clone(), true),
+            Some(build) if build.stamps == *stamps => (build.index.clone(), true),
             // One at a time, or files that change often would be indexed many times at once. This one is waited for, and
             // then there is another look.
             Some(build) if build.index.peek().is_none() => (build.index.clone(), false),
-            _ => (begin(layout.clone(), stamps, last).index.clone(), true),
+            _ => (
+                begin(layout.clone(), stamps.to_vec(), last).index.clone(),
+                true,
+            ),
         });
         let was_there = index.peek().is_some();
         let built = index
