@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
+use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
@@ -131,10 +132,14 @@ impl Reply {
 /// One call, as it arrived.
 #[derive(Clone, Debug)]
 pub struct Seen {
+    /// Its method.
+    pub method: http::Method,
     /// Its path with its query.
     pub target: String,
     /// Its header fields.
     pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
 }
 
 /// The origin. Dropping it ends it and breaks its connections.
@@ -335,11 +340,13 @@ impl Script {
     }
 
     /// Notes a call; says what it will be answered, which of its path's calls it is, and what holds it.
-    fn arrive(&self, request: &Request<Incoming>) -> (Reply, usize, Option<Arc<Held>>) {
+    fn arrive(&self, request: &Request<Bytes>) -> (Reply, usize, Option<Arc<Held>>) {
         let path = request.uri().path();
         self.seen.lock().push(Seen {
+            method: request.method().clone(),
             target: request.uri().to_string(),
             headers: request.headers().clone(),
+            body: request.body().clone(),
         });
         let call = self.calls(path);
         let held = find(&mut self.gates.lock(), path).cloned();
@@ -413,6 +420,9 @@ async fn answer(
     script: Arc<Script>,
     twin: Arc<std::net::TcpStream>,
 ) -> Result<Response<Scripted>, &'static str> {
+    let (parts, body) = request.into_parts();
+    let body = body.collect().await.map_err(|_| "no whole request")?;
+    let request = Request::from_parts(parts, body.to_bytes());
     let (reply, call, held) = script.arrive(&request);
     if let Some(held) = held {
         // Forgotten, so that it lets only one go; an error means that the gate is open.

@@ -1,72 +1,29 @@
-//! Where the records of the files are, and what they say. Must not know the contract, nor who waits.
+//! The index of the files: where each record is, and what it says. Must not know the contract, nor who waits.
 
-use crate::scan::{self, Format, Layout};
-use std::collections::BTreeMap;
-use std::fs::{File, Metadata};
+use crate::places::{self, Full, Place, Places};
+use crate::room;
+use crate::scan::{self, Layout};
+use crate::stamp::Stamp;
+use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
-use std::path::PathBuf;
-use std::time::SystemTime;
+use std::rc::Rc;
 
-/// A file at a moment. Two that are equal are taken to hold the same bytes.
+/// Opening a file takes as long as scanning so many bytes.
+const OPENING: usize = 8 << 10;
+/// How many records are noted before it is asked again whether there is room for more.
+const LOOK: usize = 16 << 10;
+
+/// Why there is no index, or no record: a sentence for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Stamp {
-    path: PathBuf,
-    length: u64,
-    modified: Option<SystemTime>,
+pub(crate) enum Fault {
+    /// The files are not as they should be.
+    Unreadable(String),
+    /// The memory of the plugin does not suffice.
+    TooLarge(String),
 }
 
-impl Stamp {
-    fn new(path: PathBuf, metadata: &Metadata) -> Self {
-        Self {
-            path,
-            length: metadata.len(),
-            modified: metadata.modified().ok(),
-        }
-    }
-}
-
-/// The file that `layout` names, or those of the directory whose extension is that of the format, in the order of names.
-///
-/// # Errors
-/// A sentence for people.
-pub(crate) fn stamps(layout: &Layout) -> Result<Vec<Stamp>, String> {
-    let path = &layout.path;
-    let look = || {
-        let metadata = std::fs::metadata(path)?;
-        if !metadata.is_dir() {
-            return Ok(vec![Stamp::new(path.into(), &metadata)]);
-        }
-        let mut stamps = Vec::new();
-        for file in std::fs::read_dir(path)? {
-            let file = file?.path();
-            if file
-                .extension()
-                .is_some_and(|extension| extension == layout.format.extension())
-            {
-                let metadata = std::fs::metadata(&file)?;
-                stamps.push(Stamp::new(file, &metadata));
-            }
-        }
-        stamps.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok(stamps)
-    };
-    let stamps = look().map_err(|fault: io::Error| {
-        format!("`{path}` cannot be read ({fault}); correct `path` in [config], or grant its directory by `dirs` in [grants]")
-    })?;
-    match stamps
-        .iter()
-        .find(|stamp| u32::try_from(stamp.length).is_err())
-    {
-        Some(stamp) => Err(format!(
-            "`{}` is larger than 4 GiB; split it",
-            stamp.path.display()
-        )),
-        None => Ok(stamps),
-    }
-}
-
-/// A digest of 128 bits: that two of a file's keys share one will not happen.
+/// A digest of 128 bits, for an entity tag.
 pub(crate) fn digest(what: &(impl Hash + ?Sized)) -> u128 {
     let half = |salt: u8| {
         let mut hasher = DefaultHasher::new(); // always the same, unlike what a HashMap is made with
@@ -75,13 +32,6 @@ pub(crate) fn digest(what: &(impl Hash + ?Sized)) -> u128 {
         u128::from(hasher.finish())
     };
     half(0) << 64 | half(1)
-}
-
-/// Where a record is: the number of a file, and bytes in it.
-struct Place {
-    file: u32,
-    from: u32,
-    length: u32,
 }
 
 /// What there is for a key.
@@ -94,98 +44,193 @@ pub(crate) enum Found {
     FileChanged,
 }
 
-/// The places of all records by the digests of their keys. In a tree: a hash table would stop to grow now and then, for
-/// longer than a slice may take.
+/// One file, indexed.
+struct Indexed {
+    stamp: Stamp,
+    header: scan::Header,
+    places: Places,
+    records: usize,
+}
+
+/// The places of all records. What did not change from one index to the next is shared by both.
 pub(crate) struct Index {
-    files: Vec<(Stamp, scan::Header)>,
-    places: BTreeMap<u128, Place>,
-    format: Format,
+    files: Vec<Rc<Indexed>>,
+    layout: Layout,
 }
 
 impl Index {
-    /// Indexes `files`, waiting for `breathe` between slices.
+    /// Indexes `files`, but those that `last` has as they are, waiting for `breathe` between slices.
     ///
     /// # Errors
-    /// A sentence for people that names the file and the place in it.
+    /// The file and the place in it that cannot be read, or how much memory the index would need.
     pub(crate) async fn build(
         files: Vec<Stamp>,
+        last: Option<Rc<Self>>,
         layout: &Layout,
         breathe: &impl AsyncFn(),
-    ) -> Result<Self, String> {
-        let mut index = Self {
-            files: Vec::new(),
-            places: BTreeMap::new(),
-            format: layout.format,
-        };
+    ) -> Result<Self, Fault> {
+        let mut kept: Vec<Rc<Indexed>> = last.map_or_else(Vec::new, |last| last.files.clone());
+        // The rest is let go of first: there may not be room for both.
+        kept.retain(|file| {
+            let at = files.binary_search_by(|stamp| stamp.path.cmp(&file.stamp.path));
+            at.is_ok_and(|at| files[at] == file.stamp)
+        });
+        let mut kept = kept.into_iter().peekable();
+        let mut indexed = Vec::new();
+        let mut tally = Tally::default();
+        let mut since_breath = 0;
         for stamp in files {
-            let at_fault =
-                |fault: String| format!("`{}` cannot be indexed: {fault}", stamp.path.display());
-            let file = File::open(&stamp.path).map_err(|fault| at_fault(fault.to_string()))?;
-            let number = index.files.len() as u32;
-            let mut found = |key: &str, from: u64, to: u64| {
-                // These fit: `stamps` has refused larger files. The first of several records with a key counts.
-                let place = Place {
-                    file: number,
-                    from: from as u32,
-                    length: (to - from) as u32,
-                };
-                index.places.entry(digest(key)).or_insert(place);
-            };
-            let header = scan::records(file, layout, &mut found, breathe)
-                .await
-                .map_err(at_fault)?;
-            index.files.push((stamp, header));
+            if let Some(file) = kept.next_if(|file| file.stamp == stamp) {
+                tally.records += file.records;
+                indexed.push(file);
+                continue;
+            }
+            since_breath += OPENING + stamp.length as usize;
+            let file = scan(stamp, layout, &mut tally, breathe).await?;
+            indexed.push(Rc::new(file));
+            if tally.full {
+                // From here on it is only counted, to say how much would be needed.
+                indexed.clear();
+            }
+            if since_breath >= scan::SLICE {
+                breathe().await;
+                since_breath = 0;
+            }
         }
-        Ok(index)
+        if tally.full {
+            drop((indexed, kept));
+            return Err(too_large(tally.records));
+        }
+        Ok(Self {
+            files: indexed,
+            layout: layout.clone(),
+        })
     }
 
-    /// The record of `key`.
+    /// The record of `key`, waiting for `breathe` between slices.
     ///
     /// # Errors
-    /// A sentence for people that names the file.
-    pub(crate) fn find(&self, key: &str) -> Result<Found, String> {
-        let Some(place) = self.places.get(&digest(key)) else {
-            return Ok(if self.is_current() {
-                Found::Nothing
-            } else {
-                Found::FileChanged
-            });
+    /// The file that cannot be read, or the record that there is no room for.
+    pub(crate) async fn find(&self, key: &str, breathe: &impl AsyncFn()) -> Result<Found, Fault> {
+        for file in &self.files {
+            for place in file.places.of(key) {
+                let Some(record) = file.read(place)? else {
+                    return Ok(Found::FileChanged);
+                };
+                let is_of = scan::is_of(&record, key, &self.layout, &file.header, breathe).await;
+                if is_of.map_err(|fault| file.at_fault(&fault))? {
+                    let json = scan::to_json(record, self.layout.format, &file.header);
+                    return json
+                        .map(Found::Record)
+                        .map_err(|fault| file.at_fault(&fault));
+                }
+            }
+        }
+        Ok(Found::Nothing)
+    }
+}
+
+/// How many records there are, and whether there is still room for them.
+#[derive(Default)]
+struct Tally {
+    records: usize,
+    full: bool,
+}
+
+impl Tally {
+    fn note(&mut self, places: &mut Places, key: &str, place: Place) {
+        self.records += 1;
+        self.full |= self.records % LOOK == 1 && room::is_short();
+        if self.full || matches!(places.note(key, place), Err(Full)) {
+            self.full = true;
+            *places = Places::default();
+        }
+    }
+}
+
+async fn scan(
+    stamp: Stamp,
+    layout: &Layout,
+    tally: &mut Tally,
+    breathe: &impl AsyncFn(),
+) -> Result<Indexed, Fault> {
+    let at_fault = |fault: String| {
+        let path = stamp.path.display();
+        Fault::Unreadable(format!("`{path}` cannot be indexed: {fault}"))
+    };
+    let file = File::open(&stamp.path).map_err(|fault| at_fault(fault.to_string()))?;
+    let mut places = Places::default();
+    let before = tally.records;
+    let mut found = |key: &str, from: u64, to: u64| {
+        // These fit: larger files have been refused.
+        let place = Place {
+            from: from as u32,
+            length: (to - from) as u32,
         };
-        let (stamp, header) = &self.files[place.file as usize];
-        let read = || -> io::Result<Option<Vec<u8>>> {
-            let mut file = File::open(&stamp.path)?;
-            let mut record = vec![0; place.length as usize];
+        tally.note(&mut places, key, place);
+    };
+    let header = scan::records(file, stamp.length, layout, &mut found, breathe)
+        .await
+        .map_err(at_fault)?;
+    places.end();
+    Ok(Indexed {
+        stamp,
+        header,
+        places,
+        records: tally.records - before,
+    })
+}
+
+impl Indexed {
+    /// The bytes at a place, or nothing if the file has changed.
+    fn read(&self, place: Place) -> Result<Option<Vec<u8>>, Fault> {
+        let mut record = Vec::new();
+        if record.try_reserve_exact(place.length as usize).is_err() {
+            return Err(Fault::TooLarge(format!(
+                "a record of `{}` has {} bytes, and there is no memory for it; raise `memory` in [limits] of the sidecar",
+                self.stamp.path.display(),
+                place.length
+            )));
+        }
+        record.resize(place.length as usize, 0);
+        let mut read = || -> io::Result<bool> {
+            let mut file = File::open(&self.stamp.path)?;
             file.seek(SeekFrom::Start(place.from.into()))?;
             file.read_exact(&mut record)?;
             // After the reading: had it changed before, or meanwhile, it would show now.
-            let unchanged = Stamp::new(stamp.path.clone(), &file.metadata()?) == *stamp;
-            Ok(unchanged.then_some(record))
+            Ok(Stamp::new(self.stamp.path.clone(), &file.metadata()?) == self.stamp)
         };
         match read() {
-            Ok(Some(record)) => scan::to_json(record, self.format, header).map(Found::Record),
-            Ok(None) => Ok(Found::FileChanged),
+            Ok(unchanged) => Ok(unchanged.then_some(record)),
             Err(fault)
                 if matches!(
                     fault.kind(),
                     io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof
                 ) =>
             {
-                Ok(Found::FileChanged)
+                Ok(None)
             }
-            Err(fault) => Err(format!(
-                "`{}` cannot be read: {fault}",
-                stamp.path.display()
-            )),
+            Err(fault) => Err(self.at_fault(&fault.to_string())),
         }
     }
 
-    /// Whether the files are still those that were indexed. What changed while it was indexed is seen by this too.
-    fn is_current(&self) -> bool {
-        self.files.iter().all(|(stamp, _)| {
-            std::fs::metadata(&stamp.path)
-                .is_ok_and(|metadata| Stamp::new(stamp.path.clone(), &metadata) == *stamp)
-        })
+    fn at_fault(&self, fault: &str) -> Fault {
+        let path = self.stamp.path.display();
+        Fault::Unreadable(format!("`{path}` cannot be read: {fault}"))
     }
+}
+
+/// What an index of so many records would need.
+fn too_large(records: usize) -> Fault {
+    let limit = room::limit();
+    let enough = room::mebibytes_for(places::bytes(records), limit);
+    let limit = limit.map_or_else(String::new, |limit| match (limit >> 10, limit >> 20) {
+        (kib, mib) if kib == mib << 10 => format!(" = \"{mib}MiB\""),
+        (kib, _) => format!(" = \"{kib}KiB\""),
+    });
+    Fault::TooLarge(format!(
+        "the files hold {records} records, and [limits] memory{limit} does not hold their index; write `memory = \"{enough}MiB\"` into [limits] of the sidecar"
+    ))
 }
 
 #[cfg(test)]

@@ -21,20 +21,32 @@
 //! ```
 //!
 //! It answers the record as the file has it; one of a CSV file as a JSON object of strings. Without such a record:
-//! missing. Of several, the first counts. Only the places of the records are held in memory, about 60 bytes each, so a
-//! million of them fit the default limit. Replace a file by renaming a new one over it, not by writing into it.
+//! missing. Of several, the first counts: files in the order of their names.
+//!
+//! **Memory.** Only the places of the records are held, 16 bytes each: a million of them take 16 MiB, and three million
+//! fit the default limit. More than fit are a failure `index-too-large`, which says how many there are and what to write.
+//!
+//! **Changes.** Every load looks at the files first: one that was added, removed, replaced or written into is seen by
+//! the next load, and only what changed is indexed again. Loads wait for that until their deadline, and then fail as
+//! `index-not-ready` (a stale entry, where there is one, is answered meanwhile). It is better to replace a file by renaming
+//! a new one over it than to write into it: half a file is indexed as what it is, or is `files-unreadable`.
 
 mod index;
+mod look;
+mod places;
+mod room;
 mod scan;
+mod stamp;
 
 use exports::larder::plugin::{lifecycle, loader, metadata};
 use futures_util::FutureExt as _;
 use futures_util::future::Shared;
-use index::{Found, Index, Stamp};
+use index::{Fault, Found, Index};
 use larder_plugin_support::{
     Entry, Failure, FailureKind, Outcome, Param, Question, Validator, part, settings,
 };
 use scan::Layout;
+use stamp::Stamp;
 use std::cell::RefCell;
 use std::rc::Rc;
 use wasip3::clocks::monotonic_clock::wait_for;
@@ -64,11 +76,13 @@ impl loader::Guest for Files {
         let layout: Layout = settings()?;
         let key = wanted(&target.parts, &layout.key)?;
         let too_late = async {
-            wait_for(u64::from(target.deadline_ms) * 1_000_000).await;
+            // A little before the deadline: the host would only say that it is over.
+            let patience_ms = target.deadline_ms - target.deadline_ms / 16;
+            wait_for(u64::from(patience_ms) * 1_000_000).await;
             Err(Failure::new(
                 FailureKind::Timeout,
                 "index-not-ready",
-                "the files are still being indexed; ask again".to_owned(),
+                "the files are still being indexed, and that goes on; ask again".to_owned(),
             ))
         };
         let Some(body) = futures_lite::future::or(find(&layout, key), too_late).await? else {
@@ -107,24 +121,24 @@ fn wanted<'p>(parts: &'p [Param], key: &str) -> Result<&'p str, Failure> {
 async fn find(layout: &Layout, key: &str) -> Result<Option<Vec<u8>>, Failure> {
     // A file may change between the look at the index and the look at the record. Then both are taken again.
     for _ in 0..3 {
-        let index = index(layout).await?;
-        match index.find(key).map_err(unreadable)? {
+        let (index, current) = index(layout).await.map_err(failure)?;
+        match index.find(key, &breathe).await.map_err(failure)? {
             Found::Record(record) => return Ok(Some(record)),
-            Found::Nothing => return Ok(None),
-            Found::FileChanged => {}
+            Found::Nothing if current => return Ok(None),
+            Found::Nothing | Found::FileChanged => {}
         }
     }
-    Err(unreadable(format!(
+    Err(failure(Fault::Unreadable(format!(
         "the files at `{}` change faster than they are read",
         layout.path
-    )))
+    ))))
 }
 
 /// An index in the making, or made.
 struct Build {
     /// The files as they were when it was begun.
     stamps: Vec<Stamp>,
-    index: Shared<futures_channel::oneshot::Receiver<Result<Rc<Index>, String>>>,
+    index: Shared<futures_channel::oneshot::Receiver<Result<Rc<Index>, Fault>>>,
 }
 
 thread_local! {
@@ -132,41 +146,48 @@ thread_local! {
     static LAST: RefCell<Option<Build>> = const { RefCell::new(None) };
 }
 
-/// The index of the files as they are now.
-async fn index(layout: &Layout) -> Result<Rc<Index>, Failure> {
+/// The index of the files as they are now, and whether it was already there: if not, they may have changed while it was
+/// made.
+async fn index(layout: &Layout) -> Result<(Rc<Index>, bool), Fault> {
     loop {
-        let stamps = index::stamps(layout).map_err(unreadable)?;
+        let stamps = look::look(layout).await?;
         let (index, current) = LAST.with_borrow_mut(|last| match last {
-            Some(build) if build.stamps == stamps => (build.index.clone(), true),
+            Some(build) if build.stamps == *stamps => (build.index.clone(), true),
             // One at a time, or files that change often would be indexed many times at once. This one is waited for, and
             // then there is another look.
             Some(build) if build.index.peek().is_none() => (build.index.clone(), false),
             _ => (
-                last.insert(begin(layout.clone(), stamps)).index.clone(),
+                begin(layout.clone(), stamps.to_vec(), last).index.clone(),
                 true,
             ),
         });
+        let was_there = index.peek().is_some();
         let built = index
             .await
-            .map_err(|_| unreadable("indexing was given up".to_owned()))?;
+            .map_err(|_| Fault::Unreadable("indexing was given up".to_owned()))?;
         if current {
-            return built.map_err(unreadable);
+            return Ok((built?, was_there));
         }
     }
 }
 
-/// Begins an index. A load that gives up waiting does not stop it: it goes on in the background, for the next ones.
-fn begin(layout: Layout, stamps: Vec<Stamp>) -> Build {
+/// Begins an index in the place of the last. A load that gives up waiting does not stop it: it goes on in the background,
+/// for the next ones.
+fn begin(layout: Layout, stamps: Vec<Stamp>, last: &mut Option<Build>) -> &Build {
     let (built, index) = futures_channel::oneshot::channel();
     let files = stamps.clone();
+    let before = last.take().and_then(|last| match last.index.peek() {
+        Some(Ok(Ok(index))) => Some(index.clone()),
+        _ => None,
+    });
     wit_bindgen::spawn_local(async move {
-        let index = Index::build(files, &layout, &breathe).await;
+        let index = Index::build(files, before, &layout, &breathe).await;
         let _ = built.send(index.map(Rc::new)); // an error: nobody waits any more
     });
-    Build {
+    last.insert(Build {
         stamps,
         index: index.shared(),
-    }
+    })
 }
 
 /// Ends a slice of computing. The host measures the time between two waits, so this must be a wait, if a short one: a bare
@@ -175,8 +196,13 @@ async fn breathe() {
     wait_for(1).await;
 }
 
-fn unreadable(message: String) -> Failure {
-    Failure::new(FailureKind::Unavailable, "files-unreadable", message)
+fn failure(fault: Fault) -> Failure {
+    match fault {
+        Fault::Unreadable(message) => {
+            Failure::new(FailureKind::Unavailable, "files-unreadable", message)
+        }
+        Fault::TooLarge(message) => Failure::new(FailureKind::Internal, "index-too-large", message),
+    }
 }
 
 impl lifecycle::Guest for Files {
@@ -199,7 +225,7 @@ impl lifecycle::Guest for Files {
     /// too large for the budget of a probe is indexed on in the background.
     async fn probe() -> Result<(), Failure> {
         let layout: Layout = settings()?;
-        let indexed = async { index(&layout).await.map(drop) };
+        let indexed = async { index(&layout).await.map(drop).map_err(failure) };
         let enough = async {
             wait_for(8_000_000_000).await;
             Ok(())

@@ -4,11 +4,10 @@ use actson::feeder::BufReaderJsonFeeder;
 use actson::options::JsonParserOptionsBuilder;
 use actson::{JsonEvent, JsonParser};
 use serde::Deserialize;
-use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Read};
 
 /// How many bytes are scanned in a slice: some milliseconds of computing.
-const SLICE: usize = 256 << 10;
+pub(crate) const SLICE: usize = 256 << 10;
 
 /// The settings of the plugin: where records are, and how they are told apart.
 #[derive(Debug, Clone, Deserialize)]
@@ -42,18 +41,20 @@ impl Format {
 /// The names of the fields of a CSV file; none of another.
 pub(crate) type Header = csv::StringRecord;
 
-/// Calls `found` with the key of each record of `file` and the bytes it is `from` and `to`, in order. A record without the
-/// key field is passed over.
+/// Calls `found` with the key of each record of `file`, which has so many bytes, and the bytes it is `from` and `to`, in
+/// order. A record without the key field is passed over. Waits for `breathe` between slices.
 ///
 /// # Errors
 /// What is wrong with the file, and where.
 pub(crate) async fn records(
-    file: File,
+    file: impl Read,
+    length: u64,
     layout: &Layout,
     found: &mut impl FnMut(&str, u64, u64),
     breathe: &impl AsyncFn(),
 ) -> Result<Header, String> {
-    let reader = BufReader::with_capacity(SLICE, file);
+    let capacity = usize::try_from(length).map_or(SLICE, |length| length.clamp(1, SLICE));
+    let reader = BufReader::with_capacity(capacity, file);
     if layout.format == Format::Csv {
         return csv_records(reader, layout, found, breathe).await;
     }
@@ -64,6 +65,7 @@ pub(crate) async fn records(
     let mut parser = JsonParser::new_with_options(BufReaderJsonFeeder::new(reader), options);
     let mut walk = Walk::new(layout);
     let at_fault = |fault: String, at: usize| format!("{fault}, at byte {at}");
+    let mut slice_ends = SLICE;
     loop {
         let event = parser
             .next_event()
@@ -75,7 +77,10 @@ pub(crate) async fn records(
                     .feeder
                     .fill_buf()
                     .map_err(|fault| fault.to_string())?;
-                breathe().await;
+                if parser.parsed_bytes() >= slice_ends {
+                    breathe().await;
+                    slice_ends = parser.parsed_bytes() + SLICE;
+                }
             }
             Some(event) => {
                 let at = parser.parsed_bytes();
@@ -219,7 +224,7 @@ impl<'l> Walk<'l> {
 }
 
 async fn csv_records(
-    reader: BufReader<File>,
+    reader: BufReader<impl Read>,
     layout: &Layout,
     found: &mut impl FnMut(&str, u64, u64),
     breathe: &impl AsyncFn(),
@@ -249,6 +254,34 @@ async fn csv_records(
     }
 }
 
+/// Whether a record has this key, by the same reading that found it. Waits for `breathe` between slices.
+///
+/// # Errors
+/// What is wrong with the record.
+pub(crate) async fn is_of(
+    record: &[u8],
+    key: &str,
+    layout: &Layout,
+    header: &Header,
+    breathe: &impl AsyncFn(),
+) -> Result<bool, String> {
+    if layout.format == Format::Csv {
+        let column = header.iter().position(|name| name == layout.key);
+        let values = csv_values(record)?;
+        return Ok(column.and_then(|column| values.get(column)) == Some(key));
+    }
+    // A record of a JSON file alone is what a line of NDJSON is.
+    let line = Layout {
+        format: Format::Ndjson,
+        pointer: String::new(),
+        ..layout.clone()
+    };
+    let mut same = false;
+    let mut found = |is: &str, _, _| same = is == key;
+    records(record, record.len() as u64, &line, &mut found, breathe).await?;
+    Ok(same)
+}
+
 /// The JSON of a record: itself, or, of a CSV file, an object of strings.
 ///
 /// # Errors
@@ -257,19 +290,21 @@ pub(crate) fn to_json(record: Vec<u8>, format: Format, header: &Header) -> Resul
     if format != Format::Csv {
         return Ok(record);
     }
-    let mut reader = csv::ReaderBuilder::new()
-        .has_headers(false)
-        .from_reader(record.as_slice());
-    let values = reader
-        .records()
-        .next()
-        .transpose()
-        .map_err(|fault| fault.to_string())?
-        .unwrap_or_default();
+    let values = csv_values(&record)?;
     let object: serde_json::Map<_, _> = header
         .iter()
         .map(str::to_owned)
         .zip(values.iter().map(Into::into))
         .collect();
     serde_json::to_vec(&object).map_err(|fault| fault.to_string())
+}
+
+fn csv_values(record: &[u8]) -> Result<csv::StringRecord, String> {
+    let mut reader = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .from_reader(record);
+    let first = reader.records().next().transpose();
+    Ok(first
+        .map_err(|fault| fault.to_string())?
+        .unwrap_or_default())
 }

@@ -1,15 +1,19 @@
-//! One GET through `wasi:http` 0.3, whole or not at all. Must not know what a status means to the cache.
+//! One exchange through `wasi:http` 0.3, whole or not at all. Must not know what a status means to the cache.
 
+use crate::decode::{Body, Encoding, too_long};
 use crate::internal;
+use crate::request::Ask;
+use crate::settings::Method;
 use larder_plugin_support::{Failure, FailureKind};
-use std::time::Duration;
 use wasip3::clocks::monotonic_clock;
 use wasip3::http::client;
 use wasip3::http::types::{self, ErrorCode, Fields, Request, Scheme};
 use wasip3::wit_bindgen::StreamResult;
-use wasip3::wit_future;
+use wasip3::{wit_future, wit_stream};
 
-/// An answer that came whole.
+const CHUNK: usize = 64 << 10;
+
+/// An answer that came whole. The body of one that is no success is not looked at.
 pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(String, Vec<u8>)>,
@@ -19,46 +23,74 @@ pub(crate) struct Response {
 impl Response {
     /// The first field called `name` (in lower case), if it is text.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        let (_, value) = self
-            .headers
-            .iter()
-            .find(|(field, _)| field.eq_ignore_ascii_case(name))?;
-        std::str::from_utf8(value).ok().map(str::trim)
+        header(&self.headers, name)
     }
 }
 
-/// GETs `url`, waiting at most `timeout` for the end of the answer and taking at most `body_max` bytes of body.
-pub(crate) async fn get(
-    url: &http::Uri,
-    headers: &[(String, String)],
-    timeout: Duration,
-    body_max: usize,
-) -> Result<Response, Failure> {
-    let answer = async {
-        let response = client::send(request(url, headers)?)
-            .await
-            .map_err(|code| no_answer(&code))?;
-        read(response, body_max).await
-    };
-    let too_late = async {
-        monotonic_clock::wait_for(timeout.as_nanos().try_into().unwrap_or(u64::MAX)).await;
-        let message = format!(
-            "the source did not answer within {} ms",
-            timeout.as_millis()
-        );
-        Err(Failure::new(
-            FailureKind::Timeout,
-            "origin-timeout",
-            message,
-        ))
-    };
-    // The one that is late is dropped, and with it the request is given up.
-    futures_lite::future::or(answer, too_late).await
+fn header<'h>(headers: &'h [(String, Vec<u8>)], name: &str) -> Option<&'h str> {
+    let (_, value) = headers
+        .iter()
+        .find(|(field, _)| field.eq_ignore_ascii_case(name))?;
+    std::str::from_utf8(value).ok().map(str::trim)
 }
 
-fn request(url: &http::Uri, headers: &[(String, String)]) -> Result<Request, Failure> {
+/// Why there is no answer.
+pub(crate) struct Lost {
+    pub(crate) failure: Failure,
+    /// The connection failed, so the next may not.
+    pub(crate) in_passing: bool,
+}
+
+impl From<Failure> for Lost {
+    fn from(failure: Failure) -> Self {
+        Self {
+            failure,
+            in_passing: false,
+        }
+    }
+}
+
+impl From<ErrorCode> for Lost {
+    fn from(code: ErrorCode) -> Self {
+        Self {
+            in_passing: matches!(
+                code,
+                ErrorCode::ConnectionRefused
+                    | ErrorCode::ConnectionTerminated
+                    | ErrorCode::HttpResponseIncomplete
+            ),
+            failure: no_answer(&code),
+        }
+    }
+}
+
+/// Sends `ask`, and takes at most `body_max` bytes of body in the encodings that were `asked` for. It has no end of its
+/// own: who does not want to wait any longer drops it, and with it the request is given up.
+pub(crate) async fn exchange(ask: &Ask, asked: &str, body_max: usize) -> Result<Response, Lost> {
+    let response = match &ask.body {
+        None => client::send(request(ask, None)?).await,
+        Some(body) => {
+            let (mut writer, contents) = wit_stream::new();
+            let sent = client::send(request(ask, Some(contents))?);
+            // A source that answers before it has read everything is right to.
+            let written = async {
+                writer.write_all(body.clone().into_bytes()).await;
+                drop(writer);
+            };
+            futures_lite::future::zip(sent, written).await.0
+        }
+    };
+    read(response?, asked, body_max).await
+}
+
+fn request(
+    ask: &Ask,
+    contents: Option<wasip3::wit_bindgen::StreamReader<u8>>,
+) -> Result<Request, Failure> {
     let fields = Fields::new();
-    for (name, value) in headers {
+    let length = ask.body.as_ref().map(|body| body.len().to_string());
+    let length = length.map(|length| ("content-length".to_owned(), length));
+    for (name, value) in ask.headers.iter().chain(&length) {
         fields.append(name, value.as_bytes()).map_err(|error| {
             internal(
                 "header-refused",
@@ -68,13 +100,19 @@ fn request(url: &http::Uri, headers: &[(String, String)]) -> Result<Request, Fai
     }
     // Dropping the writing end says: no trailers. What becomes of the sending is told by the answer.
     let (_, trailers) = wit_future::new(|| Ok(None));
-    let (request, _sent) = Request::new(fields, None, trailers, None);
+    let (request, _sent) = Request::new(fields, contents, trailers, None);
+    let url = &ask.url;
     let scheme = if url.scheme_str() == Some("https") {
         Scheme::Https
     } else {
         Scheme::Http
     };
-    let parts_fit = request.set_scheme(Some(&scheme)).is_ok()
+    let method = match ask.method {
+        Method::Get => types::Method::Get,
+        Method::Post => types::Method::Post,
+    };
+    let parts_fit = request.set_method(&method).is_ok()
+        && request.set_scheme(Some(&scheme)).is_ok()
         && request
             .set_authority(url.authority().map(http::uri::Authority::as_str))
             .is_ok()
@@ -91,23 +129,31 @@ fn request(url: &http::Uri, headers: &[(String, String)]) -> Result<Request, Fai
     }
 }
 
-async fn read(response: types::Response, body_max: usize) -> Result<Response, Failure> {
-    const CHUNK: usize = 64 << 10;
+async fn read(response: types::Response, asked: &str, body_max: usize) -> Result<Response, Lost> {
     let status = response.get_status_code();
     let headers = response.get_headers().copy_all();
     let (taken, result) = wit_future::new(|| Ok(()));
     let (mut stream, trailers) = types::Response::consume_body(response, result);
-    let mut body = Vec::new();
+    if !(200..300).contains(&status) {
+        drain(&mut stream).await;
+        return Ok(Response {
+            status,
+            headers,
+            body: Vec::new(),
+        });
+    }
+    let encoding = Encoding::of(header(&headers, "content-encoding"), asked)?;
+    let declared = header(&headers, "content-length").and_then(|text| text.parse::<u64>().ok());
+    if declared.is_some_and(|length| length > body_max as u64) {
+        return Err(too_long(body_max).into());
+    }
+    let mut body = Body::new(encoding, body_max);
+    let mut chunk = Vec::with_capacity(CHUNK);
     loop {
-        body.reserve(CHUNK);
-        let (state, filled) = stream.read(body).await;
-        body = filled;
-        if body.len() > body_max {
-            let message = format!(
-                "the answer is longer than {body_max} bytes; raise `body_max` and [limits] body"
-            );
-            return Err(internal("body-too-long", message));
-        }
+        let (state, filled) = stream.read(chunk).await;
+        chunk = filled;
+        body.take(&chunk, &breathe).await?;
+        chunk.clear();
         if !matches!(state, StreamResult::Complete(_)) {
             break;
         }
@@ -115,12 +161,29 @@ async fn read(response: types::Response, body_max: usize) -> Result<Response, Fa
     drop(stream);
     drop(taken);
     // A body that breaks off ends its stream just as a whole one does: what comes after it tells which it was.
-    trailers.await.map_err(|code| no_answer(&code))?;
+    trailers.await?;
     Ok(Response {
         status,
         headers,
-        body,
+        body: body.end()?,
     })
+}
+
+/// Reads over the body of an answer that is no success, so that the connection can be used again; not for long.
+async fn drain(stream: &mut wasip3::wit_bindgen::StreamReader<u8>) {
+    let read = async {
+        let (state, _) = stream.read(Vec::with_capacity(CHUNK)).await;
+        if matches!(state, StreamResult::Complete(_)) {
+            stream.read(Vec::with_capacity(1)).await; // its end, if it was that short
+        }
+    };
+    futures_lite::future::or(read, monotonic_clock::wait_for(50_000_000)).await;
+}
+
+/// Ends a slice of computing. The host measures the time between two waits, so this must be a wait, if a short one: a bare
+/// yield comes straight back.
+async fn breathe() {
+    monotonic_clock::wait_for(1).await;
 }
 
 /// Why there is no whole answer.
@@ -142,6 +205,11 @@ fn no_answer(code: &ErrorCode) -> Failure {
             FailureKind::Internal,
             "url-invalid",
             "; correct `url` in [config] of the sidecar",
+        ),
+        ErrorCode::HttpResponseBodySize(_) => (
+            FailureKind::Internal,
+            "body-too-long",
+            "; raise [limits] body of the sidecar",
         ),
         _ => (FailureKind::Unavailable, "origin-unreachable", ""),
     };

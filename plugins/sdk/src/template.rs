@@ -61,11 +61,25 @@ impl Template {
         &self,
         mut value_of: impl FnMut(&str) -> Result<Cow<'v, str>, E>,
     ) -> Result<String, E> {
+        self.fill_after(|_, name| value_of(name))
+    }
+
+    /// The same for values that depend on their place: `value_of(before, name)` is also given what is filled so far.
+    ///
+    /// # Errors
+    /// The first error of `value_of`.
+    pub fn fill_after<'v, E>(
+        &self,
+        mut value_of: impl FnMut(&str, &str) -> Result<Cow<'v, str>, E>,
+    ) -> Result<String, E> {
         let mut filled = String::new();
         for piece in &self.0 {
             match piece {
                 Piece::Text(text) => filled.push_str(text),
-                Piece::Name(name) => filled.push_str(&value_of(name)?),
+                Piece::Name(name) => {
+                    let value = value_of(&filled, name)?;
+                    filled.push_str(&value);
+                }
             }
         }
         Ok(filled)
@@ -107,6 +121,13 @@ mod tests {
     fn a_value_is_not_read_as_a_template() {
         let filled = Template::parse("<{a}>").fill(|_| Ok::<_, ()>(Cow::Borrowed("{b}")));
         assert_eq!(filled.unwrap(), "<{b}>");
+    }
+
+    #[test]
+    fn a_value_may_depend_on_what_is_before_it() {
+        let filled = Template::parse("a{x}b{x}")
+            .fill_after(|before, _| Ok::<_, ()>(Cow::Owned(before.to_uppercase())));
+        assert_eq!(filled.unwrap(), "aAbAAB");
     }
 
     #[test]

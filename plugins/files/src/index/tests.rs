@@ -1,10 +1,12 @@
 //! What the index of `files` promises, on files of each format. Runs natively: it needs no host.
 
-use super::{Found, Index, stamps};
+use super::{Fault, Found, Index};
 use crate::scan::{Format, Layout};
+use crate::stamp::{self, Stamp};
 use futures_lite::future::block_on;
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 /// A directory of the test's own, gone when it ends.
 struct Dir(PathBuf);
@@ -38,8 +40,17 @@ fn layout(path: &Path, format: Format, pointer: &str) -> Layout {
     }
 }
 
-fn build(layout: &Layout) -> Result<Index, String> {
-    block_on(Index::build(stamps(layout).unwrap(), layout, &async || {}))
+fn stamps(layout: &Layout) -> Result<Vec<Stamp>, Fault> {
+    block_on(stamp::stamps(layout, &async || {}))
+}
+
+fn build(layout: &Layout) -> Result<Index, Fault> {
+    let files = stamps(layout).unwrap();
+    block_on(Index::build(files, None, layout, &async || {}))
+}
+
+fn find(index: &Index, key: &str) -> Result<Found, Fault> {
+    block_on(index.find(key, &async || {}))
 }
 
 /// The record of `key` in `text`, or what is wrong.
@@ -48,14 +59,14 @@ fn check(format: Format, pointer: &str, text: &str, key: &str, expect: Result<&s
         "{format:?}-{:x}",
         super::digest(&(pointer, text, key))
     ));
-    let found =
-        build(&layout(&dir.file("file", text), format, pointer)).and_then(|index| index.find(key));
+    let found = build(&layout(&dir.file("file", text), format, pointer))
+        .and_then(|index| find(&index, key));
     match (found, expect) {
         (Ok(Found::Record(record)), Ok(expect)) => {
             assert_eq!(String::from_utf8_lossy(&record), expect, "{text}");
         }
         (Ok(Found::Nothing), Ok("")) => {}
-        (Err(fault), Err(part)) => {
+        (Err(Fault::Unreadable(fault)), Err(part)) => {
             assert!(fault.contains(part), "{fault:?} does not say {part:?}");
         }
         (found, _) => panic!("{text:?} gave {found:?}, not {expect:?}"),
@@ -163,26 +174,83 @@ fn a_directory_is_all_its_files_of_the_format() {
     dir.file("3.json", "not looked at");
     let index = build(&layout(&dir.0, Format::Ndjson, "")).unwrap();
     assert_eq!(
-        index.find("a"),
+        find(&index, "a"),
         Ok(Found::Record(b"{\"id\":\"a\"}".to_vec()))
     );
     assert_eq!(
-        index.find("b"),
+        find(&index, "b"),
         Ok(Found::Record(b"{\"id\":\"b\"}".to_vec()))
     );
 }
 
 #[test]
-fn a_changed_file_is_noticed_whatever_is_asked_for() {
+fn a_changed_file_is_noticed_by_its_look_and_by_its_record() {
     let dir = Dir::new("changed");
     let layout = layout(&dir.file("file", "{\"id\":\"a\"}\n"), Format::Ndjson, "");
+    let before = stamps(&layout).unwrap();
     let index = build(&layout).unwrap();
     dir.file("file", "{\"id\":\"b\",\"longer\":1}\n");
-    assert_eq!(index.find("a"), Ok(Found::FileChanged));
-    assert_eq!(index.find("b"), Ok(Found::FileChanged));
+    assert_ne!(stamps(&layout).unwrap(), before);
+    assert_eq!(find(&index, "a"), Ok(Found::FileChanged));
     std::fs::remove_file(dir.0.join("file")).unwrap();
-    assert_eq!(index.find("a"), Ok(Found::FileChanged));
-    assert!(stamps(&layout).unwrap_err().contains("cannot be read"));
+    assert_eq!(find(&index, "a"), Ok(Found::FileChanged));
+    let Err(Fault::Unreadable(fault)) = stamps(&layout) else {
+        panic!("there is no file")
+    };
+    assert!(fault.contains("cannot be read"), "{fault}");
+}
+
+#[test]
+fn only_what_changed_is_indexed_again() {
+    let dir = Dir::new("again");
+    for name in ["1.ndjson", "2.ndjson", "3.ndjson"] {
+        dir.file(name, &format!("{{\"id\":\"{name}\"}}"));
+    }
+    let layout = layout(&dir.0, Format::Ndjson, "");
+    let first = Rc::new(build(&layout).unwrap());
+    std::fs::remove_file(dir.0.join("1.ndjson")).unwrap();
+    dir.file("2.ndjson", "{\"id\":\"other\"}");
+    dir.file("0.ndjson", "{\"id\":\"new\"}");
+    let files = stamps(&layout).unwrap();
+    let again = Index::build(files, Some(first.clone()), &layout, &async || {});
+    let second = block_on(again).unwrap();
+    assert_eq!(second.files.len(), 3);
+    assert!(Rc::ptr_eq(&second.files[2], &first.files[2]));
+    for (key, is_there) in [
+        ("new", true),
+        ("1.ndjson", false),
+        ("2.ndjson", false),
+        ("other", true),
+        ("3.ndjson", true),
+    ] {
+        let found = find(&second, key).unwrap();
+        assert_eq!(matches!(found, Found::Record(_)), is_there, "{key}");
+    }
+}
+
+#[test]
+fn a_record_is_not_found_by_its_hash_alone() {
+    let dir = Dir::new("collision");
+    let text = "{\"id\":\"a\"}\n{\"id\":\"b\"}\n";
+    let layout = layout(&dir.file("file", text), Format::Ndjson, "");
+    let mut index = build(&layout).unwrap();
+    // As if `b` had the hash of `a` too, and came first.
+    let file = Rc::get_mut(&mut index.files[0]).unwrap();
+    let places: Vec<_> = ["b", "a"]
+        .map(|key| file.places.of(key).next().unwrap())
+        .into();
+    file.places = super::Places::default();
+    for (at, place) in places.into_iter().enumerate() {
+        // The order of places with one hash is that of the file, so the wrong one needs the lower offset.
+        assert_eq!(at == 0, place.from > 0);
+        file.places.note("b", place).unwrap();
+    }
+    file.places.end();
+    assert_eq!(
+        find(&index, "b"),
+        Ok(Found::Record(b"{\"id\":\"b\"}".to_vec()))
+    );
+    assert_eq!(find(&index, "a"), Ok(Found::Nothing));
 }
 
 #[test]
@@ -198,13 +266,19 @@ fn a_large_file_is_indexed_in_slices() {
         let layout = layout(&dir.file("large", &(head.to_owned() + &rows)), format, "");
         let slices = Cell::new(0);
         let breathe = async || slices.set(slices.get() + 1);
-        let index = block_on(Index::build(stamps(&layout).unwrap(), &layout, &breathe)).unwrap();
+        let index = block_on(Index::build(
+            stamps(&layout).unwrap(),
+            None,
+            &layout,
+            &breathe,
+        ))
+        .unwrap();
         assert!(
             slices.get() >= rows.len() / (512 << 10),
             "{} slices of {} bytes",
             slices.get(),
             rows.len()
         );
-        assert!(matches!(index.find("199999"), Ok(Found::Record(_))));
+        assert!(matches!(find(&index, "199999"), Ok(Found::Record(_))));
     }
 }
