@@ -335,6 +335,16 @@ fn samples(
                 "Plugins whose file was removed",
                 plugins.retired,
             ),
+            counter(
+                "batches",
+                "Calls of loaders that take batches",
+                plugins.batches,
+            ),
+            counter(
+                "batch_questions",
+                "Questions in those calls",
+                plugins.batch_questions,
+            ),
         ];
         if let Some(redis) = &redis {
             let counts = redis.counters();

@@ -28,6 +28,7 @@ mod generated {
                 include larder:plugin/imports@0.1.0;
                 export larder:plugin/loader@0.1.0;
                 export larder:plugin/blocking-loader@0.1.0;
+                export larder:plugin/batch-loader@0.1.0;
                 export larder:plugin/key-policy@0.1.0;
                 export larder:plugin/metadata@0.1.0;
                 export larder:plugin/lifecycle@0.1.0;
@@ -40,7 +41,7 @@ mod generated {
 }
 
 pub(super) use generated::exports::larder::plugin::{
-    blocking_loader, key_policy, lifecycle, loader, metadata,
+    batch_loader, blocking_loader, key_policy, lifecycle, loader, metadata,
 };
 pub(super) use generated::larder::plugin::{log, secrets, settings, types};
 

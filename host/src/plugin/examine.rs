@@ -148,11 +148,10 @@ fn exports(
             _ => {}
         }
     }
-    if exports.loader || exports.blocking_loader || exports.key_policy {
+    if exports.is_useful() {
         return Ok(exports);
     }
     let later: Vec<_> = [
-        (exports.batch_loader, "batch-loader"),
         (exports.writer, "writer"),
         (exports.change_feed, "change-feed"),
     ]
@@ -165,7 +164,7 @@ fn exports(
                 "`{name}` exports `{}` alone, which this version of the host does not run yet",
                 later.join("` and `")
             ),
-            "export `loader` or `blocking-loader` beside it",
+            "export `loader`, `batch-loader` or `blocking-loader` beside it",
         ));
     }
     let found = if all.is_empty() {
@@ -176,7 +175,8 @@ fn exports(
     Err(Refusal::new(
         format!(
             "`{name}` is a component, but no plugin: it exports {found}; a plugin exports \
-             `{PACKAGE}loader`, `{PACKAGE}blocking-loader` or `{PACKAGE}key-policy` (@{VERSION}.0)"
+             `{PACKAGE}loader`, `{PACKAGE}batch-loader`, `{PACKAGE}blocking-loader` \
+             or `{PACKAGE}key-policy` (@{VERSION}.0)"
         ),
         "build it against the contract that `larder wit` prints",
     ))

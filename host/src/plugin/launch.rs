@@ -155,7 +155,7 @@ async fn begin(
     worldly: Worldly,
     breaker: &Arc<Breaker>,
 ) -> Result<(Source, Result<(), Failure>), Refusal> {
-    let is_async = worldly.loader.is_some();
+    let is_async = worldly.loader.is_some() || worldly.batch.is_some();
     let mould = Mould {
         engine: Arc::clone(engine),
         kit: Arc::clone(kit),
@@ -194,7 +194,7 @@ struct Running {
     policy: Option<Arc<Policy>>,
 }
 
-/// Its loader. A component that exports both is used through the async one.
+/// Its loader. A component that exports several is used through the async one.
 enum Source {
     Async(Arc<AsyncLoader>),
     Blocking(Arc<BlockingLoader>),

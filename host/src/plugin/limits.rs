@@ -34,6 +34,9 @@ pub struct Limits {
     pub log_lines: u32,
     /// Bytes of one such line; the rest of it is cut.
     pub log_line: usize,
+    /// Bytes that a guest may hand to the host in one call: a body and what is beside it. A batching loader hands over the
+    /// bodies of all its questions at once, which lie in its memory at once: as much as that.
+    pub handed: usize,
     /// Wall clock of each of `start`, `probe` and `stop`.
     pub lifecycle: Duration,
 }
@@ -90,7 +93,7 @@ const TABLE: &[LimitRow] = &[
 impl Limits {
     /// The sidecar's `[limits]` with the defaults of the plugin's kind filled in.
     pub fn resolve(given: &PluginLimits, exports: &Exports) -> Self {
-        let blocking = exports.blocking_loader && !exports.loader;
+        let blocking = exports.blocking_loader && !exports.loader && !exports.batch_loader;
         let bytes = |given: Option<u64>, default: &Setting<Room>| {
             let bytes = given.unwrap_or_else(|| default.default_value());
             usize::try_from(bytes).unwrap_or(usize::MAX)
@@ -102,16 +105,25 @@ impl Limits {
             given.unwrap_or_else(|| default.default_value())
         };
         let pool = blocking.then_some(BLOCKING_INSTANCES);
+        let host_data = 4 * MEBIBYTE;
+        let memory = bytes(given.memory, &limits::memory);
+        let body = bytes(given.body, &limits::body);
+        let bodies = if exports.batch_loader {
+            body.max(memory)
+        } else {
+            body
+        };
         Self {
-            memory: bytes(given.memory, &limits::memory),
+            memory,
             cpu: time(given.cpu, &limits::cpu),
             timeout: time(given.timeout, &limits::timeout),
             instances: count(given.instances.or(pool), &limits::instances).max(1),
             concurrency: count(given.concurrency, &limits::concurrency).max(1),
-            body: bytes(given.body, &limits::body),
+            body,
             fetches: count(given.fetches, &limits::fetches),
             queue: 10_000,
-            host_data: 4 * MEBIBYTE,
+            host_data,
+            handed: bodies.saturating_add(host_data),
             log_lines: 100,
             log_line: 4096,
             lifecycle: Duration::from_secs(10),

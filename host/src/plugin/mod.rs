@@ -7,6 +7,7 @@
 //! `secrets` and `descriptor`) decides which version of which plugin runs, and with what rights; the engine (`engine` →
 //! `compile` → `launch` → loaders and policies) runs it within its limits.
 
+mod asking;
 mod async_loader;
 mod backoff;
 mod bindings;
@@ -21,6 +22,8 @@ mod engine;
 mod examine;
 mod fault;
 mod files;
+mod gather;
+mod generation;
 mod instance;
 mod judge;
 mod last_good;

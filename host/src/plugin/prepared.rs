@@ -2,7 +2,7 @@
 
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre};
 
-use super::bindings::{blocking_loader, key_policy, lifecycle, loader, metadata};
+use super::bindings::{batch_loader, blocking_loader, key_policy, lifecycle, loader, metadata};
 use super::compile::Exports;
 use super::engine::Engine;
 use super::linkers;
@@ -23,6 +23,7 @@ pub(super) struct Worldly {
     pub(super) pre: InstancePre<State>,
     pub(super) loader: Option<loader::GuestIndices>,
     pub(super) blocking: Option<blocking_loader::GuestIndices>,
+    pub(super) batch: Option<batch_loader::GuestIndices>,
     pub(super) lifecycle: Option<lifecycle::GuestIndices>,
     pub(super) metadata: Option<metadata::GuestIndices>,
 }
@@ -44,12 +45,15 @@ impl Prepared {
         exports: &Exports,
     ) -> wasmtime::Result<Self> {
         let mut prepared = Self::default();
-        if exports.loader || exports.blocking_loader {
+        if exports.loads() {
             let pre = engine.loaders().instantiate_pre(component)?;
             prepared.worldly = Some(Worldly {
                 loader: wanted(exports.loader, || loader::GuestIndices::new(&pre))?,
                 blocking: wanted(exports.blocking_loader, || {
                     blocking_loader::GuestIndices::new(&pre)
+                })?,
+                batch: wanted(exports.batch_loader, || {
+                    batch_loader::GuestIndices::new(&pre)
                 })?,
                 lifecycle: wanted(exports.lifecycle, || lifecycle::GuestIndices::new(&pre))?,
                 metadata: wanted(exports.metadata, || metadata::GuestIndices::new(&pre))?,

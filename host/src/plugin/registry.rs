@@ -154,6 +154,10 @@ pub struct RegistryCounts {
     pub refusals: u64,
     /// Plugins whose file was removed.
     pub retired: u64,
+    /// Batches that loaders were asked.
+    pub batches: u64,
+    /// Questions in them.
+    pub batch_questions: u64,
 }
 
 /// Told of each new set, in order, before whoever caused it goes on. It must not block, and may call [`Registry::set`].
@@ -292,7 +296,10 @@ impl Registry {
 
     /// How often what happened.
     pub fn counts(&self) -> RegistryCounts {
+        let (batches, batch_questions) = self.shared.court.engine.tally().read();
         RegistryCounts {
+            batches,
+            batch_questions,
             swaps: self.shared.swaps.load(Ordering::Relaxed),
             refusals: self.shared.refusals.load(Ordering::Relaxed),
             retired: self.shared.retired.load(Ordering::Relaxed),

@@ -57,12 +57,12 @@ impl PluginKind {
         }
     }
 
-    /// What a component's exports make it.
+    /// What a component's exports make it; what routes load through comes first.
     pub(super) fn of(exports: &Exports) -> Vec<Self> {
         [
+            (exports.batch_loader, Self::BatchLoader),
             (exports.loader, Self::Loader),
             (exports.blocking_loader, Self::BlockingLoader),
-            (exports.batch_loader, Self::BatchLoader),
             (exports.key_policy, Self::KeyPolicy),
             (exports.writer, Self::Writer),
             (exports.change_feed, Self::ChangeFeed),

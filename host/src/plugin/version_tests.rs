@@ -4,7 +4,7 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 
 use super::*;
-use crate::cache::Absence;
+use crate::cache::{Absence, Batching};
 use crate::key::Parts;
 
 /// A runtime whose loads wait for a permit, and which tells when it is stopped.
@@ -88,6 +88,7 @@ fn question() -> Question {
         timeout: Duration::from_secs(1),
         traceparent: None,
         known: None,
+        batching: Batching::ALONE,
     }
 }
 

@@ -18,7 +18,7 @@ use std::sync::atomic::AtomicU64;
 use http::HeaderName;
 
 use crate::cache::freshness::Policy;
-use crate::cache::{Binding, Link};
+use crate::cache::{Batching, Binding, Link};
 use crate::config::{self, Config, KeySource, Problem};
 use crate::key::KeyPolicy;
 use crate::metrics::{Metrics, RouteMetrics};
@@ -235,6 +235,10 @@ impl Route {
         let binding = Arc::new(Binding {
             route: Arc::clone(&pattern),
             policy: policy(&config),
+            batching: Batching {
+                window: config.batch_window,
+                max: config.batch_max,
+            },
             chain,
             counters: Arc::clone(&metrics.loads),
         });
@@ -274,7 +278,7 @@ fn link(
         }
         problems.push(
             Problem::error(format!("plugin `{name}` is not a loader")).remedy(
-                "name a plugin that exports larder:plugin/loader or larder:plugin/blocking-loader",
+                "name a plugin that exports larder:plugin/loader, larder:plugin/batch-loader or larder:plugin/blocking-loader",
             ),
         );
     }
