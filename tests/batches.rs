@@ -138,12 +138,19 @@ async fn a_full_batch_does_not_wait_and_a_lone_miss_waits_no_longer_than_its_win
 }
 
 #[tokio::test]
-async fn a_component_is_used_through_batch_loader_and_says_so() {
+async fn a_component_with_batch_loader_alone_is_a_loader() {
     let larder = Larder::with()
         .guest("batching", "")
+        .guest(
+            "feeding",
+            "[config]\nurl = \"http://127.0.0.1:9\"\n[grants]\nhttp = [\"http://127.0.0.1:9\"]\n",
+        )
         .route("/things/{key}", "batching", "")
         .start()
         .await;
+    let plugin = larder.plugin("feeding").await;
+    assert_eq!(plugin["kind"], "batch-loader");
+    assert_eq!(plugin["kinds"], json!(["batch-loader", "change-feed"]));
     // One that exports `loader` too is used through `batch-loader`, and says that first.
     let plugin = larder.plugin("batching").await;
     assert_eq!(plugin["kinds"], json!(["batch-loader", "loader"]));

@@ -178,7 +178,7 @@ settings! {
         watch: Switch = "true", "Whether changes there take effect at once.";
     }
     Main storage "[storage]" "What outlives a restart." {
-        dir: Directory = "larder-data", "Compiled components, and what is known of removed plugins.";
+        dir: Directory = "larder-data", "Compiled components, what is known of removed plugins, and how far change feeds were read.";
     }
     Repeated routes "[[routes]]" "A URL pattern bound to a loader, a key and a freshness policy. Once for each." {
         path: Text, "The pattern, e.g. `/data/{key}`; `{*rest}` at its end takes all that follows. Needed.";

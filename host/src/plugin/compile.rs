@@ -58,7 +58,7 @@ impl Exports {
 
     /// Whether this host has a use for it.
     pub(super) const fn is_useful(&self) -> bool {
-        self.loads() || self.key_policy
+        self.loads() || self.key_policy || self.change_feed
     }
 }
 

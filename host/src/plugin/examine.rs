@@ -151,18 +151,10 @@ fn exports(
     if exports.is_useful() {
         return Ok(exports);
     }
-    let later: Vec<_> = [
-        (exports.writer, "writer"),
-        (exports.change_feed, "change-feed"),
-    ]
-    .into_iter()
-    .filter_map(|(exported, interface)| exported.then_some(interface))
-    .collect();
-    if !later.is_empty() {
+    if exports.writer {
         return Err(Refusal::new(
             format!(
-                "`{name}` exports `{}` alone, which this version of the host does not run yet",
-                later.join("` and `")
+                "`{name}` exports `writer` alone, which this version of the host does not run yet"
             ),
             "export `loader`, `batch-loader` or `blocking-loader` beside it",
         ));
@@ -175,8 +167,8 @@ fn exports(
     Err(Refusal::new(
         format!(
             "`{name}` is a component, but no plugin: it exports {found}; a plugin exports \
-             `{PACKAGE}loader`, `{PACKAGE}batch-loader`, `{PACKAGE}blocking-loader` \
-             or `{PACKAGE}key-policy` (@{VERSION}.0)"
+             `{PACKAGE}loader`, `{PACKAGE}batch-loader`, `{PACKAGE}blocking-loader`, \
+             `{PACKAGE}change-feed` or `{PACKAGE}key-policy` (@{VERSION}.0)"
         ),
         "build it against the contract that `larder wit` prints",
     ))

@@ -39,6 +39,12 @@ pub struct Limits {
     pub handed: usize,
     /// Wall clock of each of `start`, `probe` and `stop`.
     pub lifecycle: Duration,
+    /// How long a change feed may wait for the first change of a page; `timeout` is added to it.
+    pub feed_wait: Duration,
+    /// Changes that a change feed is asked for at once.
+    pub feed_page: u32,
+    /// Bytes of the cursor of a change feed.
+    pub feed_cursor: usize,
 }
 
 /// One bound that no sidecar sets, for `larder check --defaults`. Those that it sets are rows of `config::defaults`.
@@ -84,6 +90,21 @@ const TABLE: &[LimitRow] = &[
         meaning: "wall clock of each of start, probe and stop",
     },
     LimitRow {
+        name: "feed-wait",
+        default: "10s",
+        meaning: "how long a change feed may wait for the first change of a page; [limits] timeout is added to it",
+    },
+    LimitRow {
+        name: "feed-page",
+        default: "1000",
+        meaning: "changes that a change feed is asked for at once",
+    },
+    LimitRow {
+        name: "feed-cursor",
+        default: "64KiB",
+        meaning: "the cursor of a change feed",
+    },
+    LimitRow {
         name: "component",
         default: "64MiB",
         meaning: "the size of a component file",
@@ -127,6 +148,9 @@ impl Limits {
             log_lines: 100,
             log_line: 4096,
             lifecycle: Duration::from_secs(10),
+            feed_wait: Duration::from_secs(10),
+            feed_page: 1000,
+            feed_cursor: 64 * 1024,
         }
     }
 

@@ -22,6 +22,10 @@ impl Runtime for Scripted {
         None
     }
 
+    fn change_feed(self: Arc<Self>) -> Option<Arc<dyn ChangeFeed>> {
+        None
+    }
+
     fn probe(&self) -> BoxFuture<'_, Result<(), Failure>> {
         Box::pin(async { Ok(()) })
     }

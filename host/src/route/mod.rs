@@ -3,11 +3,13 @@
 //! # Layout
 //! - this file: the [`Snapshot`], one immutable table per change of configuration or plugins; a request pins one.
 //! - [`derive`]: request → parts → key, by the listed names or by a key policy.
+//! - [`changes`]: what a change feed tells → what is purged.
 //! - [`memo`]: derivations remembered, and sampled against a fresh instance.
 //! - [`text`]: paths and queries decoded.
 //!
 //! Knows neither axum nor wasmtime nor Redis: of a plugin only that it is a loader or a key policy and what it declares.
 
+pub mod changes;
 pub mod derive;
 pub mod memo;
 pub mod text;
