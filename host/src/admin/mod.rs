@@ -320,5 +320,7 @@ fn route_json(route: &Route) -> Value {
         "failure_ttl": text(policy.failure_ttl),
         "soft_timeout": policy.soft_timeout.map(text),
         "timeout": text(policy.timeout),
+        "batch_window": text(route.binding.batching.window),
+        "batch_max": route.binding.batching.max,
     })
 }

@@ -204,6 +204,7 @@ impl Cache {
             timeout,
             traceparent: None,
             known: known.and_then(|known| known.entry.content.validator.clone()),
+            batching: ask.binding.batching,
         };
         // The loader ends itself in time and knows best what to say of it; this is for one that does not.
         const GRACE: Duration = Duration::from_millis(100);

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 pub use path::{Answer, Ask, Forward, StaleReason, TierName};
-pub use source::{Absence, Found, Loader, Outcome, Question, Renewal, Validator};
+pub use source::{Absence, Batching, Found, Loader, Outcome, Question, Renewal, Validator};
 
 use crate::key::Resource;
 use clock::Clock;
@@ -43,6 +43,8 @@ pub struct Binding {
     pub route: Arc<str>,
     /// How long answers live.
     pub policy: Policy,
+    /// How its misses gather for a loader that takes batches.
+    pub batching: Batching,
     /// The loaders, the next being tried when one fails.
     pub chain: Vec<Link>,
     /// What happened on this route, over all of its bindings.

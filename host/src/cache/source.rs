@@ -21,6 +21,23 @@ pub struct Validator {
     pub last_modified_ms: Option<u64>,
 }
 
+/// How the misses of a route gather for a loader that takes batches. Other loaders do not look at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batching {
+    /// How long the first of a batch waits for others, in whole milliseconds.
+    pub window: Duration,
+    /// The most questions in a batch. Never 0.
+    pub max: usize,
+}
+
+impl Batching {
+    /// Every question is asked alone, at once.
+    pub const ALONE: Self = Self {
+        window: Duration::ZERO,
+        max: 1,
+    };
+}
+
 /// A question to a loader: the contract's `question`.
 #[derive(Clone, Debug)]
 pub struct Question {
@@ -34,6 +51,8 @@ pub struct Question {
     pub traceparent: Option<String>,
     /// The validator of the entry in hand, only if this very loader made that entry.
     pub known: Option<Validator>,
+    /// How it may wait for others.
+    pub batching: Batching,
 }
 
 /// A value: the contract's `entry`.

@@ -2,6 +2,7 @@
 
 mod args;
 mod check;
+mod purging;
 mod serve;
 mod wit;
 

@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 use super::args::Settings;
+use super::purging::Purging;
 use crate::admin::Admin;
 use crate::cache::clock::{Clock, SystemClock};
 use crate::cache::generations::Generations;
@@ -108,6 +109,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         .await
         .context("opening the plugin directory")?;
     bind(&config, &registry, &routes, &metrics)?;
+    registry.read_feeds(Arc::new(Purging {
+        routes: Arc::clone(&routes),
+        cache: Arc::clone(&cache),
+    }));
 
     let (stop, stopping) = watch::channel(false);
     let service = Arc::new(Service {
@@ -334,6 +339,31 @@ fn samples(
                 "plugins_retired",
                 "Plugins whose file was removed",
                 plugins.retired,
+            ),
+            counter(
+                "batches",
+                "Calls of loaders that take batches",
+                plugins.batches,
+            ),
+            counter(
+                "batch_questions",
+                "Questions in those calls",
+                plugins.batch_questions,
+            ),
+            counter(
+                "feed_polls",
+                "Times that change feeds were polled",
+                plugins.feed_polls,
+            ),
+            counter(
+                "feed_failures",
+                "Polls of change feeds that failed",
+                plugins.feed_failures,
+            ),
+            counter(
+                "feed_changes",
+                "Changes that change feeds told",
+                plugins.feed_changes,
             ),
         ];
         if let Some(redis) = &redis {

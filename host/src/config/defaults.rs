@@ -178,7 +178,7 @@ settings! {
         watch: Switch = "true", "Whether changes there take effect at once.";
     }
     Main storage "[storage]" "What outlives a restart." {
-        dir: Directory = "larder-data", "Compiled components, and what is known of removed plugins.";
+        dir: Directory = "larder-data", "Compiled components, what is known of removed plugins, and how far change feeds were read.";
     }
     Repeated routes "[[routes]]" "A URL pattern bound to a loader, a key and a freshness policy. Once for each." {
         path: Text, "The pattern, e.g. `/data/{key}`; `{*rest}` at its end takes all that follows. Needed.";
@@ -195,6 +195,8 @@ settings! {
         failure_ttl: Period = "1s", "After a failure: how long stale (or the failure) is answered without asking the source again.";
         soft_timeout: Period = "0", "With something stale in hand: answer it after this long and go on loading. `\"0\"` turns it off.";
         timeout: Timeout = "2s", "How long one load may take. The smallest of this, `[limits] timeout` and the loader's own setting wins.";
+        batch_window: Window = "1ms", "A loader that takes batches: how long a miss waits for others, to be asked in one call. `\"0\"`: each is asked alone.";
+        batch_max: Count = "100", "A loader that takes batches: the most misses in one call. So many go at once, whatever is left of the window.";
         write: WriteMode = "off", "PUT and DELETE. `\"through\"` and `\"behind\"` are not built yet: refused.";
     }
     Sidecar file "the top of the file" "What stands before the first table." {

@@ -148,6 +148,10 @@ pub struct Route {
     pub soft_timeout: Option<Duration>,
     /// How long one load may take.
     pub timeout: Duration,
+    /// How long a miss waits for others before a batching loader is asked. Zero: each is asked alone.
+    pub batch_window: Duration,
+    /// The most misses in one call of a batching loader.
+    pub batch_max: usize,
     /// The line in the file, for messages; 0 when there is no file.
     pub line: usize,
 }

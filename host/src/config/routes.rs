@@ -47,6 +47,8 @@ impl Route {
             failure_ttl: setting::failure_ttl.default_value(),
             soft_timeout: (!soft_timeout.is_zero()).then_some(soft_timeout),
             timeout: setting::timeout.default_value(),
+            batch_window: setting::batch_window.default_value(),
+            batch_max: setting::batch_max.default_value(),
             line: 0,
         }
     }
@@ -80,6 +82,16 @@ fn read_route(table: Table<'_>, patterns: &mut Patterns) -> Option<Route> {
             ),
         );
     }
+    let batch_window = table.value(&setting::batch_window);
+    if batch_window >= timeout && matches!(table.origin(&setting::batch_window), Origin::File(_)) {
+        table.warn(
+            &setting::batch_window,
+            Fault::new(
+                "it is not shorter than timeout: a miss waits for half of the timeout at most",
+                "make it a few milliseconds, or leave it out",
+            ),
+        );
+    }
     let capped = |setting: &Setting<Period>| {
         let life = table.value(setting);
         if life > ttl_max && matches!(table.origin(setting), Origin::File(_)) {
@@ -106,6 +118,8 @@ fn read_route(table: Table<'_>, patterns: &mut Patterns) -> Option<Route> {
         failure_ttl: table.value(&setting::failure_ttl),
         soft_timeout: (!soft_timeout.is_zero()).then_some(soft_timeout),
         timeout,
+        batch_window,
+        batch_max: table.value(&setting::batch_max),
         line: table.line().unwrap_or(0),
     };
     let () = table.value(&setting::write);

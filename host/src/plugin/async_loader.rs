@@ -12,10 +12,11 @@ use tokio::time::{Instant, timeout_at};
 
 use super::bindings;
 use super::breaker::Breaker;
-use super::driver::{Place, Shared, Ticket};
+use super::driver::Shared;
 use super::fault::{self, Denials};
+use super::generation::{Place, Ticket};
 use super::instance::{Live, Mould};
-use super::queue::{Job, NotTaken};
+use super::queue::Asked;
 use crate::cache::{Loader, Outcome, Question};
 use crate::error::{Failure, FailureKind, Origin};
 
@@ -78,7 +79,7 @@ impl Loader for AsyncLoader {
 }
 
 /// Asks one question and waits for it no longer than it may take.
-async fn ask(shared: &Shared, question: Question) -> Result<Outcome, Failure> {
+async fn ask(shared: &Arc<Shared>, question: Question) -> Result<Outcome, Failure> {
     let kit = &shared.mould.kit;
     let timeout = question.timeout.min(kit.limits.timeout);
     let deadline = Instant::now() + timeout;
@@ -87,19 +88,12 @@ async fn ask(shared: &Shared, question: Question) -> Result<Outcome, Failure> {
         ticket: Ticket::default(),
         answered: AtomicBool::new(false),
     };
-    let job = Job {
+    shared.submit(Asked {
         question,
         deadline,
         reply,
         ticket: Arc::clone(&watch.ticket),
-    };
-    shared
-        .queue
-        .push(job)
-        .map_err(|not_taken| match not_taken {
-            NotTaken::Full(waiting) => fault::overloaded(&kit.name, waiting),
-            NotTaken::Closed => fault::stopped(&kit.name),
-        })?;
+    });
     let Ok(answered) = timeout_at(deadline, answer).await else {
         return Err(too_late(shared, &watch, timeout));
     };
@@ -150,3 +144,7 @@ impl Drop for Watch {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "batch_tests.rs"]
+mod tests;

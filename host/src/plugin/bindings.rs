@@ -28,6 +28,8 @@ mod generated {
                 include larder:plugin/imports@0.1.0;
                 export larder:plugin/loader@0.1.0;
                 export larder:plugin/blocking-loader@0.1.0;
+                export larder:plugin/batch-loader@0.1.0;
+                export larder:plugin/change-feed@0.1.0;
                 export larder:plugin/key-policy@0.1.0;
                 export larder:plugin/metadata@0.1.0;
                 export larder:plugin/lifecycle@0.1.0;
@@ -40,7 +42,7 @@ mod generated {
 }
 
 pub(super) use generated::exports::larder::plugin::{
-    blocking_loader, key_policy, lifecycle, loader, metadata,
+    batch_loader, blocking_loader, change_feed, key_policy, lifecycle, loader, metadata,
 };
 pub(super) use generated::larder::plugin::{log, secrets, settings, types};
 
@@ -187,7 +189,7 @@ fn derived(derivation: types::Derivation) -> Derivation {
 }
 
 /// The two records have one layout, so the vector is converted in place.
-fn params(list: Vec<types::Param>) -> Vec<Param> {
+pub(super) fn params(list: Vec<types::Param>) -> Vec<Param> {
     list.into_iter()
         .map(|param| Param {
             name: param.name,

@@ -50,6 +50,18 @@ pub struct Exports {
     pub lifecycle: bool,
 }
 
+impl Exports {
+    /// Whether routes may load through it.
+    pub(super) const fn loads(&self) -> bool {
+        self.loader || self.blocking_loader || self.batch_loader
+    }
+
+    /// Whether this host has a use for it.
+    pub(super) const fn is_useful(&self) -> bool {
+        self.loads() || self.key_policy || self.change_feed
+    }
+}
+
 /// A component that was compiled (or mapped from the cache) and judged: it can be instantiated by the engine it came from.
 #[derive(Clone)]
 pub struct Compiled {

@@ -6,36 +6,37 @@
 //! replacement are decided here, outside it. A trap kills the whole store, and who of many was the culprit is unknown, so
 //! the reads that were in it are asked once more, each alone in a fresh instance.
 //!
+//! A *call* carries one question, or, to a batching loader, all of a batch: its questions go in and are answered together,
+//! each caller still has a deadline of its own, and after a trap each question is asked again by itself.
+//!
 //! The words: a *slot* is one of `[limits] instances` places, supervised by one task; a *generation* is one instance in a
 //! slot; a generation is *condemned* when a call is still in it a grace after its deadline.
 
-use std::collections::HashMap;
-use std::future::poll_fn;
-use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 use wasmtime::component::Accessor;
 
+use super::asking::Guest;
 use super::backoff::Backoff;
-use super::bindings::{self, Answer, loader};
+use super::bindings::{self, Answer};
 use super::fault;
-use super::instance::{Live, Mould};
+use super::gather::Gather;
+use super::generation::{FINISHING, GRACE, Generation, OPEN, Place, RETIRED};
+use super::instance::{Live, Mould, metered, sliced};
 use super::meter::Meter;
-use super::queue::{Job, Queue};
+use super::queue::{Asked, Job, Queue};
 use super::state::State;
-use crate::cache::Question;
+use crate::cache::Batching;
 use crate::error::Failure;
 
-/// How long a call may stay in an instance after its deadline before the instance is replaced.
-pub(super) const GRACE: Duration = Duration::from_secs(1);
 /// Reads of dead stores that are asked again at once, each in an instance of its own.
 const RETRIES: usize = 16;
 
@@ -43,6 +44,7 @@ const RETRIES: usize = 16;
 pub(super) struct Shared {
     pub(super) mould: Mould,
     pub(super) queue: Queue,
+    gather: Gather,
     retries: Semaphore,
     stopping: watch::Sender<bool>,
     /// Slots that still run.
@@ -50,49 +52,6 @@ pub(super) struct Shared {
     /// Of each slot: why it has no instance just now.
     restarting: Mutex<Vec<Option<String>>>,
 }
-
-/// Where a job is, for its caller.
-pub(super) type Ticket = Arc<Mutex<Place>>;
-
-/// The places of a job.
-#[derive(Default)]
-pub(super) enum Place {
-    /// In the queue.
-    #[default]
-    Waiting,
-    /// In an instance, as this call of it.
-    Inside(Arc<Generation>, u64),
-    /// Its instance died; it is asked again, or waits to be.
-    Again,
-}
-
-/// One instance in a slot, as the world outside its store sees it.
-pub(super) struct Generation {
-    /// The calls that are in the store, by the order of their arrival.
-    asked: Mutex<HashMap<u64, Asked>>,
-    next: AtomicU64,
-    mode: AtomicU8,
-    mode_changed: Notify,
-    condemned: Notify,
-    /// It answered a call: the next restart is immediate.
-    answered: AtomicBool,
-}
-
-/// A call that is in a store: all that it takes to ask again.
-struct Asked {
-    question: Question,
-    deadline: Instant,
-    reply: oneshot::Sender<Result<Answer, Failure>>,
-    /// Of its caller. It points back here, but only until the call ends or its caller goes, whichever is first.
-    ticket: Ticket,
-}
-
-/// Takes jobs.
-const OPEN: u8 = 0;
-/// Takes what is in the queue, then ends: the plugin is being stopped.
-const FINISHING: u8 = 1;
-/// Takes nothing more: another generation has its slot.
-const RETIRED: u8 = 2;
 
 /// How a generation ended.
 enum End {
@@ -107,7 +66,8 @@ impl Shared {
     pub(super) fn start(mould: Mould, first: Live) -> (Arc<Self>, Vec<JoinHandle<()>>) {
         let instances = mould.kit.limits.instances;
         let shared = Arc::new(Self {
-            queue: Queue::new(mould.kit.limits.queue),
+            queue: Queue::new(&mould.kit.name, mould.kit.limits.queue),
+            gather: Gather::default(),
             retries: Semaphore::new(RETRIES),
             stopping: watch::channel(false).0,
             slots: AtomicUsize::new(instances),
@@ -128,8 +88,37 @@ impl Shared {
         (shared, slots)
     }
 
+    /// Sends a question on its way: into the queue, or into the batch of its route.
+    pub(super) fn submit(self: &Arc<Self>, asked: Asked) {
+        let Batching { window, max } = asked.question.batching;
+        let max = max.min(self.mould.kit.limits.queue);
+        if self.mould.worldly.batch.is_none() || window.is_zero() || max <= 1 {
+            return self.queue.push(Job::new(vec![asked]));
+        }
+        // Half of its time at most goes by in waiting for others.
+        let window = window.min(asked.deadline.saturating_duration_since(Instant::now()) / 2);
+        let joined = self.gather.join(asked, max);
+        for job in joined.go {
+            self.queue.push(job);
+        }
+        if let Some(opened) = joined.opened {
+            let shared = Arc::clone(self);
+            tokio::spawn(async move {
+                // tokio's clock goes by milliseconds and rounds up: without the one that is taken off, a lone miss would
+                // wait for longer than the window says.
+                tokio::time::sleep(window.saturating_sub(Duration::from_millis(1))).await;
+                if let Some(job) = shared.gather.close(&opened) {
+                    shared.queue.push(job);
+                }
+            });
+        }
+    }
+
     /// No new jobs; the slots finish what they have and end.
     pub(super) fn stop(&self) {
+        for job in self.gather.close_all() {
+            self.queue.push(job);
+        }
         self.queue.close();
         self.stopping.send_replace(true);
     }
@@ -262,8 +251,8 @@ fn bury(shared: &Arc<Shared>, generation: &Generation, end: Option<End>) -> Opti
             format!("the driver of `{}` panicked", shared.mould.kit.name),
         ),
     };
-    let asked = std::mem::take(&mut *generation.asked.lock());
-    for asked in asked.into_values().filter(|asked| !asked.reply.is_closed()) {
+    let asked = generation.left_behind();
+    for asked in asked.filter(|asked| !asked.reply.is_closed()) {
         *asked.ticket.lock() = Place::Again;
         tokio::spawn(ask_again(Arc::clone(shared), asked));
     }
@@ -286,7 +275,7 @@ async fn ask_again(shared: Arc<Shared>, asked: Asked) {
 
 async fn alone(mould: &Mould, mut live: Live, asked: &Asked) -> Result<Answer, Failure> {
     let store = &mut live.store;
-    let guest = guest(mould, store, &live.instance)
+    let guest = Guest::of(mould, store, &live.instance)
         .map_err(|error| super::instance::host(&mould.kit, &error))?;
     let question = bindings::question(
         &asked.question,
@@ -294,28 +283,22 @@ async fn alone(mould: &Mould, mut live: Live, asked: &Asked) -> Result<Answer, F
     );
     let meter = Arc::clone(&store.data().meter);
     meter.enforce(true);
-    let ran = super::instance::metered(
+    let ran = metered(
         &mould.engine,
         &meter,
         store.run_concurrent(async |accessor| {
-            sliced(&meter, guest.call_load(accessor, question)).await
+            sliced(&meter, guest.ask(accessor, vec![question])).await
         }),
     )
     .await;
     match ran {
-        Ok(Ok(answer)) => Ok(answer),
+        Ok(Ok(answers)) => {
+            let given = answers.len();
+            let one: Result<[Answer; 1], _> = answers.try_into();
+            one.map(|[answer]| answer)
+                .map_err(|_| fault::batch_length(&mould.kit.name, 1, given))
+        }
         Ok(Err(error)) | Err(error) => Err(fault::of(&error, &mould.kit, store.data_mut())),
-    }
-}
-
-fn guest(
-    mould: &Mould,
-    store: &mut wasmtime::Store<State>,
-    instance: &wasmtime::component::Instance,
-) -> wasmtime::Result<loader::Guest> {
-    match &mould.worldly.loader {
-        Some(indices) => indices.load(store, instance),
-        None => Err(wasmtime::format_err!("the component exports no `loader`")),
     }
 }
 
@@ -326,13 +309,13 @@ async fn run(shared: Arc<Shared>, live: Live, generation: Arc<Generation>) -> En
         mut store,
         instance,
     } = live;
-    let guest = match guest(mould, &mut store, &instance) {
+    let guest = match Guest::of(mould, &mut store, &instance) {
         Ok(guest) => guest,
         Err(error) => return End::Dead(super::instance::host(&mould.kit, &error)),
     };
     let meter = Arc::clone(&store.data().meter);
     meter.enforce(true);
-    let ran = super::instance::metered(
+    let ran = metered(
         &mould.engine,
         &meter,
         store.run_concurrent(async |accessor| {
@@ -346,21 +329,11 @@ async fn run(shared: Arc<Shared>, live: Live, generation: Arc<Generation>) -> En
     }
 }
 
-/// wasmtime polls the closure of `run_concurrent` between any two pieces of guest code: there a slice ends.
-async fn sliced<F: Future>(meter: &Meter, future: F) -> F::Output {
-    let mut future = pin!(future);
-    poll_fn(|cx| {
-        meter.slice_begins();
-        future.as_mut().poll(cx)
-    })
-    .await
-}
-
 /// Inside the store: takes jobs below `concurrency`, and never drops a call.
 async fn pump(
     shared: &Shared,
     generation: &Arc<Generation>,
-    guest: &loader::Guest,
+    guest: &Guest,
     accessor: &Accessor<State>,
 ) -> wasmtime::Result<()> {
     let concurrency = shared.mould.kit.limits.concurrency;
@@ -374,7 +347,7 @@ async fn pump(
         tokio::select! {
             Some(ended) = calls.next() => ended?,
             job = shared.queue.pop(), if more && calls.len() < concurrency => {
-                calls.push(call(generation, guest, accessor, job));
+                calls.push(call(shared, generation, guest, accessor, job));
             }
             () = generation.mode_changed.notified() => {}
         }
@@ -382,86 +355,33 @@ async fn pump(
 }
 
 async fn call(
+    shared: &Shared,
     generation: &Arc<Generation>,
-    guest: &loader::Guest,
+    guest: &Guest,
     accessor: &Accessor<State>,
     job: Job,
 ) -> wasmtime::Result<()> {
-    let remaining = job.deadline.saturating_duration_since(Instant::now());
-    let question = bindings::question(&job.question, remaining);
-    let id = generation.enter(job);
-    let answer = guest.call_load(accessor, question).await?;
-    generation.leave(id, answer);
-    Ok(())
-}
-
-impl Generation {
-    fn new() -> Arc<Self> {
-        Arc::new(Self {
-            asked: Mutex::default(),
-            next: AtomicU64::new(0),
-            mode: AtomicU8::new(OPEN),
-            mode_changed: Notify::new(),
-            condemned: Notify::new(),
-            answered: AtomicBool::new(false),
+    let asked = job.still_asked();
+    if asked.is_empty() {
+        return Ok(());
+    }
+    let now = Instant::now();
+    let questions = asked
+        .iter()
+        .map(|asked| {
+            bindings::question(
+                &asked.question,
+                asked.deadline.saturating_duration_since(now),
+            )
         })
+        .collect();
+    if let Guest::Many(_) = guest {
+        shared.mould.engine.tally().batch(asked.len());
     }
-
-    /// A job enters the store.
-    ///
-    /// The interleaving with a caller that gives up just now: it drops its receiver and then takes the ticket; this fills
-    /// the ticket and then looks at the receiver. If the caller found the ticket empty, its receiver was gone before, so
-    /// one of the two sees to the overdue call.
-    fn enter(self: &Arc<Self>, job: Job) -> u64 {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let asked = Asked {
-            question: job.question,
-            deadline: job.deadline,
-            reply: job.reply,
-            ticket: job.ticket,
-        };
-        let mut table = self.asked.lock();
-        let asked = table.entry(id).insert_entry(asked);
-        *asked.get().ticket.lock() = Place::Inside(Arc::clone(self), id);
-        let gone = asked.get().reply.is_closed();
-        drop(table);
-        if gone {
-            Arc::clone(self).overdue(id);
-        }
-        id
-    }
-
-    fn leave(&self, id: u64, answer: Answer) {
-        self.answered.store(true, Ordering::Relaxed);
-        if let Some(asked) = self.asked.lock().remove(&id) {
-            // The caller may have gone; then nobody misses the answer.
-            let _ = asked.reply.send(Ok(answer));
-        }
-    }
-
-    fn change(&self, mode: u8) {
-        self.mode.store(mode, Ordering::Release);
-        self.mode_changed.notify_one();
-    }
-
-    fn last_deadline(&self) -> Instant {
-        let asked = self.asked.lock();
-        let last = asked.values().map(|asked| asked.deadline).max();
-        last.unwrap_or_else(Instant::now) + GRACE
-    }
-
-    /// A caller gave up on call `id`: if it is still there a grace after its deadline, the instance is replaced.
-    pub(super) fn overdue(self: Arc<Self>, id: u64) {
-        let Some(deadline) = self.asked.lock().get(&id).map(|asked| asked.deadline) else {
-            return;
-        };
-        tokio::spawn(async move {
-            tokio::time::sleep_until(deadline.max(Instant::now()) + GRACE).await;
-            if self.asked.lock().contains_key(&id) {
-                self.condemned.notify_one();
-            }
-        });
-    }
+    let id = generation.enter(asked);
+    let answers = guest.ask(accessor, questions).await?;
+    generation.leave(id, answers, &shared.mould.kit.name);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use super::compile::{Compiled, Compiler};
 use super::examine;
+use super::gather::Tally;
 use super::launch;
 use super::linkers;
 use super::runtime::{Launched, Refusal, Spec};
@@ -36,6 +37,7 @@ pub struct Engine {
     compiler: Compiler,
     loaders: Linker<State>,
     policies: Linker<State>,
+    tally: Tally,
 }
 
 /// What `metadata.describe` says.
@@ -76,6 +78,7 @@ impl Engine {
             compiler: Compiler::new(&wasmtime, &storage.join("compiled"))?,
             loaders,
             policies,
+            tally: Tally::default(),
             wasmtime,
         }))
     }
@@ -129,6 +132,11 @@ impl Engine {
     /// The linker of key policies.
     pub(super) fn policies(&self) -> &Linker<State> {
         &self.policies
+    }
+
+    /// The batches of all loaders.
+    pub(super) fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// Guest code runs now, so epochs must pass.

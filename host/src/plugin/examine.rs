@@ -148,24 +148,15 @@ fn exports(
             _ => {}
         }
     }
-    if exports.loader || exports.blocking_loader || exports.key_policy {
+    if exports.is_useful() {
         return Ok(exports);
     }
-    let later: Vec<_> = [
-        (exports.batch_loader, "batch-loader"),
-        (exports.writer, "writer"),
-        (exports.change_feed, "change-feed"),
-    ]
-    .into_iter()
-    .filter_map(|(exported, interface)| exported.then_some(interface))
-    .collect();
-    if !later.is_empty() {
+    if exports.writer {
         return Err(Refusal::new(
             format!(
-                "`{name}` exports `{}` alone, which this version of the host does not run yet",
-                later.join("` and `")
+                "`{name}` exports `writer` alone, which this version of the host does not run yet"
             ),
-            "export `loader` or `blocking-loader` beside it",
+            "export `loader`, `batch-loader` or `blocking-loader` beside it",
         ));
     }
     let found = if all.is_empty() {
@@ -176,7 +167,8 @@ fn exports(
     Err(Refusal::new(
         format!(
             "`{name}` is a component, but no plugin: it exports {found}; a plugin exports \
-             `{PACKAGE}loader`, `{PACKAGE}blocking-loader` or `{PACKAGE}key-policy` (@{VERSION}.0)"
+             `{PACKAGE}loader`, `{PACKAGE}batch-loader`, `{PACKAGE}blocking-loader`, \
+             `{PACKAGE}change-feed` or `{PACKAGE}key-policy` (@{VERSION}.0)"
         ),
         "build it against the contract that `larder wit` prints",
     ))

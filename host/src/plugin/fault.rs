@@ -22,8 +22,13 @@ pub(super) fn of(error: &wasmtime::Error, kit: &Kit, state: &mut State) -> Failu
         (Origin::Limit, "cpu-limit", message)
     } else if is_host_data(error) {
         let message = format!(
-            "`{name}` handed over more than {} bytes in one call ([limits] body and {} bytes beside it)",
-            limits.body.saturating_add(limits.host_data),
+            "`{name}` handed over more than {} bytes in one call ([limits] {} and {} bytes beside it)",
+            limits.handed,
+            if limits.handed > limits.body.saturating_add(limits.host_data) {
+                "memory"
+            } else {
+                "body"
+            },
             limits.host_data
         );
         (Origin::Limit, "output-limit", message)
@@ -98,6 +103,20 @@ pub(super) fn overloaded(name: &str, waiting: usize) -> Failure {
             FailureKind::Overloaded,
             "plugin-overloaded",
             format!("{waiting} calls already wait for `{name}`"),
+        )
+    }
+}
+
+/// A batching loader gave another number of results than it was asked questions: it is not known which is whose.
+pub(super) fn batch_length(name: &str, asked: usize, given: usize) -> Failure {
+    Failure {
+        origin: Origin::Returned,
+        ..Failure::host(
+            FailureKind::Internal,
+            "batch-length",
+            format!(
+                "`{name}` was asked {asked} questions in a batch and gave {given} results; it owes one for each"
+            ),
         )
     }
 }

@@ -131,6 +131,16 @@ pub(super) async fn metered<F: Future>(engine: &Engine, meter: &Meter, future: F
     .await
 }
 
+/// wasmtime polls the closure of `run_concurrent` between any two pieces of guest code: there a slice ends.
+pub(super) async fn sliced<F: Future>(meter: &Meter, future: F) -> F::Output {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        meter.slice_begins();
+        future.as_mut().poll(cx)
+    })
+    .await
+}
+
 async fn call(
     guest: &lifecycle::Guest,
     accessor: &wasmtime::component::Accessor<State>,

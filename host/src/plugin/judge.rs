@@ -270,7 +270,7 @@ impl Court {
 
     /// Whether there is anything in it that this version of Larder can use.
     fn fit_for_use(&self, name: &str, exports: &Exports, kinds: &[PluginKind]) -> Option<Problem> {
-        if exports.loader || exports.blocking_loader || exports.key_policy {
+        if exports.is_useful() {
             return None;
         }
         let file = files::component_path(&self.dir, name);
@@ -285,7 +285,7 @@ impl Court {
                 "the component exports larder:plugin/{} and no other interface; hosting that one is not built yet",
                 kind.name()
             ))
-            .remedy("export loader or blocking-loader as well"),
+            .remedy("export loader, batch-loader or blocking-loader as well"),
         };
         Some(problem.at(file, None))
     }
@@ -296,7 +296,12 @@ impl Court {
         let derives = kinds.contains(&PluginKind::KeyPolicy);
         let mut problems = Vec::new();
         for (had, has, role, export) in [
-            (roles.loads, loads, "a loader", "loader or blocking-loader"),
+            (
+                roles.loads,
+                loads,
+                "a loader",
+                "loader, batch-loader or blocking-loader",
+            ),
             (roles.derives, derives, "a key policy", "key-policy"),
         ] {
             if had && !has {

@@ -12,13 +12,14 @@ use super::breaker::Breaker;
 use super::compile::Compiled;
 use super::engine::{Description, Engine};
 use super::fault::{self, Denials};
+use super::feed::Feed;
 use super::instance::{self, Mould};
 use super::limits::Limits;
 use super::meter::Meter;
 use super::output::Voice;
 use super::policy::Policy;
 use super::prepared::Worldly;
-use super::runtime::{Condition, Launched, Refusal, Runtime, Spec};
+use super::runtime::{ChangeFeed, Condition, Launched, Refusal, Runtime, Spec};
 use super::state::{self, Kit, Purity};
 use crate::cache::Loader;
 use crate::error::Failure;
@@ -131,12 +132,17 @@ pub(super) async fn launch(engine: &Arc<Engine>, spec: Spec) -> Result<Launched,
         }
     };
     let breaker = Breaker::new(&kit.name, Instant::now());
-    let (source, probe) = match compiled.prepared.worldly.clone() {
-        None => (None, Ok(())),
-        Some(worldly) => {
-            let (source, probe) = begin(engine, &kit, worldly, &breaker).await?;
-            (Some(source), probe)
-        }
+    let Begun {
+        source,
+        feed,
+        probe,
+    } = match compiled.prepared.worldly.clone() {
+        None => Begun {
+            source: None,
+            feed: None,
+            probe: Ok(()),
+        },
+        Some(worldly) => begin(engine, &kit, worldly, &breaker).await?,
     };
     let runtime = Arc::new(Running {
         engine: Arc::clone(engine),
@@ -144,9 +150,17 @@ pub(super) async fn launch(engine: &Arc<Engine>, spec: Spec) -> Result<Launched,
         kit,
         breaker,
         source,
+        feed,
         policy,
     });
     Ok(Launched { runtime, probe })
+}
+
+/// What lives in the world, started.
+struct Begun {
+    source: Option<Source>,
+    feed: Option<Arc<Feed>>,
+    probe: Result<(), Failure>,
 }
 
 async fn begin(
@@ -154,34 +168,49 @@ async fn begin(
     kit: &Arc<Kit>,
     worldly: Worldly,
     breaker: &Arc<Breaker>,
-) -> Result<(Source, Result<(), Failure>), Refusal> {
-    let is_async = worldly.loader.is_some();
-    let mould = Mould {
+) -> Result<Begun, Refusal> {
+    let is_async = worldly.loader.is_some() || worldly.batch.is_some();
+    let is_blocking = worldly.blocking.is_some() && !is_async;
+    let has_feed = worldly.feed.is_some();
+    let mould = || Mould {
         engine: Arc::clone(engine),
         kit: Arc::clone(kit),
-        worldly,
+        worldly: worldly.clone(),
     };
-    let meter = if is_async {
-        Meter::slice(kit.limits.cpu)
+    let meter = if is_blocking {
+        blocking::meter(&mould())
     } else {
-        blocking::meter(&mould)
+        Meter::slice(kit.limits.cpu)
     };
     let denials = Denials::watch(kit);
-    let mut first = mould.begin(meter).await.map_err(|failure| {
+    let mut first = mould().begin(meter).await.map_err(|failure| {
         let failure = denials.explain(failure);
         Refusal::bare(format!("`{}` does not start: {failure}", kit.name))
     })?;
-    let probe = mould
+    let probe = mould()
         .probe(&mut first)
         .await
         .map_err(|failure| denials.explain(failure));
     let breaker = Arc::clone(breaker);
-    let source = if is_async {
-        Source::Async(Arc::new(AsyncLoader::start(mould, first, breaker)))
-    } else {
-        Source::Blocking(Arc::new(BlockingLoader::start(mould, first, breaker)))
+    // A component that is a feed and nothing else has the first instance for it; beside a loader it makes its own.
+    let mut first = Some(first);
+    let source = match first.take_if(|_| is_async || is_blocking) {
+        None => None,
+        Some(first) if is_async => {
+            let loader = AsyncLoader::start(mould(), first, breaker);
+            Some(Source::Async(Arc::new(loader)))
+        }
+        Some(first) => {
+            let loader = BlockingLoader::start(mould(), first, breaker);
+            Some(Source::Blocking(Arc::new(loader)))
+        }
     };
-    Ok((source, probe))
+    let feed = has_feed.then(|| Arc::new(Feed::new(mould(), first)));
+    Ok(Begun {
+        source,
+        feed,
+        probe,
+    })
 }
 
 /// A plugin that runs.
@@ -191,10 +220,11 @@ struct Running {
     worldly: Option<Worldly>,
     breaker: Arc<Breaker>,
     source: Option<Source>,
+    feed: Option<Arc<Feed>>,
     policy: Option<Arc<Policy>>,
 }
 
-/// Its loader. A component that exports both is used through the async one.
+/// Its loader. A component that exports several is used through the async one.
 enum Source {
     Async(Arc<AsyncLoader>),
     Blocking(Arc<BlockingLoader>),
@@ -233,6 +263,10 @@ impl Runtime for Running {
 
     fn key_policy(self: Arc<Self>) -> Option<Arc<dyn KeyPolicy>> {
         self.policy.clone().map(|policy| policy as _)
+    }
+
+    fn change_feed(self: Arc<Self>) -> Option<Arc<dyn ChangeFeed>> {
+        self.feed.clone().map(|feed| feed as _)
     }
 
     fn probe(&self) -> BoxFuture<'_, Result<(), Failure>> {
@@ -283,6 +317,9 @@ impl Runtime for Running {
                 None => {}
                 Some(Source::Async(loader)) => loader.stop().await,
                 Some(Source::Blocking(loader)) => loader.stop().await,
+            }
+            if let Some(feed) = &self.feed {
+                feed.stop().await;
             }
         })
     }

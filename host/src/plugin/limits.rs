@@ -34,8 +34,17 @@ pub struct Limits {
     pub log_lines: u32,
     /// Bytes of one such line; the rest of it is cut.
     pub log_line: usize,
+    /// Bytes that a guest may hand to the host in one call: a body and what is beside it. A batching loader hands over the
+    /// bodies of all its questions at once, which lie in its memory at once: as much as that.
+    pub handed: usize,
     /// Wall clock of each of `start`, `probe` and `stop`.
     pub lifecycle: Duration,
+    /// How long a change feed may wait for the first change of a page; `timeout` is added to it.
+    pub feed_wait: Duration,
+    /// Changes that a change feed is asked for at once.
+    pub feed_page: u32,
+    /// Bytes of the cursor of a change feed.
+    pub feed_cursor: usize,
 }
 
 /// One bound that no sidecar sets, for `larder check --defaults`. Those that it sets are rows of `config::defaults`.
@@ -81,6 +90,21 @@ const TABLE: &[LimitRow] = &[
         meaning: "wall clock of each of start, probe and stop",
     },
     LimitRow {
+        name: "feed-wait",
+        default: "10s",
+        meaning: "how long a change feed may wait for the first change of a page; [limits] timeout is added to it",
+    },
+    LimitRow {
+        name: "feed-page",
+        default: "1000",
+        meaning: "changes that a change feed is asked for at once",
+    },
+    LimitRow {
+        name: "feed-cursor",
+        default: "64KiB",
+        meaning: "the cursor of a change feed",
+    },
+    LimitRow {
         name: "component",
         default: "64MiB",
         meaning: "the size of a component file",
@@ -90,7 +114,7 @@ const TABLE: &[LimitRow] = &[
 impl Limits {
     /// The sidecar's `[limits]` with the defaults of the plugin's kind filled in.
     pub fn resolve(given: &PluginLimits, exports: &Exports) -> Self {
-        let blocking = exports.blocking_loader && !exports.loader;
+        let blocking = exports.blocking_loader && !exports.loader && !exports.batch_loader;
         let bytes = |given: Option<u64>, default: &Setting<Room>| {
             let bytes = given.unwrap_or_else(|| default.default_value());
             usize::try_from(bytes).unwrap_or(usize::MAX)
@@ -102,19 +126,31 @@ impl Limits {
             given.unwrap_or_else(|| default.default_value())
         };
         let pool = blocking.then_some(BLOCKING_INSTANCES);
+        let host_data = 4 * MEBIBYTE;
+        let memory = bytes(given.memory, &limits::memory);
+        let body = bytes(given.body, &limits::body);
+        let bodies = if exports.batch_loader {
+            body.max(memory)
+        } else {
+            body
+        };
         Self {
-            memory: bytes(given.memory, &limits::memory),
+            memory,
             cpu: time(given.cpu, &limits::cpu),
             timeout: time(given.timeout, &limits::timeout),
             instances: count(given.instances.or(pool), &limits::instances).max(1),
             concurrency: count(given.concurrency, &limits::concurrency).max(1),
-            body: bytes(given.body, &limits::body),
+            body,
             fetches: count(given.fetches, &limits::fetches),
             queue: 10_000,
-            host_data: 4 * MEBIBYTE,
+            host_data,
+            handed: bodies.saturating_add(host_data),
             log_lines: 100,
             log_line: 4096,
             lifecycle: Duration::from_secs(10),
+            feed_wait: Duration::from_secs(10),
+            feed_page: 1000,
+            feed_cursor: 64 * 1024,
         }
     }
 

@@ -5,8 +5,11 @@
 //!
 //! Two halves meet at a [`Spec`]. The registry (`files` → `watch` → `judge` → `registry` → `version`, with `egress`,
 //! `secrets` and `descriptor`) decides which version of which plugin runs, and with what rights; the engine (`engine` →
-//! `compile` → `launch` → loaders and policies) runs it within its limits.
+//! `compile` → `launch` → loaders, policies and feeds) runs it within its limits.
+//!
+//! Of what a plugin tells by itself (`feeds`), applying it is somebody else's: it is handed to [`Changes`].
 
+mod asking;
 mod async_loader;
 mod backoff;
 mod bindings;
@@ -14,13 +17,18 @@ mod blocking;
 mod breaker;
 mod check;
 mod compile;
+mod cursors;
 mod descriptor;
 mod driver;
 mod egress;
 mod engine;
 mod examine;
 mod fault;
+mod feed;
+mod feeds;
 mod files;
+mod gather;
+mod generation;
 mod instance;
 mod judge;
 mod last_good;
@@ -51,6 +59,7 @@ pub use compile::{Compiled, Exports};
 pub use descriptor::{Descriptor, DescriptorFault, Parameter, ParameterFault, ParameterPlace};
 pub use egress::{Egress, EgressClient, EgressHooks};
 pub use engine::{Description, Engine};
+pub use feeds::Changes;
 pub use judge::sha256;
 pub use last_good::LastKnown;
 pub use limits::{LimitRow, Limits};
@@ -59,7 +68,7 @@ pub use redact::Redactor;
 pub use registry::{
     OnChange, PluginSet, PluginState, PluginStatus, Registry, RegistryCounts, ReloadError,
 };
-pub use runtime::{Condition, Launched, Refusal, Runtime, Spec};
+pub use runtime::{Change, ChangeFeed, Condition, Launched, Page, Refusal, Runtime, Spec};
 pub use secrets::{NoSecret, SecretError, Secrets};
 pub use settings::SettingFault;
 pub use version::{Plugin, PluginKind};

@@ -2,7 +2,9 @@
 
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre};
 
-use super::bindings::{blocking_loader, key_policy, lifecycle, loader, metadata};
+use super::bindings::{
+    batch_loader, blocking_loader, change_feed, key_policy, lifecycle, loader, metadata,
+};
 use super::compile::Exports;
 use super::engine::Engine;
 use super::linkers;
@@ -11,18 +13,20 @@ use super::state::State;
 /// Both sides of a component; a component may be a loader and a key policy at once.
 #[derive(Clone, Default)]
 pub(super) struct Prepared {
-    /// As a loader.
+    /// As a loader, or a change feed.
     pub(super) worldly: Option<Worldly>,
     /// As a key policy.
     pub(super) pure: Option<Pure>,
 }
 
-/// A component that can be instantiated as a loader.
+/// A component that can be instantiated with the world around it: as a loader, or a change feed.
 #[derive(Clone)]
 pub(super) struct Worldly {
     pub(super) pre: InstancePre<State>,
     pub(super) loader: Option<loader::GuestIndices>,
     pub(super) blocking: Option<blocking_loader::GuestIndices>,
+    pub(super) batch: Option<batch_loader::GuestIndices>,
+    pub(super) feed: Option<change_feed::GuestIndices>,
     pub(super) lifecycle: Option<lifecycle::GuestIndices>,
     pub(super) metadata: Option<metadata::GuestIndices>,
 }
@@ -44,13 +48,17 @@ impl Prepared {
         exports: &Exports,
     ) -> wasmtime::Result<Self> {
         let mut prepared = Self::default();
-        if exports.loader || exports.blocking_loader {
+        if exports.loads() || exports.change_feed {
             let pre = engine.loaders().instantiate_pre(component)?;
             prepared.worldly = Some(Worldly {
                 loader: wanted(exports.loader, || loader::GuestIndices::new(&pre))?,
                 blocking: wanted(exports.blocking_loader, || {
                     blocking_loader::GuestIndices::new(&pre)
                 })?,
+                batch: wanted(exports.batch_loader, || {
+                    batch_loader::GuestIndices::new(&pre)
+                })?,
+                feed: wanted(exports.change_feed, || change_feed::GuestIndices::new(&pre))?,
                 lifecycle: wanted(exports.lifecycle, || lifecycle::GuestIndices::new(&pre))?,
                 metadata: wanted(exports.metadata, || metadata::GuestIndices::new(&pre))?,
                 pre,

@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use super::egress::EgressClient;
 use super::engine::Engine;
+use super::feeds::{Changes, Feeds};
 use super::files::{self, ReadError};
 use super::judge::{Candidate, Court, Rejection, Roles, sentence};
 use super::last_good::{LastGood, LastKnown};
@@ -90,7 +91,7 @@ pub enum PluginState {
     Loading,
     /// It is served.
     Ready,
-    /// It is served, but its source does not answer its probe, or its breaker is open.
+    /// It is served, but its source does not answer its probe, its change feed fails, or its breaker is open.
     Degraded,
     /// It is served, and an instance of it is being replaced.
     Restarting,
@@ -154,6 +155,16 @@ pub struct RegistryCounts {
     pub refusals: u64,
     /// Plugins whose file was removed.
     pub retired: u64,
+    /// Batches that loaders were asked.
+    pub batches: u64,
+    /// Questions in them.
+    pub batch_questions: u64,
+    /// Times that change feeds were polled.
+    pub feed_polls: u64,
+    /// Polls that failed.
+    pub feed_failures: u64,
+    /// Changes that feeds told, a new start among them.
+    pub feed_changes: u64,
 }
 
 /// Told of each new set, in order, before whoever caused it goes on. It must not block, and may call [`Registry::set`].
@@ -167,6 +178,7 @@ pub struct Registry {
 pub(super) struct Shared {
     court: Court,
     last_good: LastGood,
+    feeds: Feeds,
     set: ArcSwap<PluginSet>,
     /// `None` until the initial set is complete. Its lock is the publishing lock.
     on_change: Mutex<Option<OnChange>>,
@@ -239,12 +251,14 @@ impl Registry {
     /// The engine or the storage directory cannot be set up.
     pub async fn open(config: &Config, on_change: OnChange) -> anyhow::Result<Arc<Self>> {
         let engine = Engine::new(&config.storage.dir)?;
-        let last_good = LastGood::open(&config.storage.dir).with_context(|| {
+        let unusable = || {
             format!(
                 "the storage directory {} cannot be used",
                 config.storage.dir.display()
             )
-        })?;
+        };
+        let last_good = LastGood::open(&config.storage.dir).with_context(unusable)?;
+        let feeds = Feeds::open(&config.storage.dir).with_context(unusable)?;
         let known = last_good.load();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let shared = Arc::new(Shared {
@@ -254,6 +268,7 @@ impl Registry {
                 dir: config.plugins.dir.clone(),
             },
             last_good,
+            feeds,
             set: ArcSwap::from_pointee(PluginSet {
                 plugins: BTreeMap::new(),
                 known,
@@ -292,11 +307,25 @@ impl Registry {
 
     /// How often what happened.
     pub fn counts(&self) -> RegistryCounts {
+        let (batches, batch_questions) = self.shared.court.engine.tally().read();
+        let feeds = self.shared.feeds.counts();
         RegistryCounts {
+            batches,
+            batch_questions,
+            feed_polls: feeds.polls.load(Ordering::Relaxed),
+            feed_failures: feeds.failures.load(Ordering::Relaxed),
+            feed_changes: feeds.changes.load(Ordering::Relaxed),
             swaps: self.shared.swaps.load(Ordering::Relaxed),
             refusals: self.shared.refusals.load(Ordering::Relaxed),
             retired: self.shared.retired.load(Ordering::Relaxed),
         }
+    }
+
+    /// Begins to read the change feeds of what is served. To be called when the routes are bound: what a feed tells before
+    /// that would be purged nowhere.
+    pub fn read_feeds(&self, changes: Arc<dyn Changes>) {
+        let served = || self.set().iter().cloned().collect();
+        self.shared.feeds.begin(changes, &self.shared.stops, served);
     }
 
     /// Judges a plugin's files now, as if they had changed. Files that are served already and do well are left alone;
@@ -331,6 +360,7 @@ impl Registry {
     /// stopped, or after `within`.
     pub async fn shutdown(&self, within: Duration) {
         self.shared.closing.cancel();
+        self.shared.feeds.stop_all();
         for plugin in self.set().iter() {
             plugin.stop();
         }
@@ -350,6 +380,7 @@ impl Registry {
 impl Drop for Registry {
     fn drop(&mut self) {
         self.shared.closing.cancel();
+        self.shared.feeds.stop_all();
     }
 }
 
@@ -567,6 +598,7 @@ impl Shared {
         }
         plugin.set_probe_failure(failing.clone());
         self.publish(|set| set.with(&plugin));
+        self.feeds.start(&plugin, &self.stops);
         self.swaps.fetch_add(1, Ordering::Relaxed);
         tracing::info!(
             plugin = plugin.name(),
@@ -616,6 +648,7 @@ impl Shared {
         self.retired.fetch_add(1, Ordering::Relaxed);
         if let Some(old) = old {
             self.publish(|set| set.without(name));
+            self.feeds.stop(name);
             old.retire();
         }
     }
@@ -729,13 +762,14 @@ impl Slot {
             };
         };
         let (state, trouble) = match plugin.condition() {
-            Condition::Ready => match plugin.probe_failure() {
-                Some(failure) => (
-                    PluginState::Degraded,
-                    Some(format!("its probe fails: {failure}")),
-                ),
-                None => (PluginState::Ready, None),
-            },
+            Condition::Ready => {
+                let probe = plugin.probe_failure();
+                let probe = probe.map(|failure| format!("its probe fails: {failure}"));
+                match probe.or_else(|| plugin.feed_trouble()) {
+                    Some(trouble) => (PluginState::Degraded, Some(trouble)),
+                    None => (PluginState::Ready, None),
+                }
+            }
             Condition::Restarting { last_error } => (PluginState::Restarting, Some(last_error)),
             Condition::Open { last_error } => (PluginState::Degraded, Some(last_error)),
             Condition::Quarantined { why } => (PluginState::Quarantined, Some(why)),

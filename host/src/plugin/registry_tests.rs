@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::sync::watch as channel;
 
 use super::*;
-use crate::cache::{Outcome, Question};
+use crate::cache::{Batching, Outcome, Question};
 use crate::config::{Environment, Overrides};
 use crate::key::Parts;
 
@@ -116,6 +116,7 @@ async fn answer(set: &PluginSet, name: &str) -> serde_json::Value {
         timeout: Duration::from_secs(10),
         traceparent: None,
         known: None,
+        batching: Batching::ALONE,
     };
     match loader.load(question).await {
         Ok(Outcome::Found(found)) => serde_json::from_slice(&found.body).unwrap(),

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
@@ -12,7 +13,7 @@ use super::limits::Limits;
 use super::{Egress, Secrets};
 use crate::cache::Loader;
 use crate::error::Failure;
-use crate::key::KeyPolicy;
+use crate::key::{KeyPolicy, Param};
 
 /// All that it takes to run one version of one plugin.
 pub struct Spec {
@@ -50,11 +51,14 @@ impl fmt::Debug for Launched {
 
 /// The running instances of one version of one plugin.
 pub trait Runtime: Send + Sync {
-    /// The loader, if the component exports `loader` or `blocking-loader`.
+    /// The loader, if the component exports `batch-loader`, `loader` or `blocking-loader`.
     fn loader(self: Arc<Self>) -> Option<Arc<dyn Loader>>;
 
     /// The key policy, if the component exports `key-policy`.
     fn key_policy(self: Arc<Self>) -> Option<Arc<dyn KeyPolicy>>;
+
+    /// The change feed, if the component exports `change-feed`.
+    fn change_feed(self: Arc<Self>) -> Option<Arc<dyn ChangeFeed>>;
 
     /// Asks a fresh instance whether the source is reachable (`start`, then `probe`, each within its budget).
     fn probe(&self) -> BoxFuture<'_, Result<(), Failure>>;
@@ -65,6 +69,40 @@ pub trait Runtime: Send + Sync {
     /// Lets calls in flight finish (bounded by the plugin's timeout), calls `lifecycle.stop` (10 s), drops the instances.
     /// Later calls fail with `plugin-not-loaded`.
     fn stop(self: Arc<Self>) -> BoxFuture<'static, ()>;
+}
+
+/// Tells what changed at a source.
+pub trait ChangeFeed: Send + Sync {
+    /// Gives the changes after a cursor, or the head of the feed without one. Ends within its deadline, whatever the guest
+    /// does. One poll at a time; one that is dropped costs the feed its instance.
+    fn poll(&self, cursor: Option<Vec<u8>>) -> BoxFuture<'_, Result<Page, Failure>>;
+}
+
+/// What changed since a cursor: the contract's `page`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Oldest first.
+    pub changes: Vec<Change>,
+    /// Where this page ends.
+    pub cursor: Vec<u8>,
+    /// How long until the next poll, as the feed asks for it.
+    pub poll_after: Duration,
+}
+
+/// One thing that changed: the contract's `change`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// One resource, in all its variants.
+    Item {
+        /// The pattern of its route; `None`: every route of this loader.
+        route: Option<String>,
+        /// Its path parameters, decoded.
+        params: Vec<Param>,
+    },
+    /// Everything that carries this tag.
+    Tag(String),
+    /// Everything of this loader.
+    Everything,
 }
 
 /// How a running plugin is. The worst of its parts is told.

@@ -146,7 +146,7 @@ pub(super) fn store(
     };
     let mut store = Store::new(engine.wasmtime(), state);
     store.limiter(|state| &mut state.memory);
-    store.set_hostcall_fuel(kit.limits.body.saturating_add(kit.limits.host_data));
+    store.set_hostcall_fuel(kit.limits.handed);
     store.set_epoch_deadline(1);
     let engine = Arc::clone(engine);
     let yields = purity == Purity::Worldly;

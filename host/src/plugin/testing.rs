@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{Compiled, Egress, Engine, Launched, Limits, Secrets, Spec};
-use crate::cache::{Found, Loader, Outcome, Question};
+use crate::cache::{Batching, Found, Loader, Outcome, Question};
 use crate::config::PluginLimits;
 use crate::error::Failure;
 use crate::key::Param;
@@ -110,6 +110,7 @@ pub(super) async fn ask_within(
         timeout,
         traceparent: None,
         known: None,
+        batching: Batching::ALONE,
     };
     loader.load(question).await
 }

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use super::compile::Exports;
 use super::descriptor::Descriptor;
 use super::engine::Description;
-use super::runtime::{Condition, Runtime};
+use super::runtime::{ChangeFeed, Condition, Runtime};
 use crate::cache::{Loader, Outcome, Question};
 use crate::error::Failure;
 use crate::key::{Decision, KeyPolicy, PolicyRequest};
@@ -57,12 +57,12 @@ impl PluginKind {
         }
     }
 
-    /// What a component's exports make it.
+    /// What a component's exports make it; what routes load through comes first.
     pub(super) fn of(exports: &Exports) -> Vec<Self> {
         [
+            (exports.batch_loader, Self::BatchLoader),
             (exports.loader, Self::Loader),
             (exports.blocking_loader, Self::BlockingLoader),
-            (exports.batch_loader, Self::BatchLoader),
             (exports.key_policy, Self::KeyPolicy),
             (exports.writer, Self::Writer),
             (exports.change_feed, Self::ChangeFeed),
@@ -159,8 +159,10 @@ pub struct Plugin {
     loader: Option<Arc<dyn Loader>>,
     key_policy: Option<Arc<dyn KeyPolicy>>,
     holder: Arc<Holder>,
-    /// What the probe of this version said last, if it failed. The one thing about it that changes; shown, never acted on.
+    /// What the probe of this version said last, if it failed. It changes; shown, never acted on.
     probe_failure: Mutex<Option<String>>,
+    /// What is wrong with its change feed, likewise.
+    feed_trouble: Mutex<Option<String>>,
 }
 
 /// What is known of a version before it runs.
@@ -201,6 +203,7 @@ impl Plugin {
             key_policy,
             holder,
             probe_failure: Mutex::default(),
+            feed_trouble: Mutex::default(),
         })
     }
 
@@ -210,6 +213,14 @@ impl Plugin {
 
     pub(super) fn set_probe_failure(&self, failure: Option<String>) {
         *self.probe_failure.lock() = failure;
+    }
+
+    pub(super) fn feed_trouble(&self) -> Option<String> {
+        self.feed_trouble.lock().clone()
+    }
+
+    pub(super) fn set_feed_trouble(&self, trouble: Option<String>) {
+        *self.feed_trouble.lock() = trouble;
     }
 
     /// The file stem.
@@ -252,6 +263,11 @@ impl Plugin {
         self.key_policy.clone()
     }
 
+    /// To be told what changed. It does not keep this version alive.
+    pub(super) fn change_feed(&self) -> Option<Arc<dyn ChangeFeed>> {
+        self.runtime().change_feed()
+    }
+
     /// How its instances are.
     pub(super) fn condition(&self) -> Condition {
         self.holder.runtime.condition()
@@ -259,7 +275,9 @@ impl Plugin {
 
     /// Whether a fresh instance of the same files could do no better.
     pub(super) fn is_well(&self) -> bool {
-        self.probe_failure().is_none() && self.condition() == Condition::Ready
+        self.probe_failure().is_none()
+            && self.feed_trouble().is_none()
+            && self.condition() == Condition::Ready
     }
 
     pub(super) fn runtime(&self) -> Arc<dyn Runtime> {

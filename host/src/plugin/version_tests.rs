@@ -4,7 +4,7 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 
 use super::*;
-use crate::cache::Absence;
+use crate::cache::{Absence, Batching};
 use crate::key::Parts;
 
 /// A runtime whose loads wait for a permit, and which tells when it is stopped.
@@ -19,6 +19,10 @@ impl Runtime for Scripted {
     }
 
     fn key_policy(self: Arc<Self>) -> Option<Arc<dyn KeyPolicy>> {
+        None
+    }
+
+    fn change_feed(self: Arc<Self>) -> Option<Arc<dyn ChangeFeed>> {
         None
     }
 
@@ -88,6 +92,7 @@ fn question() -> Question {
         timeout: Duration::from_secs(1),
         traceparent: None,
         known: None,
+        batching: Batching::ALONE,
     }
 }
 

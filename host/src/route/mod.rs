@@ -3,11 +3,13 @@
 //! # Layout
 //! - this file: the [`Snapshot`], one immutable table per change of configuration or plugins; a request pins one.
 //! - [`derive`]: request → parts → key, by the listed names or by a key policy.
+//! - [`changes`]: what a change feed tells → what is purged.
 //! - [`memo`]: derivations remembered, and sampled against a fresh instance.
 //! - [`text`]: paths and queries decoded.
 //!
 //! Knows neither axum nor wasmtime nor Redis: of a plugin only that it is a loader or a key policy and what it declares.
 
+pub mod changes;
 pub mod derive;
 pub mod memo;
 pub mod text;
@@ -18,7 +20,7 @@ use std::sync::atomic::AtomicU64;
 use http::HeaderName;
 
 use crate::cache::freshness::Policy;
-use crate::cache::{Binding, Link};
+use crate::cache::{Batching, Binding, Link};
 use crate::config::{self, Config, KeySource, Problem};
 use crate::key::KeyPolicy;
 use crate::metrics::{Metrics, RouteMetrics};
@@ -235,6 +237,10 @@ impl Route {
         let binding = Arc::new(Binding {
             route: Arc::clone(&pattern),
             policy: policy(&config),
+            batching: Batching {
+                window: config.batch_window,
+                max: config.batch_max,
+            },
             chain,
             counters: Arc::clone(&metrics.loads),
         });
@@ -274,7 +280,7 @@ fn link(
         }
         problems.push(
             Problem::error(format!("plugin `{name}` is not a loader")).remedy(
-                "name a plugin that exports larder:plugin/loader or larder:plugin/blocking-loader",
+                "name a plugin that exports larder:plugin/loader, larder:plugin/batch-loader or larder:plugin/blocking-loader",
             ),
         );
     }

@@ -12,7 +12,8 @@ use toml::de::DeValue;
 pub use name::{Digest, HeaderName, ParameterName, PluginName, Text, VariableName};
 pub use net::{Address, Endpoint, Network, Origin, RedisMode, RedisPrefix, RedisUrl, Token};
 pub use scalar::{
-    Access, Count, Directory, HeadSize, Period, Ratio, Room, Size, Switch, Timeout, WriteMode,
+    Access, Count, Directory, HeadSize, Period, Ratio, Room, Size, Switch, Timeout, Window,
+    WriteMode,
 };
 
 /// What is wrong with a value, and how to mend it; the reader adds the setting and the place.

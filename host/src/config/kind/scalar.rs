@@ -81,6 +81,39 @@ impl Scalar for Timeout {
     }
 }
 
+/// A time in which things gather: `"0"` is none, and clocks tell whole milliseconds.
+#[derive(Debug)]
+pub struct Window;
+
+impl Kind for Window {
+    fn name() -> String {
+        Period::name()
+    }
+}
+
+impl Scalar for Window {
+    type Value = Duration;
+    const UNITS: &'static [&'static str] = Period::UNITS;
+    const EXAMPLE: &'static str = Period::EXAMPLE;
+
+    fn parse(text: &str) -> Result<Duration, Fault> {
+        let duration = Period::parse(text)?;
+        if duration.subsec_nanos() % 1_000_000 != 0 {
+            return Err(Fault::new(
+                format!("{text:?} is not a whole number of milliseconds"),
+                r#"write whole milliseconds, such as "1ms", or "0" for none"#,
+            ));
+        }
+        if duration > TIMEOUT_MAX {
+            return Err(Fault::new(
+                format!("{text:?} is longer than a day"),
+                r#"write a few milliseconds, such as "5ms""#,
+            ));
+        }
+        Ok(duration)
+    }
+}
+
 /// A number of bytes, which may be `"0"`.
 #[derive(Debug)]
 pub struct Size;

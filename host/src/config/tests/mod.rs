@@ -94,6 +94,8 @@ fn the_example_of_the_documentation_is_read_whole() {
         failure_ttl = "1.5s"
         soft_timeout = "200ms"
         timeout = "5s"
+        batch_window = "5ms"
+        batch_max = 500
         write = "off"
         [[routes]]
         path = "/tenants/{tenant}/{*rest}"
@@ -144,6 +146,10 @@ fn the_example_of_the_documentation_is_read_whole() {
     assert!((data.jitter - 1.0).abs() < f64::EPSILON);
     assert_eq!(data.missing_ttl, Duration::ZERO);
     assert_eq!(data.failure_ttl, Duration::from_millis(1500));
+    assert_eq!(
+        (data.batch_window, data.batch_max),
+        (Duration::from_millis(5), 500)
+    );
     assert_eq!(data.soft_timeout, Some(Duration::from_millis(200)));
     assert_eq!(data.timeout, Duration::from_secs(5));
     assert_eq!(
@@ -356,6 +362,10 @@ fn the_defaults_are_the_ones_that_are_promised() {
     assert_eq!(route.failure_ttl, Duration::from_secs(1));
     assert_eq!(route.soft_timeout, None);
     assert_eq!(route.timeout, Duration::from_secs(2));
+    assert_eq!(
+        (route.batch_window, route.batch_max),
+        (Duration::from_millis(1), 100)
+    );
     let listing = defaults::text();
     for line in [
         "ttl_max                  \"30d\"",

@@ -226,6 +226,7 @@ loader = "a"
 soft_timeout = "2s"
 ttl = "60d"
 missing_ttl = "31d"
+batch_window = "2s"
 "##,
         r##"
 warning: larder.toml:4: soft_timeout of [[routes]]: it is not shorter than timeout, so it does nothing
@@ -234,6 +235,38 @@ warning: larder.toml:5: ttl of [[routes]]: it is longer than ttl_max, and cut to
   remedy: raise ttl_max, or shorten it
 warning: larder.toml:6: missing_ttl of [[routes]]: it is longer than ttl_max, and cut to that
   remedy: raise ttl_max, or shorten it
+warning: larder.toml:7: batch_window of [[routes]]: it is not shorter than timeout: a miss waits for half of the timeout at most
+  remedy: make it a few milliseconds, or leave it out
+"##,
+    );
+}
+
+#[test]
+fn a_batch_has_a_size_and_its_window_is_of_whole_milliseconds() {
+    check(
+        r##"
+[[routes]]
+path = "/a"
+loader = "a"
+batch_window = "1500us"
+batch_max = 0
+[[routes]]
+path = "/b"
+loader = "a"
+batch_window = 5
+[[routes]]
+path = "/c"
+loader = "a"
+batch_window = "0"
+batch_max = 1
+"##,
+        r##"
+error: larder.toml:4: batch_window of [[routes]]: "1500us" is not a whole number of milliseconds
+  remedy: write whole milliseconds, such as "1ms", or "0" for none
+error: larder.toml:5: batch_max of [[routes]]: 0 is not a number from 1 to 10000000
+  remedy: write a whole number above 0, without quotes
+error: larder.toml:9: batch_window of [[routes]]: expected a duration, found the integer 5
+  remedy: write "5s" or "5ms"
 "##,
     );
 }

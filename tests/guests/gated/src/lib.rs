@@ -20,9 +20,7 @@
 //! | 500 or more, or no answer | fails as unavailable |
 //! | any other status | answers found, with this status and the body |
 
-use wasip3::http::client;
-use wasip3::http::types::{self, Fields, Request, Scheme};
-use wasip3::wit_future;
+use larder_guest_origin::{Answer, encoded, get};
 
 wit_bindgen::generate!({
     path: "../../../wit",
@@ -60,7 +58,7 @@ impl loader::Guest for Gated {
             None => {}
         }
         let ttl_ms = answer.header("x-ttl-ms").and_then(|ms| ms.parse().ok());
-        let tags = answer.tags();
+        let tags = answer.list("x-tags");
         let hints = Vec::new();
         match answer.status {
             304 => Ok(Outcome::NotModified(Renewal { ttl_ms, hints })),
@@ -78,7 +76,7 @@ impl loader::Guest for Gated {
             status => Ok(Outcome::Found(Entry {
                 status: Some(status),
                 content_type: answer.header("content-type"),
-                headers: answer.given_headers(),
+                headers: given_headers(&answer),
                 validator: answer.header("etag").map(|etag| Validator {
                     etag: Some(etag),
                     last_modified_ms: None,
@@ -92,43 +90,15 @@ impl loader::Guest for Gated {
     }
 }
 
-struct Answer {
-    status: u16,
-    headers: Vec<(String, Vec<u8>)>,
-    body: Vec<u8>,
-}
-
-impl Answer {
-    fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = String> + 'a {
-        let named = self
-            .headers
-            .iter()
-            .filter(move |(field, _)| field.eq_ignore_ascii_case(name));
-        named.map(|(_, value)| String::from_utf8_lossy(value).into_owned())
-    }
-
-    fn header(&self, name: &str) -> Option<String> {
-        self.all(name).next()
-    }
-
-    fn tags(&self) -> Vec<String> {
-        let tags = self.header("x-tags").unwrap_or_default();
-        tags.split(',')
-            .filter(|tag| !tag.is_empty())
-            .map(|tag| tag.trim().to_owned())
-            .collect()
-    }
-
-    fn given_headers(&self) -> Vec<Param> {
-        let pairs = self.all("x-header").filter_map(|text| {
-            let (name, value) = text.split_once(": ")?;
-            Some(Param {
-                name: name.to_owned(),
-                value: value.to_owned(),
-            })
-        });
-        pairs.collect()
-    }
+fn given_headers(answer: &Answer) -> Vec<Param> {
+    let pairs = answer.all("x-header").filter_map(|text| {
+        let (name, value) = text.split_once(": ")?;
+        Some(Param {
+            name: name.to_owned(),
+            value: value.to_owned(),
+        })
+    });
+    pairs.collect()
 }
 
 async fn ask(parts: &[Param], known: Option<&str>) -> Result<Answer, Failure> {
@@ -138,41 +108,16 @@ async fn ask(parts: &[Param], known: Option<&str>) -> Result<Answer, Failure> {
         .split_once("http://")
         .and_then(|(_, rest)| rest.split('"').next())
         .expect("[config] url = \"http://HOST:PORT\"");
-    let fields = Fields::new();
-    if let Some(etag) = known {
-        fields
-            .append("if-none-match", etag.as_bytes())
-            .expect("an entity tag can be sent");
-    }
-    // Dropping the writing end says: no trailers.
-    let (_, trailers) = wit_future::new(|| Ok(None));
-    let (request, _sent) = Request::new(fields, None, trailers, None);
-    request
-        .set_scheme(Some(&Scheme::Http))
-        .expect("http is a scheme");
-    request
-        .set_authority(Some(authority))
-        .expect("the authority of a URL");
-    request
-        .set_path_with_query(Some(&path(parts)))
-        .expect("an encoded path");
-    let unreachable = |code| Failure {
-        message: format!("no answer from the origin: {code:?}"),
-        ..failure(FailureKind::Unavailable, "origin-unreachable", None)
-    };
-    let response = client::send(request).await.map_err(unreachable)?;
-    let status = response.get_status_code();
-    let headers = response.get_headers().copy_all();
-    let (_, result) = wit_future::new(|| Ok(()));
-    let (stream, trailers) = types::Response::consume_body(response, result);
-    let body = stream.collect().await;
-    // A body that breaks off ends its stream as a whole one does: what comes after it tells.
-    trailers.await.map_err(unreachable)?;
-    Ok(Answer {
-        status,
-        headers,
-        body,
-    })
+    let known: Vec<_> = known
+        .map(|etag| ("if-none-match", etag))
+        .into_iter()
+        .collect();
+    get(authority, &path(parts), &known)
+        .await
+        .map_err(|message| Failure {
+            message,
+            ..failure(FailureKind::Unavailable, "origin-unreachable", None)
+        })
 }
 
 /// `/FIRST?NAME=VALUE&…`
@@ -187,18 +132,6 @@ fn path(parts: &[Param]) -> String {
         path.push_str(&encoded(&part.value));
     }
     path
-}
-
-fn encoded(text: &str) -> String {
-    let mut encoded = String::new();
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
 }
 
 fn failure(kind: FailureKind, code: &str, retry_after_ms: Option<u64>) -> Failure {
