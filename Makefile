@@ -42,8 +42,10 @@ test: ## builds and tests everything, and lints it
 	$(CARGO) build $(FLAGS) --workspace --all-targets
 	bash plugins/build.sh
 	bash tests/guests/build.sh
+	examples/loader-rust/build
 	examples/loader-js/build
 	examples/loader-python/build
+	$(CARGO) test $(FLAGS) --manifest-path examples/loader-rust/Cargo.toml --target-dir $(TARGET)/guests
 	cd examples/loader-js && node --test
 	cd examples/loader-python && python3 -m unittest
 	$(CARGO) test $(FLAGS) --workspace

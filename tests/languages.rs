@@ -1,5 +1,5 @@
-//! The examples in other languages: the components that `examples/loader-js/build` and `examples/loader-python/build` make,
-//! called through the server. What their SDKs promise an author is seen here from outside; what needs no component is
+//! The examples in each language: the components that `examples/loader-rust/build`, `examples/loader-js/build` and
+//! `examples/loader-python/build` make, called through the server. What their SDKs promise an author is seen here from outside; what needs no component is
 //! tested beside them, in their own languages.
 
 use std::fs;
@@ -65,6 +65,50 @@ fn days(settings: &str) -> Builder {
     Larder::with()
         .component("days", Wasm::example("loader-js", "days"), settings)
         .route("/days/{key}", "days", "jitter = 0.0")
+}
+
+#[tokio::test]
+async fn a_rust_loader_is_one_function() {
+    let larder = Larder::with()
+        .component("greet", Wasm::example("loader-rust", "greet"), "")
+        .route("/greet/{key}", "greet", "")
+        .start()
+        .await;
+    let answer = larder.get("/greet/Ada").await;
+    answer.expect(200, "larder; fwd=uri-miss; stored");
+    assert_eq!(answer.json(), json!({ "greeting": "Hello Ada" }));
+    larder
+        .get("/greet/Ada")
+        .await
+        .expect(200, "larder; hit; ttl=N; detail=memory");
+}
+
+#[tokio::test]
+async fn the_rust_sdks_other_forms_answer_for_each_question() {
+    let larder = Larder::with()
+        .component("forms", Wasm::guest("forms"), "[config]\nsource = \"here\"")
+        .route("/numbers/{id}", "forms", "batch_window = \"50ms\"")
+        .start()
+        .await;
+    let ids = ["1", "2", "7", "13", "x"];
+    let paths = ids.map(|id| format!("/numbers/{id}"));
+    let answers = join_all(paths.iter().map(|path| larder.get(path))).await;
+    let statuses: Vec<_> = answers
+        .iter()
+        .map(|answer| answer.status.as_u16())
+        .collect();
+    // `x` is no number: the descriptor that the SDK derived says so before the plugin is asked.
+    assert_eq!(statuses, [200, 200, 404, 502, 422]);
+    let first = answers[0].json();
+    assert_eq!(
+        (&first["id"], &first["source"]),
+        (&json!(1), &json!("here"))
+    );
+    assert_eq!(first["started"], true, "its life began with `start`");
+    assert!(answers[3].text().contains("unlucky"));
+    larder.purge(json!({ "tag": "id:1" })).await;
+    let again = larder.get("/numbers/1").await;
+    again.expect(200, "larder; fwd=uri-miss; stored");
 }
 
 #[tokio::test]
