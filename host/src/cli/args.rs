@@ -6,6 +6,7 @@ use std::path::Path;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::plugin::Plugin;
 use crate::config::{self, Config, Environment, Overrides, Problem, defaults as setting};
 
 /// A read-through cache server whose data loaders and key policies are WebAssembly components.
@@ -22,6 +23,9 @@ pub(super) enum Command {
     Serve(Settings),
     /// Report every problem of the configuration and the plugins at once; exit with 1 if one is an error.
     Check(Check),
+    /// Make, build, look at and try out plugins.
+    #[command(subcommand)]
+    Plugin(Plugin),
     /// Print the contract between Larder and its plugins, in WIT.
     Wit,
     #[command(flatten)]
@@ -122,8 +126,6 @@ pub(super) struct Check {
 #[derive(Debug, Subcommand)]
 pub(super) enum Unbuilt {
     #[command(hide = true)]
-    Plugin(Rest),
-    #[command(hide = true)]
     Purge(Rest),
     #[command(hide = true)]
     Entry(Rest),
@@ -141,10 +143,6 @@ pub(super) struct Rest {
 impl Unbuilt {
     pub(super) fn problem(&self) -> Problem {
         let (name, instead) = match self {
-            Self::Plugin(_) => (
-                "plugin",
-                "copy a first-party plugin as a start; `larder check` judges what is in the plugin directory",
-            ),
             Self::Purge(_) => ("purge", "send POST /purge to the admin listener"),
             Self::Entry(_) => ("entry", "ask the admin listener for GET /entries?path=…"),
             Self::Openapi(_) => ("openapi", "ask the admin listener for GET /routes"),
@@ -165,14 +163,13 @@ mod tests {
 
     #[test]
     fn a_command_of_a_later_version_is_refused_with_what_there_is() {
-        let parsed = Larder::try_parse_from(["larder", "plugin", "new", "--lang", "rust"]).unwrap();
+        let parsed = Larder::try_parse_from(["larder", "purge", "/data/42", "--all"]).unwrap();
         let Command::Unbuilt(command) = parsed.command else {
             panic!("{parsed:?}");
         };
         assert_eq!(
             command.problem().to_string(),
-            "error: larder plugin is not built yet in this version\n  remedy: copy a first-party plugin as a start; \
-             `larder check` judges what is in the plugin directory"
+            "error: larder purge is not built yet in this version\n  remedy: send POST /purge to the admin listener"
         );
     }
 

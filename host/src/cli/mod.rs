@@ -2,6 +2,7 @@
 
 mod args;
 mod check;
+mod plugin;
 mod purging;
 mod serve;
 mod wit;
@@ -22,6 +23,7 @@ pub fn main() -> ExitCode {
     match Larder::parse().command {
         Command::Serve(settings) => serve::run(&settings),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Plugin(command) => plugin::run(&command),
         Command::Wit => {
             print(&wit::text());
             ExitCode::SUCCESS

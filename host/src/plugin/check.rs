@@ -74,6 +74,7 @@ pub async fn check(
         engine,
         client: EgressClient::new(),
         dir: dir.clone(),
+        offline: false,
     };
     // One after another: the order of the report is then the order of the files, and a broken one cannot starve the rest.
     let stops = TaskTracker::new();

@@ -53,6 +53,15 @@ pub struct Description {
     pub descriptor: String,
 }
 
+/// The names on the outside of a component, in its own order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outline {
+    /// E.g. `larder:plugin/loader@0.1.0`.
+    pub exports: Vec<String>,
+    /// E.g. `wasi:http/handler@0.3.0`.
+    pub imports: Vec<String>,
+}
+
 impl Engine {
     /// An engine whose compiled code is cached under `storage`/compiled.
     ///
@@ -98,6 +107,19 @@ impl Engine {
             .compile(&self.wasmtime, name, bytes.clone())
             .await?;
         examine::component(self, name, &component, digest, bytes.len()).map(Arc::new)
+    }
+
+    /// What a component exports and imports, whether or not this host could run it.
+    ///
+    /// # Errors
+    /// It is no component.
+    pub(super) async fn outline(&self, name: &str, bytes: Bytes) -> Result<Outline, Refusal> {
+        examine::bytes(name, &bytes)?;
+        let (component, _) = self.compiler.compile(&self.wasmtime, name, bytes).await?;
+        Ok(Outline {
+            exports: linkers::exports_of(&self.wasmtime, &component),
+            imports: linkers::imports_of(&self.wasmtime, &component),
+        })
     }
 
     /// Calls `metadata.describe` in a throw-away, fully denied, limited instance. `None`: no metadata.

@@ -85,6 +85,10 @@ impl Runtime for Version {
         Condition::Ready
     }
 
+    fn memory_peak(&self) -> usize {
+        0
+    }
+
     fn stop(self: Arc<Self>) -> BoxFuture<'static, ()> {
         Box::pin(std::future::ready(()))
     }

@@ -133,6 +133,10 @@ pub(super) fn list(dir: &Path) -> io::Result<Listing> {
     Ok(listing)
 }
 
+/// The rule of [`is_name`], as the end of a sentence.
+pub(super) const NAME_RULE: &str =
+    "use letters, digits, '-', '_' and '.', 64 at most, and begin with a letter, a digit or '_'";
+
 /// Whether a file stem can name a plugin: it appears in routes, keys, metrics and paths without escaping.
 pub(super) fn is_name(name: &str) -> bool {
     name.len() <= 64
@@ -148,6 +152,8 @@ pub(super) struct Files {
     pub(super) component: Bytes,
     /// `None`: there is no sidecar, which is as good as an empty one.
     pub(super) sidecar: Option<String>,
+    /// Where the sidecar is or would be: its paths are relative to there, and its problems name it.
+    pub(super) sidecar_path: PathBuf,
     /// Of both files: what tells whether there is anything new.
     pub(super) digest: blake3::Hash,
 }
@@ -193,6 +199,7 @@ pub(super) fn read(dir: &Path, name: &str) -> Result<Files, ReadError> {
         return Ok(Files {
             component: component.into(),
             sidecar,
+            sidecar_path: sidecar_path(dir, name),
             digest: hasher.finalize(),
         });
     }

@@ -18,7 +18,7 @@ use super::limits::Limits;
 use super::runtime::{Launched, Refusal, Spec};
 use super::secrets::Secrets;
 use super::version::{Facts, PluginKind, identity};
-use crate::config::{Problem, Severity, Sidecar, sidecar};
+use crate::config::{Grants, Problem, Severity, Sidecar, sidecar};
 
 /// What judges need: the same for all of them.
 #[derive(Clone)]
@@ -26,6 +26,9 @@ pub(super) struct Court {
     pub(super) engine: Arc<Engine>,
     pub(super) client: Arc<EgressClient>,
     pub(super) dir: PathBuf,
+    /// Nothing outside is reached: secrets are what stands in for them, and sockets stay closed. For replaying a recorded
+    /// call.
+    pub(super) offline: bool,
 }
 
 /// What a new version must be able to do because the one it replaces does it for some route.
@@ -54,14 +57,15 @@ pub(super) struct Rejection {
 }
 
 /// All that can be said of a candidate without running it.
-struct Brief {
+pub(super) struct Brief {
     compiled: Arc<Compiled>,
-    facts: Facts,
+    pub(super) facts: Facts,
     config: serde_json::Map<String, Value>,
-    secrets: Secrets,
+    pub(super) secrets: Secrets,
+    pub(super) grants: Grants,
     egress: Arc<Egress>,
     limits: Limits,
-    warnings: Vec<Problem>,
+    pub(super) warnings: Vec<Problem>,
 }
 
 impl Court {
@@ -73,6 +77,11 @@ impl Court {
         roles: Roles,
     ) -> Result<Candidate, Rejection> {
         let brief = self.examine(name, files, roles).await?;
+        self.launch(name, brief).await
+    }
+
+    /// Runs what was examined: the result is started and probed.
+    pub(super) async fn launch(&self, name: &str, brief: Brief) -> Result<Candidate, Rejection> {
         let kinds = brief.facts.kinds.clone();
         let spec = Spec {
             name: name.to_owned(),
@@ -97,12 +106,19 @@ impl Court {
     }
 
     /// Everything up to running it. All problems that can be found are told together: sidecar, component, and how they fit.
-    async fn examine(&self, name: &str, files: Files, roles: Roles) -> Result<Brief, Rejection> {
-        let sidecar_file = files::sidecar_path(&self.dir, name);
+    pub(super) async fn examine(
+        &self,
+        name: &str,
+        files: Files,
+        roles: Roles,
+    ) -> Result<Brief, Rejection> {
+        let sidecar_file = files.sidecar_path;
+        let base = sidecar_file.parent().unwrap_or(&self.dir);
         let text = files.sidecar.unwrap_or_default();
-        let (sidecar, mut problems) = sidecar::parse(&text, &sidecar_file, &self.dir);
+        let (mut sidecar, mut problems) = sidecar::parse(&text, &sidecar_file, base);
 
-        if let Some(pin) = &sidecar.digest
+        // What is replayed is another build more often than not: that is what it is replayed for.
+        if let Some(pin) = sidecar.digest.as_ref().filter(|_| !self.offline)
             && let Some(problem) = unpinned(name, pin, &files.component)
         {
             // Not even compiled: it is not what the operator has looked at.
@@ -127,10 +143,23 @@ impl Court {
                 return Err(Rejection::of(problems, kinds));
             }
         };
-        let secrets = Secrets::new(name, sidecar.secrets.clone());
+        let secrets = if self.offline {
+            Secrets::stand_ins(name, sidecar.secrets.clone())
+        } else {
+            Secrets::new(name, sidecar.secrets.clone())
+        };
         // Of a sidecar that could not be read to its end, what seems absent or wrong may only be unread.
         if !sidecar.broken {
-            problems.extend(self.fit_of_sidecar(name, &text, &sidecar, &descriptor, &secrets));
+            problems.extend(self.fit_of_sidecar(
+                name,
+                (&sidecar_file, &text),
+                &sidecar,
+                &descriptor,
+                &secrets,
+            ));
+        }
+        if self.offline {
+            sidecar.grants.tcp.clear();
         }
         let limits = Limits::resolve(&sidecar.limits, &compiled.exports);
         let egress = Egress::new(
@@ -168,6 +197,7 @@ impl Court {
             compiled,
             config: sidecar.config,
             secrets,
+            grants: sidecar.grants,
             egress,
             limits,
             warnings: problems,
@@ -178,12 +208,11 @@ impl Court {
     fn fit_of_sidecar(
         &self,
         name: &str,
-        text: &str,
+        (file, text): (&Path, &str),
         sidecar: &Sidecar,
         descriptor: &Descriptor,
         secrets: &Secrets,
     ) -> Vec<Problem> {
-        let file = files::sidecar_path(&self.dir, name);
         let mut problems = Vec::new();
         for fault in descriptor
             .check_settings(&sidecar.config)
@@ -200,7 +229,7 @@ impl Court {
             };
             problems.push(
                 Problem::error(format!("[config]{at}: {}", fault.message))
-                    .at(file.clone(), line_of(text, "config", &fault.pointer))
+                    .at(file, line_of(text, "config", &fault.pointer))
                     .remedy(fault.remedy),
             );
         }
@@ -212,7 +241,7 @@ impl Court {
             };
             problems.push(
                 problem(format!("{name} {}", missing.what))
-                    .at(file.clone(), None)
+                    .at(file, None)
                     .remedy(missing.remedy),
             );
         }
@@ -220,10 +249,7 @@ impl Court {
             if let Err(no) = secrets.look(secret) {
                 problems.push(
                     Problem::warning(no.sentence)
-                        .at(
-                            file.clone(),
-                            line_of(text, "secrets", &format!("/{secret}")),
-                        )
+                        .at(file, line_of(text, "secrets", &format!("/{secret}")))
                         .remedy(
                             "it is read each time the plugin asks for it, so it may still come",
                         ),

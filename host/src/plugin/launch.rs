@@ -1,6 +1,7 @@
 //! From a compiled component to a running plugin: `describe`, `start`, `probe`, and the [`Runtime`] that is handed out.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use futures_util::future::BoxFuture;
@@ -51,6 +52,7 @@ pub(super) async fn describe(
             limits.log_line,
             &Arc::default(),
         ),
+        memory_peak: Arc::default(),
         limits,
     });
     let budget = kit.limits.lifecycle;
@@ -116,6 +118,7 @@ pub(super) async fn launch(engine: &Arc<Engine>, spec: Spec) -> Result<Launched,
     } = spec;
     let kit = Arc::new(Kit {
         voice: Voice::new(&name, limits.log_lines, limits.log_line, secrets.redactor()),
+        memory_peak: Arc::default(),
         name,
         settings,
         secrets: Some(secrets),
@@ -309,6 +312,10 @@ impl Runtime for Running {
             Some(last_error) => Condition::Restarting { last_error },
             None => Condition::Ready,
         }
+    }
+
+    fn memory_peak(&self) -> usize {
+        self.kit.memory_peak.load(Ordering::Relaxed)
     }
 
     fn stop(self: Arc<Self>) -> BoxFuture<'static, ()> {

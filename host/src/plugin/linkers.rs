@@ -365,6 +365,13 @@ pub(super) fn imports_of(engine: &wasmtime::Engine, component: &Component) -> Ve
         .collect()
 }
 
+/// What a component exports, in its own order.
+pub(super) fn exports_of(engine: &wasmtime::Engine, component: &Component) -> Vec<String> {
+    let world = component.component_type();
+    let names = world.exports(engine).map(|(name, _)| name.to_owned());
+    names.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::answered;

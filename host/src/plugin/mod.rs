@@ -3,6 +3,8 @@
 //! Alone in naming wasmtime. Knows neither axum nor Redis, and of the cache only the traits it implements:
 //! [`crate::cache::Loader`] and [`crate::key::KeyPolicy`].
 //!
+//! [`Workshop`] runs one plugin once, for its author.
+//!
 //! Two halves meet at a [`Spec`]. The registry (`files` → `watch` → `judge` → `registry` → `version`, with `egress`,
 //! `secrets` and `descriptor`) decides which version of which plugin runs, and with what rights; the engine (`engine` →
 //! `compile` → `launch` → loaders, policies and feeds) runs it within its limits.
@@ -41,6 +43,7 @@ mod output;
 mod policy;
 mod prepared;
 mod queue;
+mod recording;
 mod redact;
 mod registry;
 mod runtime;
@@ -53,22 +56,28 @@ mod testing;
 mod ticker;
 mod version;
 mod watch;
+mod workshop;
 
 pub use check::check;
 pub use compile::{Compiled, Exports};
 pub use descriptor::{Descriptor, DescriptorFault, Parameter, ParameterFault, ParameterPlace};
-pub use egress::{Egress, EgressClient, EgressHooks};
-pub use engine::{Description, Engine};
+pub use egress::{Bytestring, Egress, EgressClient, EgressHooks, Exchange, Reply, Sent, Tape};
+pub use engine::{Description, Engine, Outline};
 pub use feeds::Changes;
 pub use judge::sha256;
 pub use last_good::LastKnown;
 pub use limits::{LimitRow, Limits};
 pub use needs::Missing;
+pub use recording::{Recording, answer, is_said, method_of};
 pub use redact::Redactor;
 pub use registry::{
     OnChange, PluginSet, PluginState, PluginStatus, Registry, RegistryCounts, ReloadError,
 };
 pub use runtime::{Change, ChangeFeed, Condition, Launched, Page, Refusal, Runtime, Spec};
-pub use secrets::{NoSecret, SecretError, Secrets};
+pub use secrets::{NoSecret, SecretError, Secrets, stand_in};
 pub use settings::SettingFault;
 pub use version::{Plugin, PluginKind};
+pub use workshop::{
+    Answered, Asked, Called, Inspection, PLUGIN_NAME_RULE, SidecarOf, Subject, Workshop,
+    is_plugin_name,
+};

@@ -16,6 +16,10 @@ pub struct Missing {
     pub what: String,
     /// What to write where.
     pub remedy: String,
+    /// `grants` or `secrets`: the table of the sidecar that it is about.
+    pub table: &'static str,
+    /// The lines to write there.
+    pub lines: Vec<String>,
     /// Whether nothing of this kind is granted: then the plugin is refused. What is granted may be meant to stand for
     /// what was asked for (another server with the same records), so the rest is only warned of.
     pub refuses: bool,
@@ -62,9 +66,17 @@ impl Descriptor {
                 } else {
                     (lacking, false)
                 };
+                let lines = lines(kind, grants, &lacking);
+                let table = if *kind == "secrets" {
+                    "secrets"
+                } else {
+                    "grants"
+                };
                 Some(Missing {
                     what: what(kind, sentences, &lacking, refuses),
-                    remedy: remedy(plugin, kind, grants, &lacking, is_example),
+                    remedy: remedy(plugin, table, &lines, is_example),
+                    table,
+                    lines,
                     refuses,
                 })
             })
@@ -127,34 +139,24 @@ fn what(kind: &str, sentences: &[String], lacking: &[String], refuses: bool) -> 
     }
 }
 
-fn remedy(
-    plugin: &str,
-    kind: &str,
-    grants: &Grants,
-    lacking: &[String],
-    is_example: bool,
-) -> String {
+fn remedy(plugin: &str, table: &str, lines: &[String], is_example: bool) -> String {
     let own = if is_example {
         ", with your own values"
     } else {
         ""
     };
-    let table = if kind == "secrets" {
-        "[secrets]"
-    } else {
-        "[grants]"
-    };
-    let line = match kind {
-        "http" => list_line(kind, &grants.http, lacking),
-        "tcp" => list_line(kind, &grants.tcp, lacking),
-        "env" => list_line(kind, &grants.env, lacking),
-        "dirs" => dirs_line(grants, lacking),
-        _ => {
-            let lines: Vec<_> = lacking.iter().map(|name| secret_line(name)).collect();
-            lines.join("` and `")
-        }
-    };
-    format!("in {plugin}.toml under {table} write `{line}`{own}")
+    let lines = lines.join("` and `");
+    format!("in {plugin}.toml under [{table}] write `{lines}`{own}")
+}
+
+fn lines(kind: &str, grants: &Grants, lacking: &[String]) -> Vec<String> {
+    match kind {
+        "http" => vec![list_line(kind, &grants.http, lacking)],
+        "tcp" => vec![list_line(kind, &grants.tcp, lacking)],
+        "env" => vec![list_line(kind, &grants.env, lacking)],
+        "dirs" => vec![dirs_line(grants, lacking)],
+        _ => lacking.iter().map(|name| secret_line(name)).collect(),
+    }
 }
 
 /// `http = ["what is granted", "what is missing"]`: the whole line as it should stand in the sidecar.

@@ -266,6 +266,7 @@ impl Registry {
                 engine,
                 client: EgressClient::new(),
                 dir: config.plugins.dir.clone(),
+                offline: false,
             },
             last_good,
             feeds,

@@ -66,6 +66,9 @@ pub trait Runtime: Send + Sync {
     /// How it is now.
     fn condition(&self) -> Condition;
 
+    /// The most linear memory that one of its instances ever had, in bytes.
+    fn memory_peak(&self) -> usize;
+
     /// Lets calls in flight finish (bounded by the plugin's timeout), calls `lifecycle.stop` (10 s), drops the instances.
     /// Later calls fail with `plugin-not-loaded`.
     fn stop(self: Arc<Self>) -> BoxFuture<'static, ()>;

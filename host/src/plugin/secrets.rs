@@ -38,6 +38,15 @@ pub struct Secrets {
     plugin: Arc<str>,
     sources: Arc<BTreeMap<String, SecretSource>>,
     redactor: Arc<Redactor>,
+    /// Nothing is read: every value is [`stand_in`] of its name.
+    offline: bool,
+}
+
+/// What stands for the value of a secret where the value itself must not be: `SECRET_` and its name, in characters that
+/// mean the same in a URL, a header and JSON.
+pub fn stand_in(name: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+    format!("SECRET_{}", name.chars().map(plain).collect::<String>())
 }
 
 impl Secrets {
@@ -47,6 +56,15 @@ impl Secrets {
             plugin: plugin.into(),
             sources: Arc::new(sources),
             redactor: Arc::default(),
+            offline: false,
+        }
+    }
+
+    /// The same names, with what stands in for their values.
+    pub(super) fn stand_ins(plugin: &str, sources: BTreeMap<String, SecretSource>) -> Self {
+        Self {
+            offline: true,
+            ..Self::new(plugin, sources)
         }
     }
 
@@ -84,6 +102,9 @@ impl Secrets {
                 ),
             });
         };
+        if self.offline {
+            return Ok(stand_in(name));
+        }
         let (place, mend, value) = match source {
             SecretSource::Env(variable) => (
                 format!("the environment variable {variable}"),

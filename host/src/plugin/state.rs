@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Semaphore;
 use tracing::Level;
@@ -43,6 +44,8 @@ pub(super) struct Kit {
     pub(super) limits: Limits,
     /// Where the instances' lines go.
     pub(super) voice: Arc<Voice>,
+    /// The most linear memory that one instance ever had, in bytes.
+    pub(super) memory_peak: Arc<AtomicUsize>,
 }
 
 impl Kit {
@@ -140,6 +143,7 @@ pub(super) fn store(
         memory: MemoryLimit {
             max: kit.limits.memory,
             used: 0,
+            peak: Arc::clone(&kit.memory_peak),
             refused: false,
         },
         kit: Arc::clone(kit),
@@ -166,6 +170,8 @@ pub(super) fn store(
 pub(super) struct MemoryLimit {
     max: usize,
     used: usize,
+    /// Of all the stores of the plugin.
+    peak: Arc<AtomicUsize>,
     /// Whether a growth was refused: what the guest traps with afterwards is blamed on it.
     refused: bool,
 }
@@ -193,6 +199,7 @@ impl ResourceLimiter for MemoryLimit {
             return Ok(false);
         }
         self.used = used;
+        self.peak.fetch_max(used, Ordering::Relaxed);
         Ok(true)
     }
 

@@ -34,6 +34,10 @@ impl Runtime for Scripted {
         Condition::Ready
     }
 
+    fn memory_peak(&self) -> usize {
+        0
+    }
+
     fn stop(self: Arc<Self>) -> BoxFuture<'static, ()> {
         Box::pin(async move { self.stopped.cancel() })
     }

@@ -31,9 +31,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, timeout};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
-use super::Egress;
 use super::grants::{Origin, Reach};
 use super::resolve::{Lookup, ResolveError, Resolver, SystemLookup};
+use super::{Egress, Tape};
 
 /// Looking up, connecting and shaking hands, when the guest does not say.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -57,6 +57,7 @@ pub struct EgressClient {
     tls: OnceLock<Arc<rustls::ClientConfig>>,
     /// Weak: a pool lives as long as a plugin that uses it.
     pools: Mutex<HashMap<Reach, Weak<Pool>>>,
+    tape: Option<Arc<Tape>>,
 }
 
 impl EgressClient {
@@ -71,12 +72,27 @@ impl EgressClient {
             lookup,
             tls: OnceLock::new(),
             pools: Mutex::default(),
+            tape: None,
         })
     }
 
     /// The look-up of whoever has these rights.
     pub(super) fn resolver(&self, reach: &Arc<Reach>) -> Resolver {
         Resolver::new(Arc::clone(reach), Arc::clone(&self.lookup))
+    }
+
+    /// A client whose plugins send everything through this tape.
+    pub fn with_tape(tape: &Arc<Tape>) -> Arc<Self> {
+        Arc::new(Self {
+            lookup: Arc::new(SystemLookup::new()),
+            tls: OnceLock::new(),
+            pools: Mutex::default(),
+            tape: Some(Arc::clone(tape)),
+        })
+    }
+
+    pub(super) fn tape(&self) -> Option<Arc<Tape>> {
+        self.tape.clone()
     }
 
     /// The pool of everybody who has exactly these rights.

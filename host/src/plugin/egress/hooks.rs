@@ -36,7 +36,11 @@ impl WasiHttpHooks for EgressHooks {
     > {
         let egress = Arc::clone(&self.egress);
         Box::new(async move {
-            let response = egress.send(request, options.unwrap_or_default()).await?;
+            let options = options.unwrap_or_default();
+            let response = match egress.tape.clone() {
+                None => egress.send(request, options).await?,
+                Some(tape) => tape.send(egress, request, options).await?,
+            };
             let driven: Box<dyn Future<Output = Result<(), Error>> + Send> =
                 Box::new(async { Ok(()) });
             Ok((response, driven))

@@ -6,6 +6,7 @@
 //! - [`client`]: the host's one outbound client, its pools and its bounds.
 //! - [`hooks`]: where `wasi:http` meets it.
 //! - [`sockets`]: what sockets may do. [`known`]: which addresses they may be connected to, and why.
+//! - [`tape`]: what was sent and answered, recorded, or answered from a recording.
 //!
 //! Everything not granted is denied, and the denial names the exact line to add (law 9). Knows nothing of stores, drivers
 //! or the cache.
@@ -16,6 +17,7 @@ mod hooks;
 mod known;
 mod resolve;
 mod sockets;
+mod tape;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -28,6 +30,7 @@ use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 pub use client::EgressClient;
 pub use hooks::EgressHooks;
 pub(super) use sockets::NoAddress;
+pub use tape::{Bytestring, Exchange, Reply, Sent, Tape};
 
 use self::client::Pool;
 use self::grants::{Origin, Reach};
@@ -65,6 +68,8 @@ pub struct Egress {
     denials: Mutex<VecDeque<String>>,
     denied: AtomicU64,
     logged: AtomicU64,
+    /// Everything sent goes through it.
+    tape: Option<Arc<Tape>>,
 }
 
 impl Egress {
@@ -115,6 +120,7 @@ impl Egress {
             denials: Mutex::default(),
             denied: AtomicU64::new(0),
             logged: AtomicU64::new(0),
+            tape: client.tape(),
         }))
     }
 
@@ -134,6 +140,7 @@ impl Egress {
             denials: Mutex::default(),
             denied: AtomicU64::new(0),
             logged: AtomicU64::new(0),
+            tape: None,
         })
     }
 
