@@ -6,6 +6,7 @@
 //! - [`client`]: HTTP as a consumer and as an operator speak it, and what an [`Answer`] says.
 //! - [`metrics`]: what `/metrics` says, and the names that tests rely on.
 //! - [`redis`]: a real `redis-server` that can be stopped, killed, filled and restarted.
+//! - [`postgres`]: a real PostgreSQL with the ISO codes in it, that can be stopped and started again.
 //! - [`origin`]: an HTTP source that does what a script says and counts who asked.
 //! - [`echo`]: a TCP server that says what it is told.
 //! - [`source`]: the usual pair: an origin with Larder in front of it.
@@ -22,6 +23,7 @@ pub mod metrics;
 pub mod network;
 pub mod origin;
 mod ports;
+pub mod postgres;
 pub mod redis;
 pub mod source;
 pub mod wait;
@@ -32,6 +34,7 @@ pub use larder::{Builder, Larder, Wasm};
 pub use metrics::Metrics;
 pub use network::Link;
 pub use origin::{Gate, Origin, Reply};
+pub use postgres::Postgres;
 pub use redis::Redis;
 pub use source::{before, call, sidecar};
 pub use wait::{eventually, eventually_within, throughout};
