@@ -1,0 +1,349 @@
+//! The plugin `postgres` from the outside: a real server with a real database behind it. What the SQL and the types come to
+//! is tried natively, in `plugins/postgres/src/tests`; here is what the two processes make of each other.
+
+use std::ffi::OsString;
+use std::fs;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use larder_tests::postgres::{PASSWORD, READER};
+use larder_tests::{Builder, Larder, Postgres, eventually, eventually_within};
+use tokio::sync::Mutex;
+
+/// The queries that the tests ask.
+const QUERIES: &str = r#"
+[config.queries."/countries/{alpha_2}"]
+sql = "select alpha_2, name, number, flag from countries where alpha_2 = any($alpha_2)"
+params = { alpha_2 = "text" }
+key = "alpha_2"
+result = "one"
+tags = ["countries"]
+
+[config.queries."/countries/{alpha_2}/subdivisions"]
+sql = "select country as alpha_2, code, name from subdivisions where country = any($alpha_2) order by code"
+params = { alpha_2 = "text" }
+key = "alpha_2"
+result = "many"
+
+[config.queries."/numbers/{number}"]
+sql = "select number, name from countries where number = $number"
+params = { number = "smallint" }
+result = "one"
+"#;
+
+/// The sidecar in front of a database; `more` are lines of `[config]`.
+fn sidecar(postgres: &Postgres, more: &str, sections: &str) -> String {
+    let address = postgres.address();
+    format!(
+        "[config]\nhost = \"127.0.0.1\"\nport = {port}\ndatabase = \"postgres\"\nuser = \"{READER}\"\n{more}\n{QUERIES}\n\
+         [secrets]\npassword = {{ env = \"DATABASE_PASSWORD\" }}\n[grants]\ntcp = [\"{address}\"]\n{sections}",
+        port = address.port(),
+    )
+}
+
+/// A server in front of a database, that knows the password.
+fn before(postgres: &Postgres, routes: &str) -> Builder {
+    with(&sidecar(postgres, "", "[config.feed]"), routes)
+}
+
+fn with(sidecar: &str, routes: &str) -> Builder {
+    let routes = format!("jitter = 0.0\n{routes}");
+    Larder::with()
+        .plugin("postgres", sidecar)
+        .env("DATABASE_PASSWORD", PASSWORD)
+        .route("/countries/{alpha_2}", "postgres", &routes)
+        .route("/countries/{alpha_2}/subdivisions", "postgres", &routes)
+        .route("/numbers/{number}", "postgres", &routes)
+}
+
+/// Starts a server. The component is large, and compiled once for all tests of this file instead of by each of them at the
+/// same time: the others find it in the cache of compiled code.
+async fn start(builder: Builder) -> Larder {
+    static COMPILED: Mutex<Vec<(OsString, Vec<u8>)>> = Mutex::const_new(Vec::new());
+    let home = builder.write();
+    let cache = home.path("larder-data/compiled");
+    let mut compiled = COMPILED.lock().await;
+    if compiled.is_empty() {
+        let larder = Larder::start(home).await;
+        for file in fs::read_dir(cache)
+            .expect("compiled code is kept")
+            .flatten()
+        {
+            let bytes = fs::read(file.path()).expect("and can be read");
+            compiled.push((file.file_name(), bytes));
+        }
+        return larder;
+    }
+    fs::create_dir_all(&cache).expect("a cache is made");
+    for (name, bytes) in compiled.iter() {
+        fs::write(cache.join(name), bytes).expect("and filled");
+    }
+    drop(compiled);
+    Larder::start(home).await
+}
+
+async fn postgres() -> Postgres {
+    let postgres = Postgres::start().await;
+    postgres.load_iso_codes().await;
+    postgres
+}
+
+#[tokio::test]
+async fn a_row_is_found_or_missing_and_is_cached_either_way() {
+    let postgres = postgres().await;
+    let larder = start(before(&postgres, "ttl = \"1h\"\nmissing_ttl = \"1h\"")).await;
+    // The feed has begun: at its head everything is purged once.
+    until_fed(&postgres, &larder).await;
+    let plugin = larder.plugin("postgres").await;
+    assert_eq!(plugin["error"], serde_json::Value::Null, "{plugin}");
+    for expect in ["fwd=uri-miss", "hit"] {
+        let answer = larder.get("/countries/DE").await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert!(answer.cache_status().contains(expect), "{answer:?}");
+        let country = answer.json();
+        assert_eq!(country["name"], "Germany");
+        assert_eq!(country["number"], 276);
+        assert_eq!(country["flag"], "🇩🇪");
+    }
+    for expect in ["fwd=uri-miss", "hit"] {
+        let answer = larder.get("/countries/XX").await;
+        assert_eq!(answer.status, 404, "{answer:?}");
+        assert!(answer.cache_status().contains(expect), "{answer:?}");
+    }
+    let answer = larder.get("/countries/DE/subdivisions").await;
+    assert_eq!(
+        answer.json().as_array().map(Vec::len),
+        Some(16),
+        "{answer:?}"
+    );
+    assert_eq!(larder.get("/numbers/276").await.json()["name"], "Germany");
+    let refused = larder.get("/numbers/many").await;
+    assert_eq!(refused.status, 422, "{refused:?}");
+    assert_eq!(refused.json()["code"], "parameter-unfit");
+}
+
+#[tokio::test]
+async fn a_hundred_misses_at_once_are_few_statements() {
+    let postgres = postgres().await;
+    let larder = start(before(
+        &postgres,
+        "ttl = \"1h\"\ntimeout = \"20s\"\nbatch_window = \"50ms\"",
+    ))
+    .await;
+    let codes: Vec<String> = ('A'..='D')
+        .flat_map(|a| ('A'..='Z').map(move |b| format!("{a}{b}")))
+        .collect();
+    let codes = &codes[..100];
+    let before = postgres.executed("from countries");
+    let paths: Vec<String> = codes
+        .iter()
+        .map(|code| format!("/countries/{code}"))
+        .collect();
+    let answers = join_all(paths.iter().map(|path| larder.get(path))).await;
+    let mut found = 0;
+    for (code, answer) in codes.iter().zip(&answers) {
+        if answer.status == 200 {
+            found += 1;
+            assert_eq!(answer.json()["alpha_2"], **code, "each gets its own row");
+        } else {
+            assert_eq!(answer.status, 404, "{answer:?}");
+        }
+    }
+    assert!(found > 30, "{found} of the hundred are countries");
+    let statements = postgres.executed("from countries") - before;
+    assert!(
+        (1..=10).contains(&statements),
+        "{statements} statements for a hundred misses"
+    );
+}
+
+#[tokio::test]
+async fn an_update_shows_within_a_second_though_the_ttl_is_an_hour() {
+    let postgres = postgres().await;
+    let larder = start(before(&postgres, "ttl = \"1h\"")).await;
+    until_fed(&postgres, &larder).await;
+    assert_eq!(larder.get("/countries/FR").await.json()["name"], "France");
+    let subdivisions = larder.get("/countries/FR/subdivisions").await.json();
+    postgres
+        .run("update countries set name = 'République' where alpha_2 = 'FR'")
+        .await;
+    eventually_within(
+        Duration::from_secs(1),
+        "the new name is answered",
+        async || (larder.get("/countries/FR").await.json()["name"] == "République").then_some(()),
+    )
+    .await;
+    // What did not change stays.
+    let kept = larder.get("/countries/FR/subdivisions").await;
+    assert!(kept.cache_status().contains("hit"), "{kept:?}");
+    postgres
+        .run("delete from subdivisions where code = 'FR-01'")
+        .await;
+    let fewer = subdivisions.as_array().unwrap().len() - 1;
+    eventually_within(Duration::from_secs(1), "the row is gone", async || {
+        let rows = larder.get("/countries/FR/subdivisions").await.json();
+        (rows.as_array()?.len() == fewer).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_transaction_that_commits_after_a_younger_one_is_not_skipped() {
+    let postgres = postgres().await;
+    let larder = start(before(&postgres, "ttl = \"1h\"")).await;
+    until_fed(&postgres, &larder).await;
+    for code in ["DE", "FR"] {
+        assert_eq!(larder.get(&format!("/countries/{code}")).await.status, 200);
+    }
+    let old = postgres.session().await;
+    old.batch_execute("begin; update countries set name = 'old' where alpha_2 = 'DE'")
+        .await
+        .unwrap();
+    postgres
+        .run("update countries set name = 'young' where alpha_2 = 'FR'")
+        .await;
+    let is = async |code: &str, name: &str| {
+        eventually_within(
+            Duration::from_secs(1),
+            &format!("{code} is `{name}`"),
+            async || {
+                (larder.get(&format!("/countries/{code}")).await.json()["name"] == name)
+                    .then_some(())
+            },
+        )
+        .await;
+    };
+    is("FR", "young").await;
+    assert_eq!(larder.get("/countries/DE").await.json()["name"], "Germany");
+    old.batch_execute("commit").await.unwrap();
+    is("DE", "old").await;
+}
+
+#[tokio::test]
+async fn a_database_that_stops_gives_stale_answers_then_502_and_heals_by_itself() {
+    let mut postgres = postgres().await;
+    let routes = "ttl = \"100ms\"\nstale_if_error = \"2s\"\nfailure_ttl = \"0\"";
+    let larder = start(before(&postgres, routes)).await;
+    assert_eq!(larder.get("/countries/DE").await.status, 200);
+    postgres.stop().await;
+    eventually("a stale answer", async || {
+        let answer = larder.get("/countries/DE").await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer
+            .cache_status()
+            .contains("stale-if-error")
+            .then_some(())
+    })
+    .await;
+    let failed = eventually("the stale answer is too old", async || {
+        let answer = larder.get("/countries/DE").await;
+        (answer.status != 200).then_some(answer)
+    })
+    .await;
+    assert_eq!(failed.status, 502, "{failed:?}");
+    postgres.restart().await;
+    eventually("it answers again", async || {
+        let answer = larder.get("/countries/DE").await;
+        (answer.status == 200 && answer.cache_status().contains("stored")).then_some(())
+    })
+    .await;
+    // And so does the feed.
+    until_fed(&postgres, &larder).await;
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_told_to_operators_and_shown_to_nobody() {
+    let postgres = postgres().await;
+    let wrong = "Wr0ng-and-secret";
+    let larder = start(with(&sidecar(&postgres, "", ""), "").env("DATABASE_PASSWORD", wrong)).await;
+    let error = larder
+        .until_refused("postgres", &["[secrets]", "28P01"])
+        .await;
+    assert!(!error.contains(wrong), "{error}");
+    let answer = larder.get("/countries/DE").await;
+    assert_eq!(answer.status, 502, "{answer:?}");
+    assert_eq!(answer.json()["code"], "credentials-refused");
+    assert!(!answer.text().contains(wrong), "{answer:?}");
+    assert!(!larder.log().contains(wrong));
+}
+
+#[tokio::test]
+async fn the_right_password_is_in_no_log() {
+    let postgres = postgres().await;
+    let larder = start(before(&postgres, "").env("LARDER_LOG", "info,larder=trace")).await;
+    assert_eq!(larder.get("/countries/DE").await.status, 200);
+    assert!(!larder.log().contains(PASSWORD));
+    let plugins = larder.admin.get("/plugins").await;
+    assert!(!plugins.text().contains(PASSWORD));
+}
+
+#[tokio::test]
+async fn what_is_encrypted_is_verified_and_cached_like_all_else() {
+    let mut postgres = postgres().await;
+    let ca = postgres
+        .encrypt(&["ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
+        .await;
+    let tls = format!("tls = \"require\"\nca = \"\"\"\n{ca}\"\"\"");
+    let larder = start(with(
+        &sidecar(&postgres, &tls, "[config.feed]"),
+        "ttl = \"1h\"",
+    ))
+    .await;
+    assert_eq!(larder.get("/countries/DE").await.json()["name"], "Germany");
+    until_fed(&postgres, &larder).await;
+    assert!(postgres.log().contains("SSL enabled (protocol=TLSv1.3"));
+    // Made out to 127.0.0.1, and to nobody else.
+    let stranger = format!("{tls}\nserver_name = \"db.internal\"");
+    larder.sidecar("postgres", &sidecar(&postgres, &stranger, ""));
+    larder.until_refused("postgres", &["`server_name`"]).await;
+}
+
+#[tokio::test]
+async fn a_query_that_the_database_refuses_is_named_before_it_is_asked() {
+    let postgres = postgres().await;
+    let broken = sidecar(&postgres, "", "").replace("from subdivisions", "from subdivisons");
+    let larder = start(with(&broken, "")).await;
+    larder
+        .until_refused(
+            "postgres",
+            &["/countries/{alpha_2}/subdivisions", "42P01", "subdivisons"],
+        )
+        .await;
+    // The others are served.
+    assert_eq!(larder.get("/countries/DE").await.status, 200);
+}
+
+#[tokio::test]
+async fn law_9_a_database_that_is_not_granted_is_not_reached_and_the_line_is_named() {
+    let postgres = postgres().await;
+    let address = postgres.address().to_string();
+    let other = sidecar(&postgres, "", "")
+        .replace(&format!("tcp = [\"{address}\"]"), "tcp = [\"127.0.0.1:1\"]");
+    let larder = start(with(&other, "")).await;
+    larder
+        .until_refused("postgres", &["tcp = [", &address, "[grants]"])
+        .await;
+    assert_eq!(larder.get("/countries/DE").await.status, 502);
+    assert!(!postgres.log().contains(&format!("user={READER}")));
+}
+
+/// Waits until the change feed is read: a change that nobody else makes is purged.
+async fn until_fed(postgres: &Postgres, larder: &Larder) {
+    eventually("the change feed is read", async || {
+        let before = larder.get("/countries/AQ").await.json()["number"].as_i64()?;
+        let turned = if before == 10 { 9_999 } else { 10 };
+        postgres
+            .run(&format!(
+                "update countries set number = {turned} where alpha_2 = 'AQ'"
+            ))
+            .await;
+        let within = tokio::time::timeout(
+            Duration::from_secs(1),
+            eventually("it shows", async || {
+                (larder.get("/countries/AQ").await.json()["number"] == turned).then_some(())
+            }),
+        );
+        within.await.ok()
+    })
+    .await;
+}
