@@ -9,7 +9,9 @@ CARGO   := cargo
 FLAGS   := --release --locked
 WASM    := --target wasm32-wasip2
 # Workspaces of their own, because they are compiled to components.
-GUESTS  := plugins/Cargo.toml tests/guests/Cargo.toml
+GUESTS  := plugins/Cargo.toml tests/guests/Cargo.toml examples/loader-rust/Cargo.toml
+# Where they are tested and linted: in one place, for they share the SDK and its dependencies.
+GUEST_TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR)/guests,plugins/target)
 
 # Where black-box tests, examples and the benchmark find what was built.
 export LARDER_BIN   ?= $(abspath $(TARGET)/release/larder)
@@ -45,11 +47,11 @@ test: ## builds and tests everything, and lints it
 	examples/loader-rust/build
 	examples/loader-js/build
 	examples/loader-python/build
-	$(CARGO) test $(FLAGS) --manifest-path examples/loader-rust/Cargo.toml --target-dir $(TARGET)/guests
 	cd examples/loader-js && node --test
 	cd examples/loader-python && python3 -m unittest
 	$(CARGO) test $(FLAGS) --workspace
-	$(CARGO) test $(FLAGS) --workspace --manifest-path plugins/Cargo.toml
+	$(CARGO) test $(FLAGS) --workspace --manifest-path plugins/Cargo.toml --target-dir $(GUEST_TARGET)
+	$(CARGO) test $(FLAGS) --manifest-path examples/loader-rust/Cargo.toml --target-dir $(GUEST_TARGET)
 	$(CARGO) test $(FLAGS) --manifest-path bench/Cargo.toml --target-dir $(TARGET)
 	@$(MAKE) --no-print-directory lint
 
@@ -68,4 +70,4 @@ lint: ## checks formatting and runs clippy, on the components too
 	$(CARGO) fmt --all --check --manifest-path bench/Cargo.toml
 	$(CARGO) clippy $(FLAGS) --manifest-path bench/Cargo.toml --target-dir $(TARGET) --all-targets -- -D warnings
 	set -e; for guests in $(GUESTS); do \
-	  $(CARGO) clippy $(FLAGS) --workspace $(WASM) --manifest-path $$guests -- -D warnings; done
+	  $(CARGO) clippy $(FLAGS) --workspace $(WASM) --manifest-path $$guests --target-dir $(GUEST_TARGET) -- -D warnings; done

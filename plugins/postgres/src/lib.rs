@@ -48,7 +48,6 @@ mod connection;
 mod fault;
 mod feed;
 mod loads;
-#[cfg_attr(not(target_arch = "wasm32"), path = "net_native.rs")]
 mod net;
 mod pool;
 mod settings;

@@ -29,7 +29,7 @@
 //! - [`Reply`]: an answer with its time to live, tags and validator; or an absence; or "unchanged".
 //! - [`Error`]: a failure of a kind; made from any error with `?`.
 //! - [`Key`] and [`Request`]: for key policies. [`Mutation`] and [`Receipt`]: for writers. [`Page`]: for change feeds.
-//! - [`http`]: a client. [`secret`], [`log`]: what else the host offers. [`Template`]: `{name}` in a setting.
+//! - [`http`]: a client. `tcp`, with the feature of that name: connections. [`secret`], [`log`]: what else the host offers. [`Template`]: `{name}` in a setting.
 //! - [`testing`]: the same function as a native unit test, without WebAssembly.
 //! - [`contract`]: the bindings beneath, for what is not covered here.
 //!
@@ -53,6 +53,8 @@ mod params;
 mod plugin;
 mod reply;
 mod secret;
+#[cfg(feature = "tcp")]
+pub mod tcp;
 mod template;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;

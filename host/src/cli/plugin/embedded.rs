@@ -46,6 +46,8 @@ pub(super) const SDK_RUST: Files = files!(
     "src/plugin.rs",
     "src/reply.rs",
     "src/secret.rs",
+    "src/tcp.rs",
+    "src/tcp/wasi.rs",
     "src/template.rs",
     "src/testing.rs",
     "src/time.rs",

@@ -1,13 +1,19 @@
-//! A TCP connection of WASI 0.3 as tokio's traits see one. Owns one read and one write in flight; must not know what is sent.
+//! Names, addresses and connections of WASI 0.3, as tokio's traits see one. A connection owns one read and one write in
+//! flight. Must not know what is sent.
 
 use std::future::Future;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use wasip3::clocks::monotonic_clock;
-use wasip3::sockets::types::{ErrorCode, TcpSocket};
+use wasip3::sockets::ip_name_lookup::{self, ErrorCode as NameError};
+use wasip3::sockets::types::{
+    ErrorCode, IpAddress, IpAddressFamily, IpSocketAddress, Ipv4SocketAddress, Ipv6SocketAddress,
+    TcpSocket,
+};
 use wasip3::wit_bindgen::{StreamReader, StreamResult, StreamWriter};
 use wasip3::wit_stream;
 
@@ -19,8 +25,95 @@ const BREATH: usize = 128 << 10;
 
 type Boxed<T> = Pin<Box<dyn Future<Output = T>>>;
 
+/// Opens a connection to the first address of `host` that takes one.
+///
+/// # Errors
+/// The error of the last address; `PermissionDenied` where a grant is missing.
+pub(super) async fn connect(host: &str, port: u16) -> io::Result<Stream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, format!("`{host}` has no address"));
+    for address in addresses(host).await? {
+        match connect_to(address, port).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+async fn addresses(host: &str) -> io::Result<Vec<IpAddress>> {
+    if let Ok(literal) = host.parse::<IpAddr>() {
+        return Ok(vec![match literal {
+            IpAddr::V4(address) => IpAddress::Ipv4(octets(address)),
+            IpAddr::V6(address) => IpAddress::Ipv6(segments(address)),
+        }]);
+    }
+    ip_name_lookup::resolve_addresses(host.to_owned())
+        .await
+        .map_err(|code| {
+            let kind = match code {
+                NameError::AccessDenied => io::ErrorKind::PermissionDenied,
+                _ => io::ErrorKind::NotFound,
+            };
+            io::Error::new(
+                kind,
+                format!("the name `{host}` gives no address ({code:?})"),
+            )
+        })
+}
+
+async fn connect_to(address: IpAddress, port: u16) -> io::Result<Stream> {
+    let (family, remote) = match address {
+        IpAddress::Ipv4(address) => (
+            IpAddressFamily::Ipv4,
+            IpSocketAddress::Ipv4(Ipv4SocketAddress { port, address }),
+        ),
+        IpAddress::Ipv6(address) => (
+            IpAddressFamily::Ipv6,
+            IpSocketAddress::Ipv6(Ipv6SocketAddress {
+                port,
+                flow_info: 0,
+                address,
+                scope_id: 0,
+            }),
+        ),
+    };
+    let socket = TcpSocket::create(family).map_err(|code| error(&code))?;
+    // A peer that is gone without a word is noticed in the end; where it cannot be set, the deadlines still notice.
+    socket.set_keep_alive_enabled(true).ok();
+    socket.connect(remote).await.map_err(|code| error(&code))?;
+    Ok(Stream::new(socket))
+}
+
+const fn octets(address: Ipv4Addr) -> (u8, u8, u8, u8) {
+    let [a, b, c, d] = address.octets();
+    (a, b, c, d)
+}
+
+const fn segments(address: Ipv6Addr) -> (u16, u16, u16, u16, u16, u16, u16, u16) {
+    let [a, b, c, d, e, f, g, h] = address.segments();
+    (a, b, c, d, e, f, g, h)
+}
+
+/// The standard library's words for those of WASI.
+fn error(code: &ErrorCode) -> io::Error {
+    let kind = match code {
+        ErrorCode::AccessDenied => io::ErrorKind::PermissionDenied,
+        ErrorCode::Timeout => io::ErrorKind::TimedOut,
+        ErrorCode::RemoteUnreachable => io::ErrorKind::HostUnreachable,
+        ErrorCode::ConnectionRefused => io::ErrorKind::ConnectionRefused,
+        ErrorCode::ConnectionBroken => io::ErrorKind::BrokenPipe,
+        ErrorCode::ConnectionReset => io::ErrorKind::ConnectionReset,
+        ErrorCode::ConnectionAborted => io::ErrorKind::ConnectionAborted,
+        _ => io::ErrorKind::Other,
+    };
+    match kind {
+        io::ErrorKind::Other => io::Error::other(format!("{code:?}")),
+        kind => kind.into(),
+    }
+}
+
 /// A connection.
-pub(crate) struct Stream {
+pub struct Stream {
     reading: Reading,
     /// What was read since the last wait.
     unpaused: usize,
@@ -52,7 +145,7 @@ enum Writing {
 
 impl Stream {
     /// Over a socket that is connected.
-    pub(super) fn new(socket: TcpSocket) -> Self {
+    fn new(socket: TcpSocket) -> Self {
         let (writer, to_send) = wit_stream::new();
         // How the sending ends is told by the writer, too.
         drop(socket.send(to_send));
@@ -149,7 +242,7 @@ impl AsyncRead for Stream {
                     };
                     let result = ready!(received.as_mut().poll(cx));
                     this.received = None;
-                    return Poll::Ready(result.map_err(|code| super::error(&code)));
+                    return Poll::Ready(result.map_err(|code| error(&code)));
                 }
             }
         }
