@@ -22,7 +22,7 @@ EXAMPLE ?= quickstart
 # make bench BENCH="--quick --only larder-memory,axum-moka"
 BENCH   ?=
 
-.PHONY: help setup build run test bench lint
+.PHONY: help setup build run test soak bench lint
 
 help: ## lists the commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -54,6 +54,9 @@ test: ## builds and tests everything, and lints it
 	$(CARGO) test $(FLAGS) --manifest-path examples/loader-rust/Cargo.toml --target-dir $(GUEST_TARGET)
 	$(CARGO) test $(FLAGS) --manifest-path bench/Cargo.toml --target-dir $(TARGET)
 	@$(MAKE) --no-print-directory lint
+
+soak: build ## reloads a plugin 1,000 times during 1,000,000 calls, for minutes: nothing may be left behind
+	LARDER_SOAK=1000,1000000 $(CARGO) test $(FLAGS) -p larder-tests --test soak
 
 # A workspace of its own: in one, the peers' features would be added to the host's dependencies, and the host that
 # is measured would not be the one that is used.

@@ -18,6 +18,7 @@ use tokio::process::{Child, Command};
 
 use crate::client::{Answer, Client};
 use crate::metrics::{Metrics, WAITING};
+use crate::usage::Usage;
 use crate::wait::{PATIENCE, eventually};
 
 /// A component to put into the plugin directory.
@@ -464,6 +465,14 @@ impl Larder {
     /// Everything it has said so far on standard output and standard error.
     pub fn log(&self) -> String {
         self.log.text()
+    }
+
+    /// What it uses of the machine now.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn usage(&self) -> Usage {
+        Usage::of(self.child.id().expect("the server runs"))
     }
 
     /// SIGTERM.

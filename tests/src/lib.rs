@@ -11,6 +11,7 @@
 //! - [`echo`]: a TCP server that says what it is told.
 //! - [`source`]: the usual pair: an origin with Larder in front of it.
 //! - [`network`]: a TCP link that can be cut, stalled and refused.
+//! - [`usage`]: what a process uses of the machine.
 //! - [`wait`]: how a test waits: for a condition, with a bound; never for a time.
 //!
 //! The tests share nothing: every test starts its own actors on free loopback ports, and all of them end when they are
@@ -26,6 +27,7 @@ mod ports;
 pub mod postgres;
 pub mod redis;
 pub mod source;
+pub mod usage;
 pub mod wait;
 
 pub use client::{Answer, Client};
@@ -37,6 +39,7 @@ pub use origin::{Gate, Origin, Reply};
 pub use postgres::Postgres;
 pub use redis::Redis;
 pub use source::{before, call, sidecar};
+pub use usage::Usage;
 pub use wait::{eventually, eventually_within, throughout};
 
 /// The JSON of a literal: `serde_json::json!`, so that tests need no other import.

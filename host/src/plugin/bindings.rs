@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::output;
 use crate::cache::{Absence, Found, Outcome, Question, Renewal, Validator};
 use crate::error::{Failure, FailureKind, Origin};
 use crate::key::{Decision, Derivation, Param, Visibility};
@@ -165,7 +166,11 @@ pub(super) fn failure(returned: types::Failure) -> Failure {
 /// The text, cut at a character if it is longer.
 fn cut(mut text: String, bytes_max: usize) -> String {
     text.truncate(text.floor_char_boundary(bytes_max));
-    text
+    // It is told to consumers and logged.
+    match output::harmless(&text) {
+        Cow::Borrowed(_) => text,
+        Cow::Owned(shown) => shown,
+    }
 }
 
 /// A policy's decision on its way out.

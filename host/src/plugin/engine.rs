@@ -28,7 +28,7 @@ const POOL: u32 = 1000;
 /// Core modules, memories and tables of one component; Python's components have dozens of modules.
 const PER_COMPONENT: u32 = 100;
 /// Elements of one table in the pool.
-const TABLE_ELEMENTS: usize = 50_000;
+pub(super) const TABLE_ELEMENTS: usize = 50_000;
 
 /// The one wasmtime engine of the process.
 pub struct Engine {

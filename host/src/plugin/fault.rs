@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use wasmtime::Trap;
+use wasmtime::component::ResourceTableError;
 use wasmtime_wasi::I32Exit;
 
 use super::Egress;
 use super::linkers::Impure;
-use super::state::{Kit, State};
+use super::state::{Grown, Kit, State};
 use crate::error::{Failure, FailureKind, Origin};
 
 /// The failure that stands for an error of wasmtime. The store it came from is dead.
@@ -40,12 +41,35 @@ pub(super) fn of(error: &wasmtime::Error, kit: &Kit, state: &mut State) -> Failu
         )
     } else if let Some(impure) = error.downcast_ref::<Impure>() {
         (Origin::Trap, "trap", format!("`{name}`: {impure}"))
-    } else if state.memory.take_refused() {
+    } else if is_handles(error) {
         let message = format!(
-            "`{name}` wanted more than {} bytes of memory ([limits] memory)",
-            limits.memory
+            "`{name}` held more than {} handles at once; it must drop what it does not need",
+            limits.handles
         );
-        (Origin::Limit, "memory-limit", message)
+        (Origin::Limit, "handle-limit", message)
+    } else if is_random(error) {
+        let message = format!(
+            "`{name}` wanted more than {} random bytes in one call; it may seed a generator of its own",
+            limits.random
+        );
+        (Origin::Limit, "random-limit", message)
+    } else if let Some(grown) = state.memory.take_refused() {
+        match grown {
+            Grown::Memory => {
+                let message = format!(
+                    "`{name}` wanted more than {} bytes of memory ([limits] memory)",
+                    limits.memory
+                );
+                (Origin::Limit, "memory-limit", message)
+            }
+            Grown::Tables => {
+                let message = format!(
+                    "`{name}` wanted more than {} elements in its tables",
+                    limits.table_elements
+                );
+                (Origin::Limit, "table-limit", message)
+            }
+        }
     } else if let Some(trap) = error.downcast_ref::<Trap>() {
         let what = trap.to_string();
         let what = what.strip_prefix("wasm trap: ").unwrap_or(&what).to_owned();
@@ -66,6 +90,24 @@ fn is_host_data(error: &wasmtime::Error) -> bool {
     error
         .chain()
         .any(|cause| cause.to_string().contains("fuel allocated for hostcalls"))
+}
+
+/// Of what the host keeps for a guest, and of what the guest makes by itself. The latter's error is known by its text.
+fn is_handles(error: &wasmtime::Error) -> bool {
+    error.chain().any(|cause| {
+        matches!(
+            cause.downcast_ref::<ResourceTableError>(),
+            Some(ResourceTableError::Full)
+        ) || cause.to_string().contains("handle limit exceeded")
+    })
+}
+
+/// This one is known by its text, too.
+fn is_random(error: &wasmtime::Error) -> bool {
+    error.chain().any(|cause| {
+        let text = cause.to_string();
+        text.starts_with("requested len ") && text.contains("exceeds limit")
+    })
 }
 
 /// A call that was in the guest did not end in time.

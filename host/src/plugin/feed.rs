@@ -54,7 +54,8 @@ impl Feed {
                 // It trapped: the store is dead, and dropped with what is returned here.
                 let said = answered?;
                 *self.idle.lock() = Some(live);
-                page(said.map_err(bindings::failure)?, kit.limits.feed_cursor)
+                let said = said.map_err(|returned| kit.conceal(bindings::failure(returned)))?;
+                page(said, kit.limits.feed_cursor)
             }
             Err(_elapsed) => Err(fault::timeout(&kit.name, budget)),
         }

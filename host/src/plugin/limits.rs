@@ -45,6 +45,12 @@ pub struct Limits {
     pub feed_page: u32,
     /// Bytes of the cursor of a change feed.
     pub feed_cursor: usize,
+    /// Handles that an instance may hold: streams, timers, sockets, requests, whatever the host keeps for it, and its own.
+    pub handles: usize,
+    /// Elements of all tables of an instance together.
+    pub table_elements: usize,
+    /// Random bytes that one call of `wasi:random` gives.
+    pub random: usize,
 }
 
 /// One bound that no sidecar sets, for `larder check --defaults`. Those that it sets are rows of `config::defaults`.
@@ -105,9 +111,29 @@ const TABLE: &[LimitRow] = &[
         meaning: "the cursor of a change feed",
     },
     LimitRow {
+        name: "handles",
+        default: "65536",
+        meaning: "what one instance may hold of the host at once: streams, timers, sockets, requests",
+    },
+    LimitRow {
+        name: "table-elements",
+        default: "200000",
+        meaning: "the elements of all tables of one instance; a single table has at most 50000",
+    },
+    LimitRow {
+        name: "random",
+        default: "1MiB",
+        meaning: "random bytes that a guest may ask for in one call",
+    },
+    LimitRow {
         name: "component",
         default: "64MiB",
         meaning: "the size of a component file",
+    },
+    LimitRow {
+        name: "compilers",
+        default: "1",
+        meaning: "components that are compiled at once, never on the threads that serve requests",
     },
 ];
 
@@ -151,6 +177,9 @@ impl Limits {
             feed_wait: Duration::from_secs(10),
             feed_page: 1000,
             feed_cursor: 64 * 1024,
+            handles: 65_536,
+            table_elements: 200_000,
+            random: MEBIBYTE,
         }
     }
 
@@ -181,6 +210,15 @@ mod tests {
             8
         );
         assert_eq!(Limits::default().instances, 1);
+    }
+
+    #[test]
+    fn every_bound_that_no_sidecar_sets_is_in_the_docs() {
+        let docs = include_str!("../../../docs/configuration.md");
+        for row in Limits::table() {
+            let line = format!("| {} | {} | {} |", row.name, row.default, row.meaning);
+            assert!(docs.contains(&line), "docs/configuration.md lacks: {line}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //!
 //! Owns the rate of a plugin ([`Voice`]) and the last lines of an instance ([`Output`]). Knows no wasmtime store.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
@@ -101,7 +102,8 @@ impl Voice {
     fn fit(&self, line: &str) -> String {
         // A line that is cut off, or that is not finished, may end in the middle of a secret.
         let line = self.redactor.redact_cut(line);
-        line[..line.floor_char_boundary(self.line_bytes)].to_owned()
+        let line = &line[..line.floor_char_boundary(self.line_bytes)];
+        harmless(line).into_owned()
     }
 
     fn tell(&self, level: Level, stream: &'static str, line: &str) {
@@ -158,8 +160,7 @@ impl Output {
                 push_bounded(&mut line, text, room);
             }
         }
-        // A line break inside a message must not look like a line of the host.
-        let line = self.voice.fit(&line).replace(['\n', '\r'], "␤");
+        let line = self.voice.fit(&line);
         if level <= Level::WARN {
             self.kept.lock().keep(&line);
         }
@@ -179,7 +180,8 @@ impl Output {
         let mut text = String::new();
         for line in &kept.last {
             if !text.is_empty() {
-                text.push('\n');
+                // Not a line break: what this goes into is logged, too.
+                text.push_str(" ␤ ");
             }
             text.push_str(line);
         }
@@ -226,6 +228,31 @@ impl Kept {
             self.bytes -= first.len();
         }
     }
+}
+
+/// The text without what a terminal obeys, each such character replaced by one that shows it. A line break must not look
+/// like a line of the host, an escape must not move its cursor, and text must not be turned around (law 9).
+pub(super) fn harmless(text: &str) -> Cow<'_, str> {
+    if !text.contains(harmful) {
+        return Cow::Borrowed(text);
+    }
+    let shown = |c: char| match c {
+        '\n' | '\r' => '␤',
+        '\t' => ' ',
+        // U+2400 on are pictures of the control characters, in their order.
+        '\0'..='\x1f' => {
+            char::from_u32(0x2400 + u32::from(c)).unwrap_or(char::REPLACEMENT_CHARACTER)
+        }
+        '\x7f' => '␡',
+        c if harmful(c) => char::REPLACEMENT_CHARACTER,
+        c => c,
+    };
+    Cow::Owned(text.chars().map(shown).collect())
+}
+
+fn harmful(c: char) -> bool {
+    // Beside the control characters: line and paragraph separators, and what reorders text.
+    c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Appends what fits, cut at a character.
@@ -331,7 +358,7 @@ mod tests {
         let (_, output) = output(100);
         output.write(Stream::Stdout, b"one\ntwo\nthree\nfour\nfive\nsi");
         output.write(Stream::Stdout, b"x\npart");
-        assert_eq!(output.last_lines(), "three\nfour\nfive\nsix\npart");
+        assert_eq!(output.last_lines(), "three ␤ four ␤ five ␤ six ␤ part");
     }
 
     /// Law 12: a flood is neither kept nor told.
@@ -367,6 +394,18 @@ mod tests {
                 "x".repeat(50)
             )
         );
+    }
+
+    /// Law 9: what a terminal obeys is shown instead, whichever way it is said.
+    #[test]
+    fn law_9_no_escape_gets_through() {
+        let (_, output) = output(10);
+        let bad = "\x1b]0;t\x07 \x1b[2J\r\u{9b}31m \u{202e}";
+        output.log(Level::WARN, bad, std::iter::empty());
+        output.write(Stream::Stderr, format!("{bad}\n{bad}").as_bytes());
+        let told = output.last_lines();
+        assert!(!told.contains(harmful), "{told:?}");
+        assert_eq!(told.matches("␛[2J␤").count(), 3, "{told:?}");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use wasmtime_wasi_http::{
 };
 
 use super::bindings::{log, secrets, settings, types};
-use super::engine::Engine;
+use super::engine::{Engine, TABLE_ELEMENTS};
 use super::limits::Limits;
 use super::meter::Meter;
 use super::output::{Output, Sink, Stream, Voice};
@@ -126,6 +126,10 @@ pub(super) fn store(
         (Purity::Worldly, Some(egress)) => egress.furnish(&mut wasi)?,
         (Purity::Worldly, None) => {}
     }
+    let limits = &kit.limits;
+    wasi.max_random_size(limits.random as u64);
+    let mut table = ResourceTable::new();
+    table.set_max_capacity(limits.handles);
     let meter = Arc::new(meter);
     let state = State {
         wasi: wasi.build(),
@@ -134,23 +138,30 @@ pub(super) fn store(
             (Some(egress), Purity::Worldly) => Box::new(egress.hooks()),
             _ => Box::new(NoHttp),
         },
-        table: ResourceTable::new(),
+        table,
         output,
         socket_places: sockets::socket_room(kit.egress.as_ref()),
         places: sockets::Places::default(),
         lookups: sockets::lookup_room(),
         meter: Arc::clone(&meter),
         memory: MemoryLimit {
-            max: kit.limits.memory,
-            used: 0,
+            bytes_max: limits.memory,
+            bytes: 0,
+            elements_max: limits.table_elements,
+            elements: 0,
             peak: Arc::clone(&kit.memory_peak),
-            refused: false,
+            refused: None,
         },
         kit: Arc::clone(kit),
     };
     let mut store = Store::new(engine.wasmtime(), state);
     store.limiter(|state| &mut state.memory);
     store.set_hostcall_fuel(kit.limits.handed);
+    // Of the handles that a guest makes by itself (futures, streams, resources of its own) the host keeps a slot each.
+    store.set_max_component_handles(kit.limits.handles);
+    if let Some(table) = store.concurrent_resource_table() {
+        table.set_max_capacity(kit.limits.handles);
+    }
     store.set_epoch_deadline(1);
     let engine = Arc::clone(engine);
     let yields = purity == Purity::Worldly;
@@ -166,23 +177,31 @@ pub(super) fn store(
     Ok(store)
 }
 
-/// The memory limit of a store: all its memories together.
+/// The memory limit of a store: all its memories together, and all its tables together.
 pub(super) struct MemoryLimit {
-    max: usize,
-    used: usize,
+    bytes_max: usize,
+    bytes: usize,
     /// Of all the stores of the plugin.
     peak: Arc<AtomicUsize>,
-    /// Whether a growth was refused: what the guest traps with afterwards is blamed on it.
-    refused: bool,
+    elements_max: usize,
+    elements: usize,
+    /// The last growth that was refused: what the guest traps with afterwards is blamed on it.
+    refused: Option<Grown>,
 }
 
-/// Elements of all tables of a store: each costs the host eight bytes or more.
-const TABLE_ELEMENTS_MAX: usize = 1_000_000;
+/// What a guest can let grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Grown {
+    /// Linear memory, in bytes.
+    Memory,
+    /// Tables, in elements: each costs the host eight bytes or more.
+    Tables,
+}
 
 impl MemoryLimit {
-    /// Whether a growth was refused since the last time this was asked.
-    pub(super) fn take_refused(&mut self) -> bool {
-        std::mem::take(&mut self.refused)
+    /// What was refused to grow since the last time this was asked.
+    pub(super) fn take_refused(&mut self) -> Option<Grown> {
+        self.refused.take()
     }
 }
 
@@ -193,23 +212,29 @@ impl ResourceLimiter for MemoryLimit {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let used = self.used.saturating_add(desired - current);
-        if used > self.max {
-            self.refused = true;
+        let bytes = self.bytes.saturating_add(desired - current);
+        if bytes > self.bytes_max {
+            self.refused = Some(Grown::Memory);
             return Ok(false);
         }
-        self.used = used;
-        self.peak.fetch_max(used, Ordering::Relaxed);
+        self.bytes = bytes;
+        self.peak.fetch_max(bytes, Ordering::Relaxed);
         Ok(true)
     }
 
     fn table_growing(
         &mut self,
-        _current: usize,
+        current: usize,
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(desired <= TABLE_ELEMENTS_MAX)
+        let elements = self.elements.saturating_add(desired - current);
+        if desired > TABLE_ELEMENTS || elements > self.elements_max {
+            self.refused = Some(Grown::Tables);
+            return Ok(false);
+        }
+        self.elements = elements;
+        Ok(true)
     }
 }
 

@@ -79,7 +79,9 @@ impl key_policy::Guest for FaultyPolicy {
             ),
             "file" => add(
                 "file",
-                std::fs::read("/etc/hostname").map_or("an error", |_| "bytes").to_owned(),
+                std::fs::read("/etc/hostname")
+                    .map_or("an error", |_| "bytes")
+                    .to_owned(),
             ),
             "env" => std::env::vars().for_each(|(name, value)| add(&name, value)),
             "print" => {
