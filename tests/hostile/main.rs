@@ -1,8 +1,8 @@
 //! One component that does whatever harm its settings say, 29 ways, beside a neighbour that must not notice (law 9).
 //!
 //! A case is passed when it ends as the table of [`cases`] says (a typed error; a lifetime that is cut), every request to
-//! the neighbour is answered meanwhile, the neighbour's 99th percentile stays under twice its quiet one, and the server's
-//! resident memory comes back. `cases` is what is tried and what must come of it, `attack` tries it, `neighbour` watches,
+//! the neighbour is answered meanwhile, the neighbour's 99th percentile stays under a bound ([`neighbour`] says which, and
+//! what it does not see), and the server's resident memory comes back. `cases` is what is tried and what must come of it, `attack` tries it, `neighbour` watches,
 //! `files` makes the components whose harm is in the file.
 
 mod attack;

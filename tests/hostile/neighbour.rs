@@ -10,8 +10,8 @@ use larder_tests::{Larder, Usage};
 const SAMPLES: usize = 300;
 
 /// What is fast enough whatever the quiet value is. The machine has few cores and they do other things, too: a pause of the
-/// scheduler's is of this order, and must not fail a case; a neighbour that waits for the hostile plugin waits for its
-/// `cpu` limit of 50 ms, and does not pass.
+/// scheduler's is of this order, and must not fail a case. A neighbour that waits for a hostile plugin again and again waits
+/// for its `cpu` limit of 50 ms each time, and does not pass; one that waited once is not noticed.
 const FLOOR: Duration = Duration::from_millis(25);
 
 /// A measurement over the bound is taken again, because noise passes and harm does not.
