@@ -24,6 +24,11 @@ pub(super) struct Purging {
 }
 
 impl Changes for Purging {
+    fn is_settled(&self) -> bool {
+        let shared = self.cache.shared();
+        shared.is_none_or(|shared| shared.health().pending_purges == 0)
+    }
+
     fn apply<'a>(&'a self, plugin: &'a str, changes: Vec<Change>) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             let scopes = self.routes.load().scopes(plugin, &changes);

@@ -1,8 +1,8 @@
 //! Reading change feeds: polls, has the changes applied, saves the cursor, waits, and polls again. One reader for each
 //! served plugin that has a feed. Knows neither instances (see `feed`) nor what applying a change means.
 //!
-//! **The order that makes it right.** A page is applied and *then* its cursor saved: whoever dies in between reads the page
-//! again, and a purge that comes twice costs a load. Without a cursor the first page says where the head of the feed is,
+//! **The order that makes it right.** A page is applied and *then* its cursor saved, when every tier has been told: whoever
+//! dies in between reads the page again, and a purge that comes twice costs a load. Without a cursor the first page says where the head of the feed is,
 //! and everything of the loader is purged *after* it: what changed before that head is in no page, and nothing that was
 //! loaded before it is left.
 //!
@@ -43,6 +43,12 @@ pub trait Changes: Send + Sync {
     /// their purges, each reads for itself.
     fn may_poll<'a>(&'a self, _plugin: &'a str) -> BoxFuture<'a, bool> {
         Box::pin(std::future::ready(true))
+    }
+
+    /// Whether all that was applied so far is in every tier that there is. Until then no cursor is saved: what a tier could
+    /// not be told is kept in memory, so after a restart only reading the page again brings it back (law 4).
+    fn is_settled(&self) -> bool {
+        true
     }
 
     /// Purges what the feed of `plugin` says has changed. When it returns, nothing older is served on this node.
@@ -190,7 +196,9 @@ impl Reader {
         // Stopped only here and while it polls: what was read is applied and saved to the end.
         while !self.stop.is_cancelled() {
             let wait = if self.changes.may_poll(&self.plugin).await {
+                // A page that has come is applied, even by who is to stop: its source may count it as told.
                 let polled = tokio::select! {
+                    biased;
                     polled = self.feed.poll(place.cursor.clone()) => polled,
                     () = self.stop.cancelled() => return,
                 };
@@ -242,7 +250,7 @@ impl Reader {
             self.changes.apply(&self.plugin, changes).await;
         }
         let mut trouble = None;
-        if place.saved.as_ref() != Some(&cursor) {
+        if place.saved.as_ref() != Some(&cursor) && self.changes.is_settled() {
             let saved = self.cursors.save(&self.plugin, &self.identity, &cursor);
             match saved.await {
                 Ok(()) => place.saved = Some(cursor.clone()),

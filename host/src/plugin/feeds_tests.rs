@@ -2,6 +2,7 @@
 //! paused: waits are told exactly.
 
 use std::collections::VecDeque;
+use std::sync::atomic::AtomicBool;
 
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -30,6 +31,8 @@ struct Stage {
     turns: Mutex<VecDeque<bool>>,
     /// One permit lets one page be applied.
     applying: Semaphore,
+    /// Whether some tier has not been told yet.
+    unsettled: AtomicBool,
     begun: Instant,
 }
 
@@ -52,6 +55,10 @@ impl Changes for Stage {
     fn may_poll<'a>(&'a self, _: &'a str) -> BoxFuture<'a, bool> {
         let turn = self.turns.lock().pop_front();
         Box::pin(std::future::ready(turn.unwrap_or(true)))
+    }
+
+    fn is_settled(&self) -> bool {
+        !self.unsettled.load(Ordering::Relaxed)
     }
 
     fn apply<'a>(&'a self, plugin: &'a str, changes: Vec<Change>) -> BoxFuture<'a, ()> {
@@ -160,6 +167,7 @@ fn stage(pages: impl IntoIterator<Item = Result<Page, Failure>>) -> Arc<Stage> {
         steps: Mutex::default(),
         turns: Mutex::default(),
         applying: Semaphore::new(1000),
+        unsettled: AtomicBool::new(false),
         begun: Instant::now(),
     })
 }
@@ -358,4 +366,32 @@ async fn a_cursor_that_cannot_be_saved_is_told_and_the_feed_is_read_on() {
     std::fs::create_dir(&dir).unwrap();
     stage.polled(5).await;
     assert_eq!(plugin.feed_trouble(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn law_4_no_cursor_is_saved_before_every_tier_was_told() {
+    let house = House::new();
+    let first = stage([
+        page(&[], "head", 5),
+        page(&["a"], "1", 5),
+        page(&[], "1", 500),
+    ]);
+    first.unsettled.store(true, Ordering::Relaxed);
+    let feeds = house.begin(&first, &house.version(&first, "pg~1"));
+    first.polled(3).await;
+    feeds.stop_all();
+    // It stopped before the tier was back: the page is read again from where it was settled, which is nowhere.
+    let second = stage([
+        page(&["a"], "1", 5),
+        page(&[], "1", 500),
+        page(&[], "1", 500),
+    ]);
+    let feeds = house.begin(&second, &house.version(&second, "pg~1"));
+    let steps = second.polled(2).await;
+    assert_eq!(cursor(&steps[0]), None);
+    // Now everything is told, and the cursor is saved with the next page, although that tells nothing new.
+    feeds.stop_all();
+    let third = stage([page(&[], "1", 500), page(&[], "1", 500)]);
+    house.begin(&third, &house.version(&third, "pg~1"));
+    assert_eq!(cursor(&third.polled(1).await[0]), Some("1"));
 }

@@ -64,7 +64,8 @@ impl Snapshot {
                 let fault = format!(
                     "it names the route {pattern}, and there is none; GET /routes lists them"
                 );
-                (Vec::new(), fault)
+                // It may be back one day, while a tier still holds what was loaded through it.
+                (vec![Scope::Route(pattern.into())], fault)
             })?;
         resource(route, params)
             .map(|resource| vec![Scope::Resource(resource)])
@@ -77,15 +78,23 @@ impl Snapshot {
             })
     }
 
-    /// The resources of all routes of a plugin that have these parameters. A parameter that a route does not have is
-    /// nothing to it: a change gives what it knows, and each route takes its own.
+    /// What a change covers in all routes of a plugin. A parameter that a route does not have is nothing to it: a change
+    /// gives what it knows, and each route takes its own. Of a route that is named in part the whole is covered, for the
+    /// change may be of any of it; and what has no parameters may be made of whatever changed.
     fn every(&self, plugin: &str, params: &[Param]) -> Result<Vec<Scope>, (Vec<Scope>, String)> {
-        let found: Vec<_> = self
-            .routes_of(plugin)
-            .filter_map(|route| resource(route, params))
-            .map(Scope::Resource)
-            .collect();
-        if !found.is_empty() {
+        let is_given = |name: &String| params.iter().any(|param| param.name == *name);
+        let mut found = Vec::new();
+        let mut is_named = false;
+        for route in self.routes_of(plugin) {
+            let named = route.params.iter().any(is_given);
+            is_named |= named;
+            match resource(route, params) {
+                Some(resource) => found.push(Scope::Resource(resource)),
+                None if named => found.push(whole(route)),
+                None => {}
+            }
+        }
+        if is_named {
             return Ok(found);
         }
         let names: Vec<_> = params.iter().map(|param| &*param.name).collect();
@@ -118,6 +127,9 @@ mod tests {
     const ROUTES: &str = r#"
         [[routes]]
         path = "/users/{id}"
+        loader = "db"
+        [[routes]]
+        path = "/summary"
         loader = "db"
         [[routes]]
         path = "/tenants/{tenant}/users/{id}"
@@ -190,11 +202,17 @@ mod tests {
     }
 
     #[test]
-    fn a_change_without_a_route_is_one_of_every_route_of_the_loader_that_has_its_parameters() {
-        check(item(None, &[("id", "7")]), &["/users/7"], &[], true);
+    fn law_4_a_change_without_a_route_covers_all_that_it_may_be_of() {
+        // In part named: any of its resources may be the one.
+        check(
+            item(None, &[("id", "7")]),
+            &["/users/7", "/summary"],
+            &["/tenants/{tenant}/users/{id}"],
+            true,
+        );
         check(
             item(None, &[("tenant", "x"), ("id", "7")]),
-            &["/users/7", "/tenants/x/users/7"],
+            &["/users/7", "/summary", "/tenants/x/users/7"],
             &[],
             true,
         );
@@ -205,7 +223,7 @@ mod tests {
         check(
             Change::Everything,
             &[],
-            &["/users/{id}", "/tenants/{tenant}/users/{id}"],
+            &["/users/{id}", "/summary", "/tenants/{tenant}/users/{id}"],
             true,
         );
     }
@@ -221,9 +239,9 @@ mod tests {
         check(
             item(None, &[("name", "7")]),
             &[],
-            &["/users/{id}", "/tenants/{tenant}/users/{id}"],
+            &["/users/{id}", "/summary", "/tenants/{tenant}/users/{id}"],
             false,
         );
-        check(item(Some("/nowhere"), &[]), &[], &[], false);
+        check(item(Some("/nowhere"), &[]), &[], &["/nowhere"], false);
     }
 }
