@@ -88,6 +88,7 @@ impl Breaker {
                     tracing::warn!(error = %trouble, "redis: takes no writes; what it holds is still read");
                 }
             }
+            Trouble::Reported(_) => {}
             Trouble::Strange(_) | Trouble::NoScript | Trouble::Crowded => {
                 count(&self.counters.errors);
             }

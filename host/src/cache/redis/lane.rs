@@ -68,6 +68,9 @@ async fn run(
     let mut questions = Vec::with_capacity(GATHERED_MAX);
     loop {
         tokio::select! {
+            // What was gathered is sent before more is gathered.
+            biased;
+            Some(()) = under_way.next() => {}
             count = asked.recv_many(&mut questions, GATHERED_MAX) => {
                 if count == 0 {
                     break;
@@ -80,7 +83,6 @@ async fn run(
                 let gathered = std::mem::replace(&mut questions, Vec::with_capacity(GATHERED_MAX));
                 under_way.push(fetch(connection.clone(), &names, limit, gathered));
             }
-            Some(()) = under_way.next() => {}
         }
     }
     while under_way.next().await.is_some() {}
@@ -91,8 +93,12 @@ async fn fetch(
     mut connection: MultiplexedConnection,
     names: &Names,
     limit: Duration,
-    questions: Vec<Question>,
+    mut questions: Vec<Question>,
 ) {
+    questions.retain(|question| !question.answer.is_closed());
+    if questions.is_empty() {
+        return;
+    }
     let room: usize = questions
         .iter()
         .map(|question| names.len_of(&question.key))
@@ -111,8 +117,14 @@ async fn fetch(
             }
         }
         Err(trouble) => {
+            // One command has failed, however many asked in it: one of them, who still listens, reports it.
+            let mut unreported = Some(trouble.clone());
             for question in questions {
-                let _ = question.answer.send(Err(trouble.clone()));
+                let told = unreported.take();
+                let told = told.unwrap_or_else(|| Trouble::Reported(trouble.to_string()));
+                if let Err(Err(unheard)) = question.answer.send(Err(told)) {
+                    unreported = Some(unheard).filter(|it| !matches!(it, Trouble::Reported(_)));
+                }
             }
         }
     }

@@ -38,6 +38,9 @@ pub(super) enum Trouble {
     /// A script it does not know yet.
     #[error("the script is not loaded")]
     NoScript,
+    /// What others who asked in the same command have met, and reported.
+    #[error("{0}")]
+    Reported(String),
     /// Too many commands under way already.
     #[error("more than {IN_FLIGHT_MAX} commands under way")]
     Crowded,

@@ -19,7 +19,7 @@ use crate::cache::generations::{Checked, Covered, Stamp};
 use crate::key::{Param, Visibility};
 
 const ROUTE: &str = "/data/{key}";
-/// How soon after healing the tier must work again (issue 1/6).
+/// How soon after healing the tier must work again.
 const HEALED_WITHIN: Duration = Duration::from_secs(2);
 
 /// One node: its record, its tier, and how often its memory was to be dropped.
