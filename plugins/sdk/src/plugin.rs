@@ -57,9 +57,9 @@ macro_rules! plugin {
             #[allow(unused_imports, reason = "a value may be a literal")]
             use super::*;
 
-            struct Plugin;
+            struct LarderPlugin;
 
-            impl $crate::contract::metadata::Guest for Plugin {
+            impl $crate::contract::metadata::Guest for LarderPlugin {
                 fn describe() -> $crate::contract::metadata::Description {
                     let description = $crate::describe::Description::new(
                         env!("CARGO_PKG_NAME"),
@@ -69,7 +69,7 @@ macro_rules! plugin {
                     description.finish()
                 }
             }
-            $crate::contract::metadata::export_metadata!(Plugin with_types_in $crate::contract::metadata);
+            $crate::contract::metadata::export_metadata!(LarderPlugin with_types_in $crate::contract::metadata);
 
             $($crate::plugin!(@export $member, $value);)+
         }
@@ -89,71 +89,71 @@ macro_rules! plugin {
     (@export needs, $value:expr) => {};
 
     (@export loader, $load:expr) => {
-        impl $crate::contract::loader::Guest for Plugin {
+        impl $crate::contract::loader::Guest for LarderPlugin {
             async fn load(
                 question: $crate::contract::types::Question,
-            ) -> Result<$crate::contract::types::Outcome, $crate::contract::types::Failure> {
+            ) -> ::core::result::Result<$crate::contract::types::Outcome, $crate::contract::types::Failure> {
                 $crate::call::load($load, question).await
             }
         }
-        $crate::contract::loader::export_loader!(Plugin with_types_in $crate::contract::loader);
+        $crate::contract::loader::export_loader!(LarderPlugin with_types_in $crate::contract::loader);
     };
 
     (@export blocking_loader, $load:expr) => {
-        impl $crate::contract::blocking_loader::Guest for Plugin {
+        impl $crate::contract::blocking_loader::Guest for LarderPlugin {
             fn load(
                 question: $crate::contract::types::Question,
-            ) -> Result<$crate::contract::types::Outcome, $crate::contract::types::Failure> {
+            ) -> ::core::result::Result<$crate::contract::types::Outcome, $crate::contract::types::Failure> {
                 $crate::call::load_blocking($load, question)
             }
         }
         $crate::contract::blocking_loader::export_blocking_loader!(
-            Plugin with_types_in $crate::contract::blocking_loader
+            LarderPlugin with_types_in $crate::contract::blocking_loader
         );
     };
 
     (@export batch_loader, $load:expr) => {
-        impl $crate::contract::batch_loader::Guest for Plugin {
+        impl $crate::contract::batch_loader::Guest for LarderPlugin {
             async fn load_many(
-                questions: Vec<$crate::contract::types::Question>,
-            ) -> Vec<Result<$crate::contract::types::Outcome, $crate::contract::types::Failure>> {
+                questions: ::std::vec::Vec<$crate::contract::types::Question>,
+            ) -> ::std::vec::Vec<::core::result::Result<$crate::contract::types::Outcome, $crate::contract::types::Failure>> {
                 $crate::call::load_many($load, questions).await
             }
         }
         $crate::contract::batch_loader::export_batch_loader!(
-            Plugin with_types_in $crate::contract::batch_loader
+            LarderPlugin with_types_in $crate::contract::batch_loader
         );
     };
 
     (@export key_policy, $derive:expr) => {
-        impl $crate::contract::key_policy::Guest for Plugin {
+        impl $crate::contract::key_policy::Guest for LarderPlugin {
             fn derive(
                 request: $crate::contract::key_policy::Request,
             ) -> $crate::contract::key_policy::Decision {
                 $crate::call::derive($derive, request)
             }
         }
-        $crate::contract::key_policy::export_key_policy!(Plugin with_types_in $crate::contract::key_policy);
+        $crate::contract::key_policy::export_key_policy!(LarderPlugin with_types_in $crate::contract::key_policy);
     };
 
     (@export writer, $write:expr) => {
-        impl $crate::contract::writer::Guest for Plugin {
+        impl $crate::contract::writer::Guest for LarderPlugin {
             async fn write(
-                mutations: Vec<$crate::contract::writer::Mutation>,
-            ) -> Vec<Result<$crate::contract::writer::Receipt, $crate::contract::types::Failure>> {
+                mutations: ::std::vec::Vec<$crate::contract::writer::Mutation>,
+            ) -> ::std::vec::Vec<::core::result::Result<$crate::contract::writer::Receipt, $crate::contract::types::Failure>> {
                 $crate::call::write($write, mutations).await
             }
         }
-        $crate::contract::writer::export_writer!(Plugin with_types_in $crate::contract::writer);
+        $crate::contract::writer::export_writer!(LarderPlugin with_types_in $crate::contract::writer);
     };
 
     (@export change_feed, $poll:expr) => {
-        impl $crate::contract::change_feed::Guest for Plugin {
+        impl $crate::contract::change_feed::Guest for LarderPlugin {
             async fn poll(
-                cursor: Option<Vec<u8>>,
+                cursor: ::core::option::Option<::std::vec::Vec<u8>>,
                 max: u32,
                 wait_ms: u32,
-            ) -> Result<$crate::contract::change_feed::Page, $crate::contract::types::Failure> {
+            ) -> ::core::result::Result<$crate::contract::change_feed::Page, $crate::contract::types::Failure> {
                 let asked = $crate::Poll {
                     cursor,
                     max: max as usize,
@@ -163,23 +163,23 @@ macro_rules! plugin {
             }
         }
         $crate::contract::change_feed::export_change_feed!(
-            Plugin with_types_in $crate::contract::change_feed
+            LarderPlugin with_types_in $crate::contract::change_feed
         );
     };
 
     (@export lifecycle, $lifecycle:expr) => {
-        impl $crate::contract::lifecycle::Guest for Plugin {
-            async fn start() -> Result<(), $crate::contract::types::Failure> {
+        impl $crate::contract::lifecycle::Guest for LarderPlugin {
+            async fn start() -> ::core::result::Result<(), $crate::contract::types::Failure> {
                 $crate::call::start(&$lifecycle).await
             }
-            async fn probe() -> Result<(), $crate::contract::types::Failure> {
+            async fn probe() -> ::core::result::Result<(), $crate::contract::types::Failure> {
                 $crate::call::probe(&$lifecycle).await
             }
             async fn stop() {
                 $crate::call::stop(&$lifecycle).await;
             }
         }
-        $crate::contract::lifecycle::export_lifecycle!(Plugin with_types_in $crate::contract::lifecycle);
+        $crate::contract::lifecycle::export_lifecycle!(LarderPlugin with_types_in $crate::contract::lifecycle);
     };
 
     (@export $other:ident, $value:expr) => {

@@ -33,7 +33,7 @@ thread_local! {
     static WRITTEN: RefCell<BTreeMap<u32, Vec<u8>>> = const { RefCell::new(BTreeMap::new()) };
 }
 
-async fn load_many(questions: Vec<(Params, Context<Config>)>) -> Vec<Result<Reply<Value>, Error>> {
+async fn load_many(questions: Vec<(Params, Context<Config>)>) -> Vec<Result<Reply<Value>>> {
     let batch = questions.len();
     let answer = |(params, context): (Params, Context<Config>)| match params.id {
         7 => Ok(Reply::missing()),
@@ -48,7 +48,7 @@ async fn load_many(questions: Vec<(Params, Context<Config>)>) -> Vec<Result<Repl
     questions.into_iter().map(answer).collect()
 }
 
-async fn write(mutation: Mutation<Params>, _: Context<Config>) -> Result<Receipt, Error> {
+async fn write(mutation: Mutation<Params>, _: Context<Config>) -> Result<Receipt> {
     let id = mutation.params.id;
     WRITTEN.with_borrow_mut(|written| {
         let there = written.contains_key(&id);
@@ -63,7 +63,7 @@ async fn write(mutation: Mutation<Params>, _: Context<Config>) -> Result<Receipt
     })
 }
 
-async fn poll(poll: Poll, _: Context<Config>) -> Result<Page, Error> {
+async fn poll(poll: Poll, _: Context<Config>) -> Result<Page> {
     let ids = WRITTEN.with_borrow(|written| written.keys().copied().collect::<Vec<_>>());
     let changes = ids
         .into_iter()
@@ -75,10 +75,12 @@ async fn poll(poll: Poll, _: Context<Config>) -> Result<Page, Error> {
     )
 }
 
-struct Life;
+/// Names that an author may well have: what `plugin!` writes must not take them for its own.
+type Result<T> = std::result::Result<T, Error>;
+struct Plugin;
 
-impl Lifecycle for Life {
-    async fn start() -> Result<(), Error> {
+impl Lifecycle for Plugin {
+    async fn start() -> Result<()> {
         STARTED.set(true);
         Ok(())
     }
@@ -90,5 +92,5 @@ larder_plugin::plugin! {
     batch_loader: load_many,
     writer: write,
     change_feed: poll,
-    lifecycle: Life,
+    lifecycle: Plugin,
 }
