@@ -222,7 +222,7 @@ async fn a_transaction_that_commits_after_a_younger_one_is_not_skipped() {
 #[tokio::test]
 async fn a_database_that_stops_gives_stale_answers_then_502_and_heals_by_itself() {
     let mut postgres = postgres().await;
-    let routes = "ttl = \"100ms\"\nstale_if_error = \"2s\"\nfailure_ttl = \"0\"";
+    let routes = "ttl = \"100ms\"\nstale_if_error = \"10s\"\nfailure_ttl = \"0\"";
     let larder = start(before(&postgres, routes)).await;
     assert_eq!(larder.get("/countries/DE").await.status, 200);
     postgres.stop().await;

@@ -122,7 +122,7 @@ async fn a_late_batch_fails_its_members_with_timeout_and_its_instance_is_replace
         );
     }
     // A grace later its place is taken by another, which counts its batches from 1.
-    let mut last = 0;
+    let mut last = 1;
     let replaced = async {
         loop {
             let answer = json(ask(&loader, "ok", (Duration::ZERO, 100)).await);

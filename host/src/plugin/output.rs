@@ -390,7 +390,7 @@ mod tests {
         assert_eq!(
             output.last_lines(),
             format!(
-                "it is [secret token], yes\nrefused auth=Bearer [secret token]\n{}[secret token]\nunfinished [secret token]",
+                "it is [secret token], yes ␤ refused auth=Bearer [secret token] ␤ {}[secret token] ␤ unfinished [secret token]",
                 "x".repeat(50)
             )
         );
