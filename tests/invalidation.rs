@@ -332,6 +332,10 @@ async fn expire_ends_the_ttl_and_leaves_the_windows() {
             "larder; fwd=stale; fwd-status=502; ttl=-N; detail=stale-if-error",
         );
         assert_eq!(call(&answer), 2, "{way}");
+        // Nor does a cache downstream take it for fresh until the end that its ttl once had.
+        let age = answer.header("age").unwrap_or_default();
+        let whole = format!("public, max-age={age}");
+        assert_eq!(answer.header("cache-control"), Some(&*whole), "{way}");
     }
 }
 

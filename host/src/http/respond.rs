@@ -81,7 +81,7 @@ pub fn respond(
                 }
             };
             metrics.answer(outcome);
-            of_entry(derived, &entry, value(status), request, now_ms)
+            of_stale(derived, &entry, value(status), request, now_ms)
         }
         Answer::Miss {
             entry,
@@ -162,6 +162,20 @@ fn negative(seconds: u64) -> String {
     }
 }
 
+/// An entry past its ttl. A purge may have ended that early: downstream must not take it for fresh until the end it once
+/// had, so no more than its age is left of it.
+fn of_stale(
+    derived: &Derived,
+    entry: &Arc<Entry>,
+    cache_status: HeaderValue,
+    request: &HeaderMap,
+    now_ms: u64,
+) -> Response<Body> {
+    let ttl = entry.times.ttl_within(&derived.ask.binding.policy);
+    let ttl = ttl.min(entry.times.age_ms(now_ms));
+    with_ttl(derived, entry, cache_status, request, (now_ms, ttl))
+}
+
 fn of_entry(
     derived: &Derived,
     entry: &Arc<Entry>,
@@ -169,10 +183,20 @@ fn of_entry(
     request: &HeaderMap,
     now_ms: u64,
 ) -> Response<Body> {
+    let ttl = entry.times.ttl_within(&derived.ask.binding.policy);
+    with_ttl(derived, entry, cache_status, request, (now_ms, ttl))
+}
+
+fn with_ttl(
+    derived: &Derived,
+    entry: &Arc<Entry>,
+    cache_status: HeaderValue,
+    request: &HeaderMap,
+    (now_ms, ttl): (u64, u64),
+) -> Response<Body> {
     let content = &entry.content;
     if content.kind == EntryKind::Missing {
         let mut response = problem::missing(cache_status);
-        let ttl = entry.times.ttl_within(&derived.ask.binding.policy);
         caching(
             response.headers_mut(),
             entry,
@@ -184,13 +208,7 @@ fn of_entry(
     }
     let mut headers = HeaderMap::with_capacity(6 + content.headers.len());
     headers.insert(CACHE_STATUS, cache_status);
-    caching(
-        &mut headers,
-        entry,
-        derived.ask.visibility,
-        entry.times.ttl_within(&derived.ask.binding.policy),
-        now_ms,
-    );
+    caching(&mut headers, entry, derived.ask.visibility, ttl, now_ms);
     if let Ok(etag) = HeaderValue::from_str(&content.etag) {
         headers.insert(header::ETAG, etag);
     }
