@@ -153,6 +153,8 @@ impl Compiler {
                 mapped.fetch_add(1, Ordering::Relaxed);
                 return Ok((component, digest));
             }
+            // Told because it may take a while, in which nothing else of this plugin is seen.
+            tracing::info!(plugin = name, bytes = bytes.len(), "compiling");
             let component = Component::from_binary(&engine, &bytes)
                 .map_err(|error| examine::not_compiled(&name, &bytes, &error))?;
             compiled.fetch_add(1, Ordering::Relaxed);

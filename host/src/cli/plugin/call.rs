@@ -13,7 +13,7 @@ const EXAMPLES: &str = "\
 Examples:
   larder plugin call dist/weather.wasm --part key=42
   larder plugin call dist/weather.wasm --part key=42 --part lang=de --timeout 500ms
-  larder plugin call plugins/dist/http.wasm --part id=42 --settings examples/countries/http.toml
+  larder plugin call plugins/dist/http.wasm --part alpha_2=DE --settings examples/countries/http.toml
   larder plugin call tenants.wasm --request 'GET /orders/42?lang=de' --header 'x-tenant: acme'
 
 Exit status: 0 with an outcome or a decision, 1 with a failure or a rejection, 2 if the command line is wrong.";

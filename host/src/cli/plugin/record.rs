@@ -62,10 +62,12 @@ pub(super) fn run(arguments: &Record) -> ExitCode {
         }
         let count = exchanges.len();
         let recording = Recording::of(ask.file.clone(), &asked, &called, exchanges)?;
-        std::fs::write(out, recording.text()).map_err(|error| {
+        let directory = out.parent().map_or(Ok(()), std::fs::create_dir_all);
+        let written = directory.and_then(|()| std::fs::write(out, recording.text()));
+        written.map_err(|error| {
             Problem::error(format!("the recording cannot be written: {error}"))
                 .at(out, None)
-                .remedy("name a file in a directory that exists with --out")
+                .remedy("name a file that you may write with --out")
         })?;
         crate::cli::print(&format!(
             "\nrecorded in {}, with {count} request{} by HTTP\n",
