@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use flate2::{Compression, write::GzEncoder};
 use larder_tests::metrics::{HEADERS_DROPPED, TTL_CLAMPED};
-use larder_tests::{Answer, Builder, Gate, Larder, Origin, Reply, Wasm, eventually};
+use larder_tests::{Answer, Builder, Gate, Larder, Origin, Reply, Wasm, eventually, json};
 
 use crate::cases::{CASES, Case, Harm, Special};
 use crate::files;
@@ -380,7 +380,7 @@ async fn parts(stage: &Stage, again: usize) -> Told {
         )?;
         holds(
             "one empty part",
-            answer.json()["parts"].to_string() == "[[\"\",\"\"]]",
+            answer.json()["parts"] == json!([["", ""]]),
         )?;
     }
     let binary = stage.get(&format!("/derive-binary/x{again}")).await;
