@@ -34,7 +34,8 @@ struct Question {
 
 /// The way in. When the last one is dropped, the task behind it answers what is under way and ends.
 pub(super) struct Lane {
-    // Without a bound of its own: who asks holds a place among the link's commands.
+    // Without a bound of its own: who asks holds a place among the link's commands, and a question that its asker has left
+    // is forgotten one turn later, before it is sent.
     questions: mpsc::UnboundedSender<Question>,
 }
 
