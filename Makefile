@@ -30,15 +30,14 @@ help: ## lists the commands
 setup: ## installs what `make build` and `make run` need and is missing
 	@.ci/setup build
 
+# The workspace, as `make test` does: the host alone would have other features, and wasmtime would be compiled again.
 build: setup ## builds the host and the first-party plugins
-	$(CARGO) build $(FLAGS) -p larder
+	$(CARGO) build $(FLAGS) --workspace
 	bash plugins/build.sh
 
 run: build ## serves examples/quickstart on 127.0.0.1:8080, admin on 127.0.0.1:8081
 	@examples/run $(EXAMPLE)
 
-# The whole workspace is built with the tests' choice of features at once: the host alone would have another
-# one, and half of its dependencies would be compiled a second time.
 test: ## builds and tests everything, and lints it
 	@.ci/setup test
 	$(CARGO) build $(FLAGS) --workspace --all-targets
@@ -56,7 +55,7 @@ test: ## builds and tests everything, and lints it
 	@$(MAKE) --no-print-directory lint
 
 soak: build ## reloads a plugin 1,000 times during 1,000,000 calls, for minutes: nothing may be left behind
-	LARDER_SOAK=1000,1000000 $(CARGO) test $(FLAGS) -p larder-tests --test soak
+	LARDER_SOAK=1000,1000000 $(CARGO) test $(FLAGS) --workspace --test soak
 
 # A workspace of its own: in one, the peers' features would be added to the host's dependencies, and the host that
 # is measured would not be the one that is used.
