@@ -179,8 +179,12 @@ async fn without_a_file_every_loader_is_served_at_its_name() {
         .get("/demo/42")
         .await
         .expect(200, "larder; hit; ttl=N; detail=memory");
-    // A loader that cannot start without settings is skipped, with a warning that says what it needs.
-    assert_eq!(client.get("/needy/42").await.status, 404);
+    // A loader that cannot start without settings is not served: its route says so, and a warning says what it needs.
+    client
+        .get("/needy/42")
+        .await
+        .expect_problem(503, "plugin-not-loaded");
+    assert_eq!(client.get("/nobody/42").await.status, 404);
     assert!(
         log.text().contains("needy") && log.text().contains("base"),
         "{}",

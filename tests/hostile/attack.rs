@@ -190,7 +190,8 @@ impl Special {
                 "target = \"s3cret.evil.test\"\n[grants]\ntcp = [\"localhost:1\"]\n",
             ),
             Self::TableBomb => builder.route("/table-bomb/{key}", "echo", "key = \"table-bomb\""),
-            Self::Import | Self::CompileBomb => builder,
+            Self::CompileBomb => builder.section("[plugins]\ncompile_cpu = \"3s\""),
+            Self::Import => builder,
         }
     }
 }
@@ -429,7 +430,7 @@ async fn line_breaks(stage: &Stage, again: usize) -> Told {
     typed(&answer, &[(502, "invalid-content-type")])
 }
 
-/// One file that is too large to be looked at, and a small one that takes the compiler long: the server answers meanwhile.
+/// One file that is too large to be looked at, and a small one that takes the compiler longer than it may: both are refused.
 async fn compile_bomb(stage: &Stage, again: usize) -> Told {
     let mut large = b"\0asm\x0d\0\x01\0".to_vec();
     large.resize((64 << 20) + 1, 0);
@@ -440,7 +441,7 @@ async fn compile_bomb(stage: &Stage, again: usize) -> Told {
     stage.larder.until_refused(&name, &["67108864"]).await;
     let name = format!("bomb-{again}");
     stage.larder.install_bytes(&name, &files::compile_bomb());
-    let judged = larder_tests::eventually_within(
+    let error = larder_tests::eventually_within(
         Duration::from_secs(60),
         "the compiler is done with it",
         async || {
@@ -450,6 +451,8 @@ async fn compile_bomb(stage: &Stage, again: usize) -> Told {
                 .find(|plugin| plugin["name"] == *name && plugin["state"] != "loading")
         },
     )
-    .await;
-    Ok(format!("too large: refused; dense: {}", judged["state"]))
+    .await["error"]
+        .to_string();
+    holds(&error, error.contains("more than 3 s of CPU time"))?;
+    Ok("too large: refused; dense: ended at 3 s of CPU".to_owned())
 }

@@ -41,24 +41,19 @@ pub(crate) fn table_bomb() -> Vec<u8> {
     )
 }
 
-/// A small file that takes a compiler long: functions of nothing but branches into each other's blocks.
+/// A small file that takes a compiler long: blocks in each other, and in the innermost as many jumps to any of them.
 pub(crate) fn compile_bomb() -> Vec<u8> {
-    let mut functions = String::new();
-    for function in 0..400 {
-        let _ = write!(
-            functions,
-            "(func $f{function} (param i32) (result i32) (local i32 i32 i32)"
-        );
-        for step in 0..1500 {
-            let _ = write!(
-                functions,
-                "(local.set {} (i32.rotl (i32.add (local.get {}) (i32.const {step})) (i32.mul (local.get {}) (local.get 0))))",
-                1 + step % 3,
-                1 + (step + 1) % 3,
-                1 + (step + 2) % 3,
-            );
-        }
-        functions.push_str("(local.get 1))\n");
-    }
-    policy(&functions, "(call $f0 (local.get 0))")
+    const DEPTH: usize = 1000;
+    let labels = (0..DEPTH).fold(String::new(), |mut labels, label| {
+        let _ = write!(labels, "{label} ");
+        labels
+    });
+    let jump = format!("block local.get 0 br_table {labels} end ");
+    let function = format!(
+        "(func $bomb (param i32) (result i32) {} {} {} local.get 0)",
+        "block ".repeat(DEPTH),
+        jump.repeat(DEPTH),
+        "end ".repeat(DEPTH),
+    );
+    policy(&function, "(call $bomb (local.get 0))")
 }

@@ -467,12 +467,20 @@ impl Larder {
         self.log.text()
     }
 
+    /// The number of its process.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("the server runs")
+    }
+
     /// What it uses of the machine now.
     ///
     /// # Panics
     /// When it has ended.
     pub fn usage(&self) -> Usage {
-        Usage::of(self.child.id().expect("the server runs"))
+        Usage::of(self.id())
     }
 
     /// SIGTERM.

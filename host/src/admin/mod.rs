@@ -47,14 +47,17 @@ impl Admin {
         let open = Router::new()
             .route("/livez", get(|| async { "ok\n" }))
             .route("/readyz", get(readyz));
-        let guarded = Router::new()
-            .route("/", get(index))
-            .route("/metrics", get(metrics))
-            .route("/plugins", get(plugins))
+        let of_routes = Router::new()
             .route("/plugins/{name}/reload", post(reload))
             .route("/routes", get(routes))
             .route("/entries", get(entries::entries))
             .route("/purge", post(purge::purge))
+            .layer(middleware::from_fn_with_state(self.clone(), once_judged));
+        let guarded = Router::new()
+            .route("/", get(index))
+            .route("/metrics", get(metrics))
+            .route("/plugins", get(plugins))
+            .merge(of_routes)
             .layer(middleware::from_fn_with_state(self.clone(), require_token));
         open.merge(guarded)
             .fallback(not_found)
@@ -164,10 +167,26 @@ async fn require_token(State(admin): State<Admin>, request: Request, next: Next)
     response
 }
 
-/// 200 once configuration and plugins are judged, which they are before this listener opens. Redis or a source being
-/// down, or a broken plugin, is told and is no reason to take the node away: it still answers. Draining is.
+/// What stands on the routes waits for them: before that a purge, say, would not find what it is to purge.
+async fn once_judged(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+    if !admin.routes.load().is_starting() {
+        return next.run(request).await;
+    }
+    let detail = "the plugins are still being judged; GET /readyz says when they are";
+    let mut response =
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "starting", detail).into_response();
+    response
+        .headers_mut()
+        .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+/// 200 once configuration and plugins are judged. Redis or a source being down, or a broken plugin, is told and is no
+/// reason to take the node away: it still answers. Draining is.
 async fn readyz(State(admin): State<Admin>) -> Response {
+    let starting = admin.routes.load().is_starting();
     let draining = *admin.draining.borrow();
+    let ready = !starting && !draining;
     let broken: Vec<Value> = admin
         .plugins
         .status()
@@ -179,12 +198,12 @@ async fn readyz(State(admin): State<Admin>) -> Response {
         let health = shared.health();
         json!({"available": health.available, "error": health.error, "pending_purges": health.pending_purges})
     });
-    let status = if draining {
-        StatusCode::SERVICE_UNAVAILABLE
-    } else {
+    let status = if ready {
         StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
     };
-    let body = json!({"ready": !draining, "draining": draining, "redis": redis, "plugins_not_ready": broken});
+    let body = json!({"ready": ready, "starting": starting, "draining": draining, "redis": redis, "plugins_not_ready": broken});
     (status, Json(body)).into_response()
 }
 

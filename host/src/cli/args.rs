@@ -6,6 +6,7 @@ use std::path::Path;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::compile_component::CompileComponent;
 use super::plugin::Plugin;
 use crate::config::{self, Config, Environment, Overrides, Problem, defaults as setting};
 
@@ -28,6 +29,8 @@ pub(super) enum Command {
     Plugin(Plugin),
     /// Print the contract between Larder and its plugins, in WIT.
     Wit,
+    #[command(hide = true)]
+    CompileComponent(CompileComponent),
     #[command(flatten)]
     Unbuilt(Unbuilt),
 }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use super::args::Check;
 use crate::config::{Config, KeySource, Problem, Severity, defaults, nearest};
 use crate::metrics::Metrics;
-use crate::plugin::Limits;
+use crate::plugin::{CompileLimits, Limits, Worker};
 use crate::route::Snapshot;
 
 /// Prints the report, or the defaults. Succeeds unless a problem is an error.
@@ -51,9 +51,12 @@ fn plugin_problems(config: &Config) -> Vec<Problem> {
         .enable_all()
         .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(crate::plugin::check(config, |plugins| {
-            Snapshot::build(config, plugins, &Metrics::new()).1
-        })),
+        Ok(runtime) => {
+            let worker = Worker::Process(CompileLimits::of(&config.plugins));
+            runtime.block_on(crate::plugin::check(config, worker, |plugins| {
+                Snapshot::build(config, plugins, &Metrics::new()).1
+            }))
+        }
         Err(error) => vec![Problem::error(format!("plugins cannot be judged: {error}"))],
     }
 }

@@ -2,8 +2,10 @@
 
 mod args;
 mod check;
+mod compile_component;
 mod plugin;
 mod purging;
+mod samples;
 mod serve;
 mod wit;
 
@@ -24,6 +26,7 @@ pub fn main() -> ExitCode {
         Command::Serve(settings) => serve::run(&settings),
         Command::Check(arguments) => check::run(&arguments),
         Command::Plugin(command) => plugin::run(&command),
+        Command::CompileComponent(arguments) => compile_component::run(&arguments),
         Command::Wit => {
             print(&wit::text());
             ExitCode::SUCCESS

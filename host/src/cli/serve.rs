@@ -4,7 +4,6 @@ use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -19,6 +18,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::args::Settings;
 use super::purging::Purging;
+use super::samples::samples;
 use crate::admin::Admin;
 use crate::cache::clock::{Clock, SystemClock};
 use crate::cache::generations::Generations;
@@ -28,8 +28,8 @@ use crate::cache::tier::SharedTier;
 use crate::cache::{Bounds, Cache, Link};
 use crate::config::{Config, Problem, Severity};
 use crate::http::{Service, accept};
-use crate::metrics::{Metrics, Sample};
-use crate::plugin::{PluginSet, Registry};
+use crate::metrics::Metrics;
+use crate::plugin::{CompileLimits, PluginSet, Registry, Worker};
 use crate::route::Snapshot;
 
 /// Serves until it is told to stop. Exits with 1 on what keeps it from starting.
@@ -95,60 +95,54 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let cache = Arc::new(Cache::new(memory, shared, generations, clock, bounds));
 
     let config = Arc::new(config);
-    let (empty, _) = Snapshot::build(
-        &Config {
-            routes: Vec::new(),
-            ..(*config).clone()
-        },
-        Arc::default(),
-        &metrics,
-    );
-    let routes = Arc::new(ArcSwap::from_pointee(empty));
-    let rebind = rebind(&config, &routes, &metrics);
-    let registry = Registry::open(&config, rebind)
-        .await
-        .context("opening the plugin directory")?;
-    bind(&config, &registry, &routes, &metrics)?;
-    registry.read_feeds(Arc::new(Purging {
-        routes: Arc::clone(&routes),
-        cache: Arc::clone(&cache),
-    }));
+    let routes = Arc::new(ArcSwap::from_pointee(Snapshot::starting()));
+    let worker = Worker::Process(CompileLimits::of(&config.plugins));
+    let registry = Registry::open(&config, worker).context("opening the plugin directory")?;
 
     let (stop, stopping) = watch::channel(false);
+    let (stop_admin, stopping_admin) = watch::channel(false);
+    let admin = Admin {
+        routes: Arc::clone(&routes),
+        cache: Arc::clone(&cache),
+        metrics: Arc::clone(&metrics),
+        plugins: Arc::clone(&registry),
+        samples: samples(redis, &registry),
+        token: config.admin.token.as_deref().map(Into::into),
+        draining: stopping.clone(),
+    };
+    let admin_server = serve_admin(operator, admin, &config, stopping_admin);
     let service = Arc::new(Service {
         routes: Arc::clone(&routes),
         cache: Arc::clone(&cache),
         metrics: Arc::clone(&metrics),
     });
-    let public_server = serve_public(
-        public,
-        service,
-        &config,
-        Arc::clone(&metrics),
-        stopping.clone(),
-    );
-    let (stop_admin, stopping_admin) = watch::channel(false);
-    let admin = Admin {
+    let public_server = serve_public(public, service, &config, Arc::clone(&metrics), stopping);
+    // On stderr and not in the log: scripts read these two lines, whatever the log filter is. The second says that routes
+    // are answered; what comes before that is told to try again.
+    eprintln!("admin on http://{admin_address}");
+
+    let signalled = wait_for_signal();
+    tokio::pin!(signalled);
+    let judged = async {
+        registry.judge(rebind(&config, &routes, &metrics)).await;
+        bind(&config, &registry, &routes, &metrics)
+    };
+    tokio::select! {
+        judged = judged => judged?,
+        told = &mut signalled => {
+            info!("stopped before the plugins were judged");
+            return told;
+        }
+    }
+    registry.read_feeds(Arc::new(Purging {
         routes,
         cache: Arc::clone(&cache),
-        metrics,
-        plugins: Arc::clone(&registry),
-        samples: samples(redis, &registry),
-        token: config.admin.token.as_deref().map(Into::into),
-        draining: stopping,
-    };
-    let admin_server = serve_admin(operator, admin, &config, stopping_admin);
-    let pruning = tokio::spawn(prune(
-        Arc::clone(&cache),
-        Snapshot::longest_life_ms(&config),
-    ));
-
-    // On stderr and not in the log: scripts read these two lines, whatever the log filter is.
+    }));
+    let pruning = tokio::spawn(prune(cache, Snapshot::longest_life_ms(&config)));
     eprintln!("listening on http://{public_address}");
-    eprintln!("admin on http://{admin_address}");
     info!(%public_address, %admin_address, "serving");
 
-    wait_for_signal().await?;
+    signalled.await?;
     info!(drain = ?config.server.drain, "draining: no new connections, requests in flight are answered");
     // `/readyz` says so from here on, while the admin listener stays until the end.
     stop.send_replace(true);
@@ -308,117 +302,6 @@ fn serve_admin(
         stopping,
         || (),
     ))
-}
-
-/// What the shared tier and the plugins counted, read when `/metrics` is asked.
-fn samples(
-    redis: Option<Arc<RedisTier>>,
-    registry: &Arc<Registry>,
-) -> Arc<dyn Fn() -> Vec<Sample> + Send + Sync> {
-    let registry = Arc::clone(registry);
-    Arc::new(move || {
-        let counter = |name, help, value| Sample {
-            name,
-            help,
-            value,
-            counter: true,
-        };
-        let plugins = registry.counts();
-        let mut samples = vec![
-            counter(
-                "plugin_swaps",
-                "Plugin versions that came to be served",
-                plugins.swaps,
-            ),
-            counter(
-                "plugin_refusals",
-                "Plugin versions that were refused",
-                plugins.refusals,
-            ),
-            counter(
-                "plugins_retired",
-                "Plugins whose file was removed",
-                plugins.retired,
-            ),
-            counter(
-                "batches",
-                "Calls of loaders that take batches",
-                plugins.batches,
-            ),
-            counter(
-                "batch_questions",
-                "Questions in those calls",
-                plugins.batch_questions,
-            ),
-            counter(
-                "feed_polls",
-                "Times that change feeds were polled",
-                plugins.feed_polls,
-            ),
-            counter(
-                "feed_failures",
-                "Polls of change feeds that failed",
-                plugins.feed_failures,
-            ),
-            counter(
-                "feed_changes",
-                "Changes that change feeds told",
-                plugins.feed_changes,
-            ),
-        ];
-        if let Some(redis) = &redis {
-            let counts = redis.counters();
-            let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-            samples.extend([
-                counter(
-                    "redis_hits",
-                    "Look-ups in Redis that found a living entry",
-                    read(&counts.hits),
-                ),
-                counter(
-                    "redis_misses",
-                    "Look-ups in Redis that found nothing or a purged entry",
-                    read(&counts.misses),
-                ),
-                counter(
-                    "redis_foreign",
-                    "Look-ups in Redis that found bytes that are no entry",
-                    read(&counts.foreign),
-                ),
-                counter(
-                    "redis_errors",
-                    "Redis commands that failed",
-                    read(&counts.errors),
-                ),
-                counter(
-                    "redis_timeouts",
-                    "Redis commands without an answer in time",
-                    read(&counts.timeouts),
-                ),
-                counter(
-                    "redis_stores",
-                    "Entries stored in Redis",
-                    read(&counts.stores),
-                ),
-                counter(
-                    "redis_stores_refused",
-                    "Entries that a purge kept out of Redis",
-                    read(&counts.stores_refused),
-                ),
-                counter(
-                    "redis_breaker_opens",
-                    "Times the breaker before Redis opened",
-                    read(&counts.breaker_opens),
-                ),
-                counter(
-                    "redis_resyncs",
-                    "Times the record of purges was reread",
-                    read(&counts.resyncs),
-                ),
-            ]);
-        }
-        samples
-    })
 }
 
 async fn prune(cache: Arc<Cache>, longest_life_ms: u64) {

@@ -176,6 +176,8 @@ settings! {
     Main plugins "[plugins]" "Where plugins are." {
         dir: Directory = "plugins", "The directory of `NAME.wasm` and `NAME.toml`; directories in it are not searched.";
         watch: Switch = "true", "Whether changes there take effect at once.";
+        compile_cpu: Timeout = "120s", "CPU time of compiling one component, in whole seconds. It takes five times as long by the clock at most.";
+        compile_memory: Room = "2GiB", "Address space of the process that compiles one component.";
     }
     Main storage "[storage]" "What outlives a restart." {
         dir: Directory = "larder-data", "Compiled components, what is known of removed plugins, and how far change feeds were read.";

@@ -112,6 +112,10 @@ pub struct Plugins {
     pub dir: PathBuf,
     /// Whether the directory is watched.
     pub watch: bool,
+    /// CPU time of compiling one component.
+    pub compile_cpu: Duration,
+    /// Address space of the process that compiles one component, in bytes.
+    pub compile_memory: u64,
 }
 
 /// `[storage]`

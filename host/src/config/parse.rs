@@ -160,6 +160,8 @@ fn read_plugins(table: Table<'_>) -> Plugins {
     let plugins = Plugins {
         dir: table.directory(&setting::plugins::dir),
         watch: table.value(&setting::plugins::watch),
+        compile_cpu: table.value(&setting::plugins::compile_cpu),
+        compile_memory: table.value(&setting::plugins::compile_memory),
     };
     table.finish();
     plugins

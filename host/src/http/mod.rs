@@ -21,7 +21,7 @@ use http_body_util::Full;
 use crate::cache::{Answer, Cache};
 use crate::metrics::{Metrics, Outcome};
 use crate::route::Snapshot;
-use crate::route::derive::{Derived, Refusal};
+use crate::route::derive::Derived;
 
 /// Bodies leave as they are stored: one `Bytes`, never copied.
 pub type Body = Full<Bytes>;
@@ -115,7 +115,7 @@ impl Service {
             }
             None => {
                 self.metrics.unrouted.inc();
-                problem::refused(&Refusal::NoRoute, path)
+                problem::refused(&snapshot.unrouted(), path)
             }
         }
     }

@@ -64,6 +64,15 @@ pub fn refused(refusal: &Refusal, path: &str) -> Response<Body> {
             format!("no route has the path {path}"),
         )
         .of_host(),
+        Refusal::Starting => {
+            let detail = "the server is starting: its plugins are still being judged".to_owned();
+            let mut response =
+                problem(StatusCode::SERVICE_UNAVAILABLE, "starting", detail).of_host();
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            response
+        }
         Refusal::NotUtf8(error) => {
             problem(StatusCode::BAD_REQUEST, "not-utf-8", error.to_string()).of_host()
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 
+use super::compile::Worker;
 use super::egress::EgressClient;
 use super::engine::Engine;
 use super::files::{self, ReadError};
@@ -22,6 +23,7 @@ const STOP_MAX: Duration = Duration::from_secs(15);
 /// `bind` is told of what would be served, and tells what is wrong between that and the routes.
 pub async fn check(
     config: &Config,
+    worker: Worker,
     bind: impl FnOnce(Arc<PluginSet>) -> Vec<Problem>,
 ) -> Vec<Problem> {
     let dir = &config.plugins.dir;
@@ -60,7 +62,7 @@ pub async fn check(
             .remedy("split the directory"),
         );
     }
-    let engine = match Engine::new(&config.storage.dir) {
+    let engine = match Engine::new(&config.storage.dir, worker) {
         Ok(engine) => engine,
         Err(error) => {
             problems.push(

@@ -1,9 +1,12 @@
 //! Bytes → compiled component, through the cache of compiled code on disk.
 //!
 //! Compiling is the slowest thing the host does (milliseconds for a small Rust guest, seconds for Python) and the one a
-//! hostile component could make slower still: so its size is capped, one is compiled at a time, and never on the runtime's
-//! own threads. What was compiled is kept under the digest of the component and the compatibility hash of the engine, and
-//! mapped the next time.
+//! hostile component could make slower still: so its size is capped, one is compiled at a time, and in a process of its own
+//! whose CPU time and memory are bounded ([`worker`]). What was compiled is kept under the digest of the component and the
+//! compatibility hash of the engine, and mapped the next time; who is mapped does not wait for who is compiled.
+
+mod bounded;
+mod worker;
 
 use std::fs::{self, File};
 use std::hash::{Hash as _, Hasher as _};
@@ -12,7 +15,6 @@ use std::os::unix::fs::{
     DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
 };
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
@@ -25,6 +27,9 @@ use xxhash_rust::xxh3::Xxh3;
 use super::examine;
 use super::prepared::Prepared;
 use super::runtime::Refusal;
+
+pub use bounded::compile_component;
+pub use worker::{CompileLimits, Task, Worker};
 
 /// Compiled components that the cache keeps; the ones that were not used for longest go first.
 const KEPT: usize = 128;
@@ -88,19 +93,31 @@ impl std::fmt::Debug for Compiled {
     }
 }
 
-/// The cache and the worker before it.
+/// The cache and the worker behind it.
 pub(super) struct Compiler {
     /// `None`: it cannot be kept from other users, so nothing is mapped from it.
-    directory: Option<Arc<PathBuf>>,
+    directory: Option<PathBuf>,
     compatibility: u64,
-    worker: Arc<Semaphore>,
-    compiled: Arc<AtomicU64>,
-    mapped: Arc<AtomicU64>,
+    worker: Worker,
+    turn: Semaphore,
+    compiled: AtomicU64,
+    mapped: AtomicU64,
+}
+
+/// Says which engines can run the same compiled code.
+fn compatibility(engine: &wasmtime::Engine) -> u64 {
+    let mut hash = Xxh3::new();
+    engine.precompile_compatibility_hash().hash(&mut hash);
+    hash.finish()
 }
 
 impl Compiler {
     /// A cache in `directory`, which is made if need be and belongs to this user alone.
-    pub(super) fn new(engine: &wasmtime::Engine, directory: &Path) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        engine: &wasmtime::Engine,
+        directory: &Path,
+        worker: Worker,
+    ) -> anyhow::Result<Self> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -115,60 +132,69 @@ impl Compiler {
         if kept {
             prune(directory);
         }
-        let mut hash = Xxh3::new();
-        engine.precompile_compatibility_hash().hash(&mut hash);
         Ok(Self {
-            directory: kept.then(|| Arc::new(directory.to_owned())),
-            compatibility: hash.finish(),
-            worker: Arc::new(Semaphore::new(1)),
-            compiled: Arc::default(),
-            mapped: Arc::default(),
+            directory: kept.then(|| directory.to_owned()),
+            compatibility: compatibility(engine),
+            worker,
+            turn: Semaphore::new(1),
+            compiled: AtomicU64::new(0),
+            mapped: AtomicU64::new(0),
         })
     }
 
-    /// The component, and the BLAKE3 digest of its bytes in hex.
+    /// The component, and the BLAKE3 digest of its bytes in hex. Dropping the future ends the compiler.
     pub(super) async fn compile(
         &self,
         engine: &wasmtime::Engine,
         name: &str,
         bytes: Bytes,
     ) -> Result<(Component, String), Refusal> {
-        let turn = Arc::clone(&self.worker)
-            .acquire_owned()
-            .await
-            .map_err(|_| Refusal::bare("the server is stopping"))?;
-        let engine = engine.clone();
-        let name = name.to_owned();
-        let directory = self.directory.clone();
-        let compatibility = self.compatibility;
-        let (compiled, mapped) = (Arc::clone(&self.compiled), Arc::clone(&self.mapped));
-        let work = move || {
-            // Held until the compiler is done, also when nobody waits for it any more: it cannot be interrupted.
-            let _turn = turn;
-            let digest = blake3::hash(&bytes).to_hex().to_string();
-            let file = directory.map(|directory| {
-                directory.join(format!("{}-{compatibility:016x}.cwasm", &digest[..32]))
-            });
-            if let Some(component) = file.as_ref().and_then(|file| map(&engine, file)) {
-                mapped.fetch_add(1, Ordering::Relaxed);
-                return Ok((component, digest));
-            }
-            // Told because it may take a while, in which nothing else of this plugin is seen.
-            tracing::info!(plugin = name, bytes = bytes.len(), "compiling");
-            let component = Component::from_binary(&engine, &bytes)
-                .map_err(|error| examine::not_compiled(&name, &bytes, &error))?;
-            compiled.fetch_add(1, Ordering::Relaxed);
-            // A cache that cannot be written costs time at the next start, nothing else.
-            if let Some(file) = file
-                && let Err(error) = keep(&component, &file)
-            {
-                tracing::warn!(plugin = name, file = %file.display(), "compiled code was not kept: {error:#}");
-            }
-            Ok((component, digest))
+        let digest = {
+            let bytes = bytes.clone();
+            aside(move || blake3::hash(&bytes).to_hex().to_string()).await?
         };
-        tokio::task::spawn_blocking(work)
-            .await
-            .unwrap_or_else(|error| Err(Refusal::bare(format!("the compiler failed: {error}"))))
+        let file = self.directory.as_ref().map(|directory| {
+            directory.join(format!(
+                "{}-{:016x}.cwasm",
+                &digest[..32],
+                self.compatibility
+            ))
+        });
+        if let Some(component) = self.mapped(engine, file.as_ref()).await? {
+            return Ok((component, digest));
+        }
+        let stopping = |_| Refusal::bare("the server is stopping");
+        let _turn = self.turn.acquire().await.map_err(stopping)?;
+        // Whoever had the turn before may have compiled the same.
+        if let Some(component) = self.mapped(engine, file.as_ref()).await? {
+            return Ok((component, digest));
+        }
+        // Told because it may take a while, in which nothing else of this plugin is seen.
+        tracing::info!(plugin = name, bytes = bytes.len(), "compiling");
+        let size = bytes.len();
+        let worker = self.worker;
+        let code = worker
+            .compile(engine, self.compatibility, name, bytes)
+            .await?;
+        self.compiled.fetch_add(1, Ordering::Relaxed);
+        let (engine, name) = (engine.clone(), name.to_owned());
+        let component = aside(move || load(&engine, &name, size, &code, file.as_deref())).await??;
+        Ok((component, digest))
+    }
+
+    async fn mapped(
+        &self,
+        engine: &wasmtime::Engine,
+        file: Option<&PathBuf>,
+    ) -> Result<Option<Component>, Refusal> {
+        let Some(file) = file.cloned() else {
+            return Ok(None);
+        };
+        let engine = engine.clone();
+        let component = aside(move || map(&engine, &file)).await?;
+        let found = u64::from(component.is_some());
+        self.mapped.fetch_add(found, Ordering::Relaxed);
+        Ok(component)
     }
 
     /// How many components were compiled, and how many were mapped from the cache.
@@ -179,6 +205,34 @@ impl Compiler {
             self.mapped.load(Ordering::Relaxed),
         )
     }
+}
+
+/// Runs what reads, hashes and writes megabytes where it keeps no request waiting.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Refusal::bare(format!("the compiler failed: {error}")))
+}
+
+/// The component of code that was just compiled. It is kept and mapped, if there is a file to keep it in: a mapping costs no
+/// memory that the system could not take back.
+fn load(
+    engine: &wasmtime::Engine,
+    name: &str,
+    size: usize,
+    code: &[u8],
+    file: Option<&Path>,
+) -> Result<Component, Refusal> {
+    let component = run_later(engine, Code::Told(code))
+        .map_err(|error| examine::not_compiled(name, size, &format!("{error:#}")))?;
+    let Some(file) = file else {
+        return Ok(component);
+    };
+    // A cache that cannot be written costs time at the next start, nothing else.
+    if let Err(error) = keep(code, file) {
+        tracing::warn!(plugin = name, file = %file.display(), "compiled code was not kept: {error:#}");
+        return Ok(component);
+    }
+    Ok(map(engine, file).unwrap_or(component))
 }
 
 /// Makes the directory one that no other user can enter; says whether it is.
@@ -193,10 +247,6 @@ fn ours_alone(directory: &Path) -> bool {
 }
 
 /// The component from the cache; `None` if it is not there, is not what was written, or does not fit.
-#[allow(
-    unsafe_code,
-    reason = "mapping compiled code: the one allowance of the workspace, argued below"
-)]
 fn map(engine: &wasmtime::Engine, file: &Path) -> Option<Component> {
     let written = fs::read_to_string(digest_file(file)).ok()?;
     let mut hasher = blake3::Hasher::new();
@@ -205,13 +255,7 @@ fn map(engine: &wasmtime::Engine, file: &Path) -> Option<Component> {
         tracing::warn!(file = %file.display(), "compiled code was damaged; compiling again");
         return None;
     }
-    // SAFETY: `deserialize_file` runs what the file holds, so the file must be what `Component::serialize` gave, unchanged.
-    // It lies in a directory that only this process's user can enter (checked by `ours_alone`), is put there by a rename of a
-    // complete file, is never written in place, and its bytes have just been compared with the digest that was written
-    // beside it. Who can change it in between is the same user, who can replace this very program too. Files of another
-    // wasmtime, other settings or another processor have another name, and wasmtime itself refuses them.
-    let component = unsafe { Component::deserialize_file(engine, file) };
-    match component {
+    match run_later(engine, Code::Kept(file)) {
         Ok(component) => {
             touch(file);
             Some(component)
@@ -223,14 +267,39 @@ fn map(engine: &wasmtime::Engine, file: &Path) -> Option<Component> {
     }
 }
 
+/// Where compiled code comes from.
+enum Code<'a> {
+    /// The compiler, just now.
+    Told(&'a [u8]),
+    /// The cache, as [`map`] has checked it.
+    Kept(&'a Path),
+}
+
+/// Turns compiled code into what can be run.
+#[allow(
+    unsafe_code,
+    reason = "running compiled code: the one allowance of the workspace, argued below"
+)]
+fn run_later(engine: &wasmtime::Engine, code: Code<'_>) -> wasmtime::Result<Component> {
+    // SAFETY: what is given here is run, so it must be what `Engine::precompile_component` gave, unchanged.
+    // `Told` is what it gave to this very process, or to a child of it: the same image of this program (/proc/self/exe),
+    // which wrote it to a pipe that nobody else holds, with a digest that was compared.
+    // `Kept` lies in a directory that only this process's user can enter (checked by `ours_alone`), was put there from `Told`
+    // by a rename of a complete file, is never written in place, and its bytes have just been compared with the digest that
+    // was written beside it. Who can change it in between is the same user, who can replace this very program too. Files of
+    // another wasmtime, other settings or another processor have another name, and wasmtime itself refuses them.
+    unsafe {
+        match code {
+            Code::Told(code) => Component::deserialize(engine, code),
+            Code::Kept(file) => Component::deserialize_file(engine, file),
+        }
+    }
+}
+
 /// Writes the compiled code and then its digest, each by a rename: a reader finds both or misses.
-fn keep(component: &Component, file: &Path) -> anyhow::Result<()> {
-    let code = component
-        .serialize()
-        .map_err(|error| anyhow::anyhow!("{error:#}"))?;
-    replace(file, &code)?;
-    replace(&digest_file(file), blake3::hash(&code).to_hex().as_bytes())?;
-    Ok(())
+fn keep(code: &[u8], file: &Path) -> io::Result<()> {
+    replace(file, code)?;
+    replace(&digest_file(file), blake3::hash(code).to_hex().as_bytes())
 }
 
 fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -284,5 +353,59 @@ fn prune(directory: &Path) {
     for (_, file) in &kept[..surplus] {
         let _ = fs::remove_file(digest_file(file));
         let _ = fs::remove_file(file);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::guest;
+    use super::*;
+
+    #[tokio::test]
+    async fn without_a_directory_of_its_own_every_component_is_compiled_and_runs() {
+        let engine = wasmtime::Engine::new(&super::super::engine::config(false)).unwrap();
+        let compiler = Compiler {
+            directory: None,
+            compatibility: compatibility(&engine),
+            worker: Worker::Here,
+            turn: Semaphore::new(1),
+            compiled: AtomicU64::new(0),
+            mapped: AtomicU64::new(0),
+        };
+        for _ in 0..2 {
+            let (component, _) = compiler
+                .compile(&engine, "echo", guest("echo"))
+                .await
+                .unwrap();
+            let shape = component.component_type();
+            let mut exports = shape.exports(&engine).map(|(name, _)| name);
+            assert!(exports.any(|name| name.starts_with("larder:plugin/loader")));
+        }
+        assert_eq!(compiler.counts(), (2, 0));
+    }
+
+    /// The process that compiles has no pool of instances, and the engine that runs the code most often has one.
+    #[test]
+    fn the_pool_does_not_change_what_is_compiled() {
+        let [with, without] = [true, false].map(|pooling| {
+            let config = super::super::engine::config(pooling);
+            wasmtime::Engine::new(&config).map(|engine| compatibility(&engine))
+        });
+        // A machine without the address space has no pool to compare.
+        if let Ok(with) = with {
+            assert_eq!(with, without.unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_compiled_already_does_not_wait_for_what_is_being_compiled() {
+        let storage = tempfile::tempdir().unwrap();
+        let engine = wasmtime::Engine::new(&super::super::engine::config(false)).unwrap();
+        let compiler = Compiler::new(&engine, storage.path(), Worker::Here).unwrap();
+        let ask = || compiler.compile(&engine, "echo", guest("echo"));
+        ask().await.unwrap();
+        let _turn = compiler.turn.acquire().await.unwrap();
+        ask().await.unwrap();
+        assert_eq!(compiler.counts(), (1, 1));
     }
 }

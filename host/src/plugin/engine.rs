@@ -10,7 +10,7 @@ use bytes::Bytes;
 use wasmtime::component::Linker;
 use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-use super::compile::{Compiled, Compiler};
+use super::compile::{Compiled, Compiler, Worker};
 use super::examine;
 use super::gather::Tally;
 use super::launch;
@@ -63,11 +63,11 @@ pub struct Outline {
 }
 
 impl Engine {
-    /// An engine whose compiled code is cached under `storage`/compiled.
+    /// An engine whose components `worker` compiles, and whose compiled code is cached under `storage`/compiled.
     ///
     /// # Errors
     /// When wasmtime cannot be set up here or the directory cannot be made.
-    pub fn new(storage: &Path) -> anyhow::Result<Arc<Self>> {
+    pub fn new(storage: &Path, worker: Worker) -> anyhow::Result<Arc<Self>> {
         let wasmtime = match wasmtime::Engine::new(&config(true)) {
             Ok(engine) => engine,
             Err(error) => {
@@ -84,7 +84,7 @@ impl Engine {
             linkers::for_policies(&wasmtime).map_err(|error| anyhow::anyhow!("{error:#}"))?;
         Ok(Arc::new(Self {
             ticker: Ticker::start(wasmtime.weak()),
-            compiler: Compiler::new(&wasmtime, &storage.join("compiled"))?,
+            compiler: Compiler::new(&wasmtime, &storage.join("compiled"), worker)?,
             loaders,
             policies,
             tally: Tally::default(),
@@ -173,7 +173,8 @@ impl Engine {
     }
 }
 
-fn config(pooling: bool) -> Config {
+/// What a compiler and the engine that runs its code must agree on; the pool is the latter's alone.
+pub(super) fn config(pooling: bool) -> Config {
     let mut config = Config::new();
     config
         .wasm_component_model_async(true)

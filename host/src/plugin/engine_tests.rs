@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::testing::{Launch, compiled, engine, guest};
-use super::super::{Engine, Refusal};
+use super::super::{Engine, Refusal, Worker};
 use crate::error::FailureKind;
 
 async fn refused(name: &str) -> Refusal {
@@ -18,12 +18,12 @@ async fn a_component_is_compiled_once_and_mapped_afterwards_and_damage_is_notice
     let storage = tempfile::tempdir().unwrap();
     let counts = |engine: &Engine| engine.compiler().counts();
 
-    let first = Engine::new(storage.path()).unwrap();
+    let first = Engine::new(storage.path(), Worker::Here).unwrap();
     let one = first.compile("echo", guest("echo")).await.unwrap();
     first.compile("echo", guest("echo")).await.unwrap();
     assert_eq!(counts(&first), (1, 1));
 
-    let second = Engine::new(storage.path()).unwrap();
+    let second = Engine::new(storage.path(), Worker::Here).unwrap();
     let two = second.compile("echo", guest("echo")).await.unwrap();
     assert_eq!(counts(&second), (0, 1));
     assert_eq!((&one.digest, one.exports), (&two.digest, two.exports));
@@ -43,7 +43,7 @@ async fn a_component_is_compiled_once_and_mapped_afterwards_and_damage_is_notice
     // Not written in place: the engines above have it mapped.
     std::fs::remove_file(&code).unwrap();
     std::fs::write(&code, bytes).unwrap();
-    let third = Engine::new(storage.path()).unwrap();
+    let third = Engine::new(storage.path(), Worker::Here).unwrap();
     third.compile("echo", guest("echo")).await.unwrap();
     assert_eq!(counts(&third), (1, 0), "the damaged code is not run");
     third.compile("echo", guest("echo")).await.unwrap();

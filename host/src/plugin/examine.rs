@@ -69,8 +69,7 @@ pub(super) fn bytes(name: &str, bytes: &[u8]) -> Result<(), Refusal> {
 }
 
 /// What the compiler's error means.
-pub(super) fn not_compiled(name: &str, bytes: &[u8], error: &wasmtime::Error) -> Refusal {
-    let why = format!("{error:#}");
+pub(super) fn not_compiled(name: &str, size: usize, why: &str) -> Refusal {
     // The parser meets the end in the middle of something, or a section that says it is longer than what is left.
     let cut = [
         "unexpected end",
@@ -79,10 +78,7 @@ pub(super) fn not_compiled(name: &str, bytes: &[u8], error: &wasmtime::Error) ->
     ];
     if cut.iter().any(|sign| why.contains(sign)) {
         return Refusal::new(
-            format!(
-                "`{name}` is cut short: it ends after {} bytes ({why})",
-                bytes.len()
-            ),
+            format!("`{name}` is cut short: it ends after {size} bytes ({why})"),
             "was it copied whole? The host loads a file again when it changes",
         );
     }

@@ -345,7 +345,8 @@ impl Court {
         problems
     }
 
-    fn refused(&self, name: &str, refusal: &Refusal) -> Problem {
+    /// A refusal as a problem of the component's file.
+    pub(super) fn refused(&self, name: &str, refusal: &Refusal) -> Problem {
         let problem = Problem::error(refusal.message.clone())
             .at(files::component_path(&self.dir, name), None);
         match &refusal.remedy {

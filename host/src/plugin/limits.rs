@@ -133,7 +133,7 @@ const TABLE: &[LimitRow] = &[
     LimitRow {
         name: "compilers",
         default: "1",
-        meaning: "components that are compiled at once, never on the threads that serve requests",
+        meaning: "components that are compiled at once, each in a process of its own within compile_cpu and compile_memory of [plugins]",
     },
 ];
 

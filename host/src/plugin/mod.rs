@@ -59,7 +59,7 @@ mod watch;
 mod workshop;
 
 pub use check::check;
-pub use compile::{Compiled, Exports};
+pub use compile::{CompileLimits, Compiled, Exports, Task, Worker, compile_component};
 pub use descriptor::{Descriptor, DescriptorFault, Parameter, ParameterFault, ParameterPlace};
 pub use egress::{Bytestring, Egress, EgressClient, EgressHooks, Exchange, Reply, Sent, Tape};
 pub use engine::{Description, Engine, Outline};

@@ -9,7 +9,7 @@
 //! `reload` returns, new requests meet the new version. (3) The old version is held by nobody but the requests that pinned
 //! it; when the last of them ends it stops itself. No step waits for a request, and no request waits for a step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,6 +22,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::compile::Worker;
 use super::egress::EgressClient;
 use super::engine::Engine;
 use super::feeds::{Changes, Feeds};
@@ -45,6 +46,8 @@ const PLACES_MAX: usize = 4096;
 pub struct PluginSet {
     plugins: BTreeMap<String, Arc<Plugin>>,
     known: BTreeMap<String, LastKnown>,
+    /// What lies there and would load, as far as is known, if it were not refused.
+    refused: BTreeSet<String>,
 }
 
 impl PluginSet {
@@ -64,8 +67,13 @@ impl PluginSet {
         self.known.get(name).cloned()
     }
 
+    /// The names of the loaders, as far as is known, whose files lie there and no version of which can be served.
+    pub fn refused_loaders(&self) -> impl Iterator<Item = &str> {
+        self.refused.iter().map(String::as_str)
+    }
+
     pub(super) fn with(&self, plugin: &Arc<Plugin>) -> Self {
-        let mut set = self.clone();
+        let mut set = self.without(plugin.name());
         if set.known.len() >= PLACES_MAX {
             let served = &set.plugins;
             set.known.retain(|name, _| served.contains_key(name));
@@ -80,6 +88,15 @@ impl PluginSet {
     fn without(&self, name: &str) -> Self {
         let mut set = self.clone();
         set.plugins.remove(name);
+        set.refused.remove(name);
+        set
+    }
+
+    fn refusing(&self, name: &str, loads: bool) -> Self {
+        let mut set = self.without(name);
+        if loads {
+            set.refused.insert(name.to_owned());
+        }
         set
     }
 }
@@ -173,6 +190,8 @@ pub type OnChange = Arc<dyn Fn(Arc<PluginSet>) + Send + Sync>;
 /// The plugins of one directory. Dropping it ends the watching; what is served stays as long as somebody holds it.
 pub struct Registry {
     shared: Arc<Shared>,
+    /// Whether changes of the directory take effect by themselves.
+    watched: bool,
 }
 
 pub(super) struct Shared {
@@ -242,15 +261,12 @@ pub(super) enum Cause {
 }
 
 impl Registry {
-    /// Judges everything in the plugin directory, side by side, then watches it. A plugin that is refused does not stop
-    /// the others: it is shown by [`Registry::status`]. A directory that does not exist is an empty one.
-    ///
-    /// `on_change` is not called for the set that this makes; call [`Registry::set`] for it.
+    /// A registry of the plugin directory of `config`, whose components `worker` compiles. Nothing is judged yet.
     ///
     /// # Errors
     /// The engine or the storage directory cannot be set up.
-    pub async fn open(config: &Config, on_change: OnChange) -> anyhow::Result<Arc<Self>> {
-        let engine = Engine::new(&config.storage.dir)?;
+    pub fn open(config: &Config, worker: Worker) -> anyhow::Result<Arc<Self>> {
+        let engine = Engine::new(&config.storage.dir, worker)?;
         let unusable = || {
             format!(
                 "the storage directory {} cannot be used",
@@ -271,8 +287,8 @@ impl Registry {
             last_good,
             feeds,
             set: ArcSwap::from_pointee(PluginSet {
-                plugins: BTreeMap::new(),
                 known,
+                ..PluginSet::default()
             }),
             on_change: Mutex::new(None),
             slots: Mutex::default(),
@@ -283,12 +299,22 @@ impl Registry {
             refusals: AtomicU64::new(0),
             retired: AtomicU64::new(0),
         });
-        let debounce = shared.load_all().await;
-        *shared.on_change.lock() = Some(on_change);
-        if config.plugins.watch {
-            watch::start(&shared, debounce);
+        Ok(Arc::new(Self {
+            shared,
+            watched: config.plugins.watch,
+        }))
+    }
+
+    /// Judges everything in the plugin directory, side by side, then watches it. A plugin that is refused does not stop
+    /// the others: it is shown by [`Registry::status`]. A directory that does not exist is an empty one.
+    ///
+    /// `on_change` is not called for the set that this makes; call [`Registry::set`] for it.
+    pub async fn judge(&self, on_change: OnChange) {
+        let debounce = self.shared.load_all().await;
+        *self.shared.on_change.lock() = Some(on_change);
+        if self.watched {
+            watch::start(&self.shared, debounce);
         }
-        Ok(Arc::new(Self { shared }))
     }
 
     /// What is served now.
@@ -622,14 +648,23 @@ impl Shared {
     fn refuse(&self, name: &str, slot: &Slot, rejection: &Rejection) {
         self.refusals.fetch_add(1, Ordering::Relaxed);
         let text = rejection.text();
-        let mut face = slot.face.lock();
-        if !rejection.kinds.is_empty() {
-            face.kinds.clone_from(&rejection.kinds);
-        }
-        face.removed = false;
-        if face.refusal.as_ref() != Some(&text) {
-            tracing::warn!(plugin = name, "refused: {text}");
-            face.refusal = Some(text);
+        let kinds = {
+            let mut face = slot.face.lock();
+            if !rejection.kinds.is_empty() {
+                face.kinds.clone_from(&rejection.kinds);
+            }
+            face.removed = false;
+            if face.refusal.as_ref() != Some(&text) {
+                tracing::warn!(plugin = name, "refused: {text}");
+                face.refusal = Some(text);
+            }
+            face.kinds.clone()
+        };
+        // What could not even be compiled may be a loader.
+        let loads = kinds.is_empty() || kinds.iter().any(|kind| kind.loads());
+        let set = self.set.load();
+        if set.get(name).is_none() && set.refused.contains(name) != loads {
+            self.publish(|set| set.refusing(name, loads));
         }
     }
 
@@ -647,8 +682,10 @@ impl Shared {
         }
         tracing::info!(plugin = name, "removed");
         self.retired.fetch_add(1, Ordering::Relaxed);
-        if let Some(old) = old {
+        if old.is_some() || self.set.load().refused.contains(name) {
             self.publish(|set| set.without(name));
+        }
+        if let Some(old) = old {
             self.feeds.stop(name);
             old.retire();
         }

@@ -48,7 +48,8 @@ impl Plot {
         let config = config(&file);
         let (tell, sets) = channel::channel(Arc::default());
         let on_change = move |set| drop(tell.send(set));
-        let registry = Registry::open(&config, Arc::new(on_change)).await.unwrap();
+        let registry = Registry::open(&config, Worker::Here).unwrap();
+        registry.judge(Arc::new(on_change)).await;
         House {
             dir: self.0,
             registry,
@@ -163,6 +164,10 @@ async fn a_directory_is_loaded_whole_and_the_broken_ones_are_shown() {
         .plugin("tenant", "tenant-key")
         .open(false)
         .await;
+    assert!(
+        !house.sets.has_changed().unwrap(),
+        "the initial set is not a change"
+    );
     std::fs::write(
         house.dir.path().join("plugins/text.wasm"),
         "not a component",
@@ -210,10 +215,15 @@ async fn a_directory_is_loaded_whole_and_the_broken_ones_are_shown() {
             .is_some()
     );
     assert_eq!(house.answer("good").await["version"], "1");
-    assert!(
-        !house.sets.has_changed().unwrap(),
-        "the initial set is not a change"
-    );
+    // What may be a loader is told, so that its route can say why it does not answer; `text` came later, which is a change.
+    assert!(house.sets.has_changed().unwrap());
+    let told = house.sets.borrow().clone();
+    let refused: Vec<_> = told.refused_loaders().collect();
+    assert_eq!(refused, ["alien", "needy", "text", "wrong"]);
+    std::fs::remove_file(house.dir.path().join("plugins/text.wasm")).unwrap();
+    assert!(house.registry.reload("text").await.is_ok());
+    let set = house.registry.set();
+    assert!(set.refused_loaders().all(|name| name != "text"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -514,7 +524,7 @@ async fn check_tells_every_problem_and_serves_nothing() {
         .open(false)
         .await;
     let file = house.dir.path().join("larder.toml");
-    let problems = crate::plugin::check(&config(&file), |_| Vec::new()).await;
+    let problems = crate::plugin::check(&config(&file), Worker::Here, |_| Vec::new()).await;
     let told: Vec<_> = problems.iter().map(sentence).collect();
     assert_eq!(told.len(), 5, "{told:#?}");
     assert!(

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Compiled, Egress, Engine, Launched, Limits, Secrets, Spec};
+use super::{Compiled, Egress, Engine, Launched, Limits, Secrets, Spec, Worker};
 use crate::cache::{Batching, Found, Loader, Outcome, Question};
 use crate::config::PluginLimits;
 use crate::error::Failure;
@@ -16,7 +16,7 @@ use crate::key::Param;
 pub(super) fn engine() -> Arc<Engine> {
     static ENGINE: OnceLock<Arc<Engine>> = OnceLock::new();
     let storage = || std::env::temp_dir().join("larder-engine-tests");
-    Arc::clone(ENGINE.get_or_init(|| Engine::new(&storage()).expect("an engine")))
+    Arc::clone(ENGINE.get_or_init(|| Engine::new(&storage(), Worker::Here).expect("an engine")))
 }
 
 /// The component of a guest.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::compile::Worker;
 use super::descriptor::Descriptor;
 use super::egress::{EgressClient, Tape};
 use super::engine::{Description, Engine, Outline};
@@ -126,13 +127,13 @@ struct Opened {
 }
 
 impl Workshop {
-    /// One that keeps compiled code below `storage`.
+    /// One whose components `worker` compiles, which keeps compiled code below `storage`.
     ///
     /// # Errors
     /// As [`Engine::new`].
-    pub fn open(storage: &Path) -> anyhow::Result<Self> {
+    pub fn open(storage: &Path, worker: Worker) -> anyhow::Result<Self> {
         Ok(Self {
-            engine: Engine::new(storage)?,
+            engine: Engine::new(storage, worker)?,
             client: EgressClient::new(),
             offline: false,
         })
@@ -164,11 +165,7 @@ impl Workshop {
             size: bytes.len(),
             digest: blake3::hash(&bytes).to_hex().to_string(),
             pin: sha256(&bytes),
-            outline: self
-                .engine
-                .outline(&name, bytes.clone())
-                .await
-                .unwrap_or_default(),
+            outline: Outline::default(),
             kinds: Vec::new(),
             description: None,
             descriptor: None,
@@ -178,6 +175,14 @@ impl Workshop {
             name,
         };
         let name = &inspection.name;
+        match self.engine.outline(name, bytes.clone()).await {
+            Ok(outline) => inspection.outline = outline,
+            // Nothing more can be said of it, and asking again would compile it again, to the limit if need be.
+            Err(refusal) => {
+                inspection.problems = vec![court.refused(name, &refusal)];
+                return Ok(inspection);
+            }
+        }
         if let Ok(compiled) = self.engine.compile(name, bytes).await {
             inspection.kinds = PluginKind::of(&compiled.exports);
             if let Ok(description) = self.engine.describe(&compiled).await {

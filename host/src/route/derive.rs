@@ -48,6 +48,8 @@ impl Derived {
 pub enum Refusal {
     /// No route has this path: 404.
     NoRoute,
+    /// The plugins are still being judged, and with them the routes: 503.
+    Starting,
     /// 400.
     NotUtf8(NotUtf8),
     /// Parameters that do not fit: 422, one item per fault.
@@ -102,7 +104,7 @@ impl Snapshot {
         let (path, query) = path_and_query
             .split_once('?')
             .unwrap_or((path_and_query, ""));
-        let (route, params) = self.find(path).ok_or((None, Refusal::NoRoute))?;
+        let (route, params) = self.find(path).ok_or_else(|| (None, self.unrouted()))?;
         let of_route = |refusal| (Some(Arc::clone(route)), refusal);
         let key = route.memo_key(path_and_query, headers);
         let key = key.as_deref().unwrap_or(path_and_query.as_bytes());

@@ -25,6 +25,7 @@ use crate::config::{self, Config, KeySource, Problem};
 use crate::key::KeyPolicy;
 use crate::metrics::{Metrics, RouteMetrics};
 use crate::plugin::{Descriptor, ParameterPlace, PluginSet};
+use derive::Refusal;
 use memo::Memo;
 
 /// Every route as it stands between two changes.
@@ -32,6 +33,7 @@ pub struct Snapshot {
     router: matchit::Router<usize>,
     routes: Vec<Arc<Route>>,
     memo: Memo,
+    is_starting: bool,
     /// The plugins it was made of: held, so that requests in flight finish on them.
     pub plugins: Arc<PluginSet>,
 }
@@ -163,10 +165,36 @@ impl Snapshot {
                 router,
                 routes,
                 memo: Memo::new(),
+                is_starting: false,
                 plugins,
             },
             problems,
         )
+    }
+
+    /// What there is before the plugins are judged: no routes, and it says why.
+    pub fn starting() -> Self {
+        Self {
+            router: matchit::Router::new(),
+            routes: Vec::new(),
+            memo: Memo::new(),
+            is_starting: true,
+            plugins: Arc::default(),
+        }
+    }
+
+    /// Whether the plugins are still being judged.
+    pub fn is_starting(&self) -> bool {
+        self.is_starting
+    }
+
+    /// Why it has no route for a path.
+    pub fn unrouted(&self) -> Refusal {
+        if self.is_starting {
+            Refusal::Starting
+        } else {
+            Refusal::NoRoute
+        }
     }
 
     /// The route of a raw (still encoded) path, and the raw values of its parameters.
@@ -199,14 +227,17 @@ impl Snapshot {
     }
 }
 
-/// The configured routes, or one per loader at `/NAME/{key}` where there is no file.
+/// The configured routes, or one per loader at `/NAME/{key}` where there is no file: of a refused one, too, so that its
+/// misses say so.
 fn configured(config: &Config, plugins: &PluginSet) -> Vec<config::Route> {
     if !config.implicit_routes {
         return config.routes.clone();
     }
     let loaders = plugins.iter().filter(|plugin| plugin.loader().is_some());
     loaders
-        .map(|plugin| config::Route::implicit(plugin.name()))
+        .map(|plugin| plugin.name())
+        .chain(plugins.refused_loaders())
+        .map(config::Route::implicit)
         .collect()
 }
 

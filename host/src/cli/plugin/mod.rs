@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use crate::config::{Problem, Severity};
-use crate::plugin::Workshop;
+use crate::plugin::{CompileLimits, Worker, Workshop};
 
 /// Exit with 2, as on a command line that does not parse.
 const USAGE: u8 = 2;
@@ -101,7 +101,8 @@ where
         .map_err(|error| set_up(error.to_string()))?;
     let workshop = {
         let _inside = runtime.enter();
-        Workshop::open(&storage).map_err(|error| {
+        let worker = Worker::Process(CompileLimits::default());
+        Workshop::open(&storage, worker).map_err(|error| {
             set_up(format!("{error:#}"))
                 .at(&storage, None)
                 .remedy("name a directory that can be written in LARDER_STORAGE_DIR")

@@ -1,0 +1,119 @@
+//! What the shared tier and the plugins counted, in the form that `/metrics` prints. Knows what is counted, not when it is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::cache::redis::RedisTier;
+use crate::metrics::Sample;
+use crate::plugin::Registry;
+
+/// What the shared tier and the plugins counted, read when `/metrics` is asked.
+pub(super) fn samples(
+    redis: Option<Arc<RedisTier>>,
+    registry: &Arc<Registry>,
+) -> Arc<dyn Fn() -> Vec<Sample> + Send + Sync> {
+    let registry = Arc::clone(registry);
+    Arc::new(move || {
+        let counter = |name, help, value| Sample {
+            name,
+            help,
+            value,
+            counter: true,
+        };
+        let plugins = registry.counts();
+        let mut samples = vec![
+            counter(
+                "plugin_swaps",
+                "Plugin versions that came to be served",
+                plugins.swaps,
+            ),
+            counter(
+                "plugin_refusals",
+                "Plugin versions that were refused",
+                plugins.refusals,
+            ),
+            counter(
+                "plugins_retired",
+                "Plugins whose file was removed",
+                plugins.retired,
+            ),
+            counter(
+                "batches",
+                "Calls of loaders that take batches",
+                plugins.batches,
+            ),
+            counter(
+                "batch_questions",
+                "Questions in those calls",
+                plugins.batch_questions,
+            ),
+            counter(
+                "feed_polls",
+                "Times that change feeds were polled",
+                plugins.feed_polls,
+            ),
+            counter(
+                "feed_failures",
+                "Polls of change feeds that failed",
+                plugins.feed_failures,
+            ),
+            counter(
+                "feed_changes",
+                "Changes that change feeds told",
+                plugins.feed_changes,
+            ),
+        ];
+        if let Some(redis) = &redis {
+            let counts = redis.counters();
+            let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+            samples.extend([
+                counter(
+                    "redis_hits",
+                    "Look-ups in Redis that found a living entry",
+                    read(&counts.hits),
+                ),
+                counter(
+                    "redis_misses",
+                    "Look-ups in Redis that found nothing or a purged entry",
+                    read(&counts.misses),
+                ),
+                counter(
+                    "redis_foreign",
+                    "Look-ups in Redis that found bytes that are no entry",
+                    read(&counts.foreign),
+                ),
+                counter(
+                    "redis_errors",
+                    "Redis commands that failed",
+                    read(&counts.errors),
+                ),
+                counter(
+                    "redis_timeouts",
+                    "Redis commands without an answer in time",
+                    read(&counts.timeouts),
+                ),
+                counter(
+                    "redis_stores",
+                    "Entries stored in Redis",
+                    read(&counts.stores),
+                ),
+                counter(
+                    "redis_stores_refused",
+                    "Entries that a purge kept out of Redis",
+                    read(&counts.stores_refused),
+                ),
+                counter(
+                    "redis_breaker_opens",
+                    "Times the breaker before Redis opened",
+                    read(&counts.breaker_opens),
+                ),
+                counter(
+                    "redis_resyncs",
+                    "Times the record of purges was reread",
+                    read(&counts.resyncs),
+                ),
+            ]);
+        }
+        samples
+    })
+}
