@@ -6,6 +6,11 @@ use larder_tests::{Larder, Origin, Reply, Wasm};
 
 use std::time::Duration;
 
+/// How long a build may take: it fetches what the language needs, and the registries of the languages may be slow.
+const BUILDING: Duration = Duration::from_secs(20 * 60);
+/// How long the first call of a component may take, which compiles it: one from Python is large.
+const COMPILING: Duration = Duration::from_secs(240);
+
 /// A directory whose commands keep what they compile beside it.
 fn home() -> Home {
     Larder::with()
@@ -354,8 +359,11 @@ async fn made(home: &Home, new: &[&str], ask: &[&str]) -> Ran {
     share_what_is_built(home, name);
     build(home, name).await;
     let file = format!("{name}/dist/{name}.wasm");
-    home.run(&[&["plugin", "call", file.as_str()], ask].concat())
-        .await
+    home.run_within(
+        COMPILING,
+        &[&["plugin", "call", file.as_str()], ask].concat(),
+    )
+    .await
 }
 
 /// Projects in Rust have their dependencies in common, and building those takes longest.
@@ -373,8 +381,11 @@ async fn build(home: &Home, name: &str) {
         .command(&["plugin", "build", name])
         .spawn()
         .expect("the program starts");
-    let built = tokio::time::timeout(Duration::from_secs(540), child.wait_with_output());
-    let output = built.await.expect("a build ends").expect("and says how");
+    let built = tokio::time::timeout(BUILDING, child.wait_with_output());
+    let output = built
+        .await
+        .unwrap_or_else(|_| panic!("the build of {name} takes longer than {BUILDING:?}"))
+        .expect("a build that ends says how");
     let said = String::from_utf8_lossy(&output.stdout).into_owned()
         + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");

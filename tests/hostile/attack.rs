@@ -9,6 +9,7 @@ use larder_tests::{Answer, Builder, Gate, Larder, Origin, Reply, Wasm, eventuall
 
 use crate::cases::{CASES, Case, Harm, Special};
 use crate::files;
+use crate::turning::{self, Turning};
 
 /// What came of a case, or why it is not passed.
 type Told = Result<String, String>;
@@ -23,6 +24,8 @@ pub(crate) struct Stage {
     origin: Origin,
     /// Never granted.
     other: Origin,
+    /// Granted and not granted, by turns.
+    turning: Turning,
     /// Holds the calls of the case that makes a thousand.
     _held: Gate,
 }
@@ -41,11 +44,17 @@ impl Stage {
             "/redirect",
             Reply::status(302).header("location", &format!("{}/stolen", other.url())),
         );
+        // Closed after each answer, so that each request looks the name up.
+        origin.on("/turn", Reply::counted().header("connection", "close"));
         let held = origin.gate("/held");
+        let turning = Turning::at(origin.address().port());
         let mut builder = Larder::with()
+            .env("LD_PRELOAD", &turning.library().to_string_lossy())
             .plugin("demo", "[config]\nlatency_ms = 0\n")
             .guest("echo", "")
-            .route("/neighbour/{key}", "demo", "")
+            // What attacks leave behind is bounded, so that memory can be compared.
+            .section("[memory]\ncapacity = \"4MiB\"")
+            .route("/neighbour/{key}", "demo", "ttl = \"0\"")
             .route("/echo/{key}", "echo", "");
         for case in CASES {
             builder = match case.harm {
@@ -58,6 +67,7 @@ impl Stage {
             larder: builder.start().await,
             origin,
             other,
+            turning,
             _held: held,
         }
     }
@@ -66,12 +76,10 @@ impl Stage {
         self.larder.get(path).await
     }
 
-    /// Nothing was even connected to.
-    fn unreached(&self, told: String) -> Told {
-        match self.other.connections() {
-            0 => Ok(told),
-            _ => Err("it reached what it was not granted".to_owned()),
-        }
+    /// Nothing was even connected to that is not granted.
+    pub(crate) fn unreached(&self) -> Result<(), String> {
+        let reached = self.other.connections() > 0 || self.turning.reached();
+        holds("nothing is reached that is not granted", !reached)
     }
 }
 
@@ -162,12 +170,30 @@ impl Special {
                     "fetch",
                     &format!("target = \"{name}/x\"\n[grants]\nhttp = [{name:?}]\n"),
                 );
-                loads(
+                let builder = loads(
                     builder,
                     "rebound",
                     "connect",
                     &format!(
                         "target = \"localhost:{from}>127.0.0.1:{to}\"\n[grants]\ntcp = [\"localhost:{from}\"]\nnetworks = [\"127.0.0.0/8\", \"::1/128\"]\n"
+                    ),
+                );
+                let (turning, granted) = (turning::NAME, turning::GRANTED);
+                let builder = loads(
+                    builder,
+                    "turning",
+                    "fetch",
+                    &format!(
+                        "target = \"http://{turning}:{from}/turn\"\n[grants]\nhttp = [\"http://{turning}:{from}\"]\nnetworks = [\"{granted}/32\"]\n"
+                    ),
+                );
+                loads(
+                    builder,
+                    "turning-socket",
+                    "connect",
+                    &format!(
+                        "target = \"{turning}:{from}>{}:{from}\"\n[grants]\ntcp = [\"{turning}:{from}\"]\nnetworks = [\"{granted}/32\"]\n",
+                        turning::FORBIDDEN
                     ),
                 )
             }
@@ -196,13 +222,43 @@ impl Special {
     }
 }
 
+/// The plugins that do the harm of a case, whoever asks `/NAME/…`. None: the harm is in a file.
+pub(crate) fn harmful(case: &Case) -> Vec<String> {
+    let loads = |names: &[&str]| names.iter().map(|name| plugin(name, false)).collect();
+    let derives = |names: &[&str]| names.iter().map(|name| plugin(name, true)).collect();
+    match case.harm {
+        Harm::Load(r#do, ..) => loads(&[r#do]),
+        Harm::Derive(r#do, _) => derives(&[r#do]),
+        Harm::Special(special) => match special {
+            Special::TableBomb => vec!["table-bomb".to_owned()],
+            Special::LogFlood => loads(&["log"]),
+            Special::Escapes => loads(&["escapes"]),
+            Special::Connections => loads(&["connections"]),
+            Special::Literals => (0..LITERALS)
+                .map(|number| plugin(&format!("literal-{number}"), false))
+                .collect(),
+            Special::Redirect => loads(&["redirect"]),
+            Special::Rebinding => loads(&["turned", "rebound", "turning", "turning-socket"]),
+            Special::Impure => derives(&["count"]),
+            Special::Parts => derives(&["empty", "large", "binary", "not-text"]),
+            Special::Impersonation => derives(&["impersonate"]),
+            Special::LineBreaks => loads(&["headers", "content-type"]),
+            Special::Lifetime => loads(&["ttl"]),
+            Special::Names => loads(&["look-up"]),
+            Special::Import | Special::CompileBomb => Vec::new(),
+        },
+    }
+}
+
 /// Tries a case and says what came of it; `again` is how often it was tried before.
 pub(crate) async fn attack(stage: &Stage, case: &Case, again: usize) -> Told {
-    match case.harm {
+    let told = match case.harm {
         Harm::Load(r#do, _, comes) => ask(stage, &plugin(r#do, false), again, comes).await,
         Harm::Derive(r#do, comes) => ask(stage, &plugin(r#do, true), again, comes).await,
         Harm::Special(special) => special_attack(stage, special, again).await,
-    }
+    };
+    stage.unreached()?;
+    told
 }
 
 async fn ask(stage: &Stage, plugin: &str, again: usize, comes: &[(u16, &str)]) -> Told {
@@ -250,16 +306,9 @@ async fn special_attack(stage: &Stage, special: Special, again: usize) -> Told {
         Special::Redirect => {
             let answer = stage.get(&format!("/load-redirect/x{again}")).await;
             says(&answer, "http = [")?;
-            stage.unreached(typed(&answer, UNREACHED)?)
+            typed(&answer, UNREACHED)
         }
-        Special::Rebinding => {
-            let turned = stage.get(&format!("/load-turned/x{again}")).await;
-            typed(&turned, UNREACHED)?;
-            says(&turned, "networks = [")?;
-            let rebound = stage.get(&format!("/load-rebound/x{again}")).await;
-            says(&rebound, "tcp = [")?;
-            stage.unreached(typed(&rebound, UNREACHED)?)
-        }
+        Special::Rebinding => rebinding(stage, again).await,
         Special::Impure => impure(stage).await,
         Special::Parts => parts(stage, again).await,
         Special::Impersonation => impersonation(stage, again).await,
@@ -274,10 +323,9 @@ async fn special_attack(stage: &Stage, special: Special, again: usize) -> Told {
             Ok("clamped to 30 days".to_owned())
         }
         Special::Import => {
-            stage.larder.install("import", &Wasm::guest("wrong-import"));
-            let refused = stage
-                .larder
-                .until_refused("import", &["acme:missing/thing"]);
+            let name = format!("import-{again}");
+            stage.larder.install(&name, &Wasm::guest("wrong-import"));
+            let refused = stage.larder.until_refused(&name, &["acme:missing/thing"]);
             let error = refused.await;
             Ok(error.chars().take(38).collect())
         }
@@ -292,6 +340,7 @@ async fn special_attack(stage: &Stage, special: Special, again: usize) -> Told {
 
 async fn table_bomb(stage: &Stage, again: usize) -> Told {
     if again == 0 {
+        stage.larder.sidecar("table-bomb", crate::cases::SLOW);
         stage
             .larder
             .install_bytes("table-bomb", &files::table_bomb());
@@ -354,7 +403,34 @@ async fn literals(stage: &Stage, again: usize) -> Told {
         says(&answer, "http = [")?;
         told = typed(&answer, UNREACHED)?;
     }
-    stage.unreached(told)
+    Ok(told)
+}
+
+/// Names that lead inside, and one that turns around: what was checked is what is connected to.
+async fn rebinding(stage: &Stage, again: usize) -> Told {
+    let turned = stage.get(&format!("/load-turned/x{again}")).await;
+    typed(&turned, UNREACHED)?;
+    says(&turned, "networks = [")?;
+    let rebound = stage.get(&format!("/load-rebound/x{again}")).await;
+    typed(&rebound, UNREACHED)?;
+    says(&rebound, "tcp = [")?;
+    // Whichever address the look-up gives, the other one is connected to.
+    let other = stage.get(&format!("/load-turning-socket/x{again}")).await;
+    typed(&other, UNREACHED)?;
+    says(&other, turning::FORBIDDEN)?;
+    let (mut answered, mut refused) = (0, 0);
+    for turn in 0..6 {
+        let answer = stage.get(&format!("/load-turning/x{again}-{turn}")).await;
+        if answer.status == 200 {
+            answered += 1;
+        } else {
+            typed(&answer, UNREACHED)?;
+            says(&answer, turning::FORBIDDEN)?;
+            refused += 1;
+        }
+    }
+    holds("the name turns", answered > 0 && refused > 0)?;
+    Ok(format!("turned 6 times: {answered} granted, {refused} not"))
 }
 
 /// Results of a policy are remembered and sampled, so it takes some questions until it is found out.

@@ -37,7 +37,7 @@ pub(crate) enum Special {
 }
 
 /// Room to do the harm in: a busy machine must not end the guest for its slice before it has met the limit in question.
-const SLOW: &str = "[limits]\ncpu = \"5s\"\ntimeout = \"10s\"\n";
+pub(crate) const SLOW: &str = "[limits]\ncpu = \"5s\"\ntimeout = \"10s\"\n";
 
 const fn load(
     name: &'static str,

@@ -278,9 +278,20 @@ impl Home {
     /// # Panics
     /// When it does not end within [`PATIENCE`].
     pub async fn run(&self, arguments: &[&str]) -> Ran {
-        let output = tokio::time::timeout(PATIENCE, self.command(arguments).output())
+        self.run_within(PATIENCE, arguments).await
+    }
+
+    /// Runs the program to its end, which may take long.
+    ///
+    /// # Panics
+    /// When it does not end within this time.
+    pub async fn run_within(&self, limit: Duration, arguments: &[&str]) -> Ran {
+        let output = tokio::time::timeout(limit, self.command(arguments).output())
             .await
-            .unwrap_or_else(|_| panic!("`larder {}` does not end", arguments.join(" ")))
+            .unwrap_or_else(|_| {
+                let what = arguments.join(" ");
+                panic!("`larder {what}` does not end within {limit:?}")
+            })
             .expect("the program starts");
         Ran {
             status: output.status,
@@ -475,6 +486,14 @@ impl Larder {
         self.child.id().expect("the server runs")
     }
 
+    /// Waits until everything that was said is read: after the process has ended, and with it its outputs.
+    pub async fn log_ended(&self) {
+        eventually("the log is read to its end", async || {
+            self.log.is_ended().then_some(())
+        })
+        .await;
+    }
+
     /// What it uses of the machine now.
     ///
     /// # Panics
@@ -539,12 +558,13 @@ impl Drop for Larder {
 
 /// What the server says, as it says it.
 #[derive(Clone, Debug, Default)]
-pub struct Log(Arc<Mutex<String>>);
+pub struct Log(Arc<Mutex<String>>, Arc<()>);
 
 impl Log {
     /// Reads what a process writes, until it ends.
     pub fn follow(&self, output: impl AsyncRead + Unpin + Send + 'static) {
         let log = self.0.clone();
+        let follows = self.1.clone();
         let mut lines = BufReader::new(output).lines();
         tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
@@ -552,7 +572,13 @@ impl Log {
                 log.push_str(&line);
                 log.push('\n');
             }
+            drop(follows);
         });
+    }
+
+    /// Whether nobody writes any more.
+    pub fn is_ended(&self) -> bool {
+        Arc::strong_count(&self.1) == 1
     }
 
     /// Everything so far.

@@ -245,3 +245,22 @@ fn retry_after(response: &mut Response<Body>, failure: &Failure) {
         .headers_mut()
         .insert(header::RETRY_AFTER, value(seconds));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn law_12_what_is_over_a_bound_is_a_503_that_says_when_to_come_back() {
+        let overloaded = Failure::host(FailureKind::Overloaded, "plugin-overloaded", "full");
+        let response = load_failed(&overloaded, HeaderValue::from_static("larder"));
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+        let later = Failure {
+            retry_after: Some(std::time::Duration::from_millis(1500)),
+            ..overloaded
+        };
+        let response = load_failed(&later, HeaderValue::from_static("larder"));
+        assert_eq!(response.headers()[header::RETRY_AFTER], "2", "rounded up");
+    }
+}

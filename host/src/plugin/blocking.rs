@@ -156,6 +156,7 @@ impl Pool {
         meter.enforce(true);
         let called = instance::metered(
             &mould.engine,
+            &mould.kit,
             &meter,
             guest.call_load(&mut live.store, &asked),
         )

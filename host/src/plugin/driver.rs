@@ -285,6 +285,7 @@ async fn alone(mould: &Mould, mut live: Live, asked: &Asked) -> Result<Answer, F
     meter.enforce(true);
     let ran = metered(
         &mould.engine,
+        &mould.kit,
         &meter,
         store.run_concurrent(async |accessor| {
             sliced(&meter, guest.ask(accessor, vec![question])).await
@@ -317,6 +318,7 @@ async fn run(shared: Arc<Shared>, live: Live, generation: Arc<Generation>) -> En
     meter.enforce(true);
     let ran = metered(
         &mould.engine,
+        &mould.kit,
         &meter,
         store.run_concurrent(async |accessor| {
             sliced(&meter, pump(&shared, &generation, &guest, accessor)).await

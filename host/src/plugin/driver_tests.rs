@@ -144,14 +144,18 @@ async fn a_slice_is_bounded_and_a_load_that_pauses_is_not() {
 /// A call that hangs costs its caller its deadline and nobody else anything; its instance is replaced after the grace.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hang_is_a_timeout_and_the_instance_is_replaced() {
-    let loader = Launch::new("faulty").loader().await;
+    let loader = Launch::new("faulty")
+        .tune(|limits| limits.timeout = Duration::from_secs(20))
+        .loader()
+        .await;
     let began = Instant::now();
     let failed = ask_within(&loader, "hang", Duration::from_millis(100))
         .await
         .unwrap_err();
     assert_eq!(code(&failed), ("timeout", Origin::Limit));
     assert_eq!(failed.kind, FailureKind::Timeout);
-    assert!(began.elapsed() < Duration::from_secs(1));
+    // The plugin's own limit is 20 s: what was asked for decides.
+    assert!(began.elapsed() < Duration::from_secs(10));
     assert_eq!(
         json(ask(&loader, "ok").await)["load"],
         2,
@@ -232,8 +236,9 @@ async fn the_breaker_opens_after_faults_and_tells_when_to_come_back() {
     ));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn more_calls_than_places_wait_their_turn_and_more_than_may_wait_are_refused() {
+/// One thread, so all are asked before the instance takes the first of them.
+#[tokio::test]
+async fn law_12_more_calls_than_places_wait_their_turn_and_more_than_may_wait_are_refused() {
     let loader = Launch::new("faulty")
         .limits(PluginLimits {
             concurrency: Some(2),
@@ -247,11 +252,11 @@ async fn more_calls_than_places_wait_their_turn_and_more_than_may_wait_are_refus
         .await;
     let answers =
         join_all((0..12).map(|_| ask_within(&loader, "slow-50", Duration::from_secs(20)))).await;
-    let (answered, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
-    assert!(answered.len() >= 4, "{}", answered.len());
-    assert!(!refused.is_empty());
+    let (waited, refused) = answers.split_at(4);
+    assert!(waited.iter().all(Result::is_ok), "{waited:?}");
     for refused in refused {
-        let refused = refused.unwrap_err();
+        let refused = refused.as_ref().unwrap_err();
+        assert_eq!(code(refused), ("plugin-overloaded", Origin::Host));
         assert_eq!(refused.kind, FailureKind::Overloaded);
         assert!(refused.retry_after.is_some());
     }
@@ -292,14 +297,12 @@ async fn several_instances_share_the_work() {
         .tune(|limits| limits.timeout = Duration::from_secs(20))
         .loader()
         .await;
-    let began = Instant::now();
     let answers =
         join_all((0..6).map(|_| ask_within(&loader, "slow-300", Duration::from_secs(20)))).await;
-    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
-    assert!(
-        began.elapsed() < Duration::from_millis(1700),
-        "one instance would take 1.8 s"
-    );
+    // Each instance counts its own loads, and none of them did all.
+    let first = answers.into_iter().map(json);
+    let first = first.filter(|answer| answer["load"] == 1).count();
+    assert_eq!(first, 3, "each of the three had a first one");
 }
 
 /// Roughly how much one call costs, for the log of the tests; bounded only against a collapse.

@@ -18,6 +18,7 @@ use super::linkers;
 use super::runtime::{Launched, Refusal, Spec};
 use super::state::State;
 use super::ticker::Ticker;
+use super::turns::Turns;
 
 /// Stack of guest code. An overflow traps; what lies below it is the host's.
 const WASM_STACK: usize = 1024 * 1024;
@@ -38,6 +39,7 @@ pub struct Engine {
     loaders: Linker<State>,
     policies: Linker<State>,
     tally: Tally,
+    turns: Turns,
 }
 
 /// What `metadata.describe` says.
@@ -88,6 +90,7 @@ impl Engine {
             loaders,
             policies,
             tally: Tally::default(),
+            turns: Turns::new(),
             wasmtime,
         }))
     }
@@ -159,6 +162,11 @@ impl Engine {
     /// The batches of all loaders.
     pub(super) fn tally(&self) -> &Tally {
         &self.tally
+    }
+
+    /// Who may compute for long.
+    pub(super) fn turns(&self) -> &Turns {
+        &self.turns
     }
 
     /// Guest code runs now, so epochs must pass.

@@ -11,7 +11,8 @@ use super::linkers::Impure;
 use super::state::{Grown, Kit, State};
 use crate::error::{Failure, FailureKind, Origin};
 
-/// The failure that stands for an error of wasmtime. The store it came from is dead.
+/// The failure that stands for an error of wasmtime. The store it came from is dead, and if it passed a limit its plugin is
+/// under suspicion.
 pub(super) fn of(error: &wasmtime::Error, kit: &Kit, state: &mut State) -> Failure {
     let name = &kit.name;
     let limits = &kit.limits;
@@ -81,6 +82,9 @@ pub(super) fn of(error: &wasmtime::Error, kit: &Kit, state: &mut State) -> Failu
     if !last.is_empty() {
         message.push_str("; it last said: ");
         message.push_str(&last);
+    }
+    if origin == Origin::Limit {
+        kit.suspicion.arises();
     }
     Failure::fault(origin, code, message)
 }

@@ -85,6 +85,7 @@ impl Feed {
         meter.enforce(true);
         let ran = metered(
             engine,
+            kit,
             &meter,
             store.run_concurrent(async |accessor| {
                 sliced(&meter, guest.call_poll(accessor, cursor, max, wait_ms)).await

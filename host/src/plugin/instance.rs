@@ -7,6 +7,7 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::ready;
 
 use wasmtime::Store;
 use wasmtime::component::Instance;
@@ -17,6 +18,7 @@ use super::fault;
 use super::meter::Meter;
 use super::prepared::Worldly;
 use super::state::{self, Kit, Purity, State};
+use super::turns::hand_over;
 use crate::error::{Failure, FailureKind, Origin};
 
 /// What every instance of one running loader is made of.
@@ -52,7 +54,7 @@ impl Mould {
         let made = tokio::time::timeout(budget, {
             let meter = Arc::clone(&store.data().meter);
             let made = self.worldly.pre.instantiate_async(&mut store);
-            async move { metered(&self.engine, &meter, made).await }
+            async move { metered(&self.engine, &self.kit, &meter, made).await }
         })
         .await;
         let instance = match made {
@@ -95,6 +97,7 @@ impl Mould {
             budget,
             metered(
                 &self.engine,
+                &self.kit,
                 &meter,
                 store.run_concurrent(async |accessor| call(&guest, accessor, step).await),
             ),
@@ -118,14 +121,30 @@ impl Mould {
     }
 }
 
-/// Runs a future that runs guest code: the ticker is kept awake and the meter told of every turn.
-pub(super) async fn metered<F: Future>(engine: &Engine, meter: &Meter, future: F) -> F::Output {
+/// Runs a future that runs guest code: the ticker is kept awake and the meter told of every turn. Who was interrupted, or
+/// is of a plugin under suspicion, goes on when it is its turn.
+pub(super) async fn metered<F: Future>(
+    engine: &Engine,
+    kit: &Kit,
+    meter: &Meter,
+    future: F,
+) -> F::Output {
     let mut future = pin!(future);
+    let mut turn = engine.turns().turn();
     poll_fn(|cx| {
+        let suspect = kit.suspicion.stands();
+        if suspect || meter.interrupted() {
+            ready!(turn.poll(suspect, cx));
+        }
         engine.pulse();
         meter.turn_begins();
-        let polled = future.as_mut().poll(cx);
+        let polled = if suspect {
+            hand_over(|| future.as_mut().poll(cx))
+        } else {
+            future.as_mut().poll(cx)
+        };
         meter.turn_ends();
+        turn.end();
         polled
     })
     .await

@@ -22,6 +22,7 @@ use super::policy::Policy;
 use super::prepared::Worldly;
 use super::runtime::{ChangeFeed, Condition, Launched, Refusal, Runtime, Spec};
 use super::state::{self, Kit, Purity};
+use super::turns::Suspicion;
 use crate::cache::Loader;
 use crate::error::Failure;
 use crate::key::KeyPolicy;
@@ -53,6 +54,7 @@ pub(super) async fn describe(
             &Arc::default(),
         ),
         memory_peak: Arc::default(),
+        suspicion: Suspicion::default(),
         limits,
     });
     let budget = kit.limits.lifecycle;
@@ -78,7 +80,8 @@ pub(super) async fn describe(
         let guest = indices.load(&mut store, &instance)?;
         guest.call_describe(&mut store).await
     };
-    let described = tokio::time::timeout(budget, instance::metered(engine, &meter, called)).await;
+    let described =
+        tokio::time::timeout(budget, instance::metered(engine, &kit, &meter, called)).await;
     match described {
         Ok(Ok(description)) => Ok(Some(description.into())),
         Ok(Err(error)) => {
@@ -119,6 +122,7 @@ pub(super) async fn launch(engine: &Arc<Engine>, spec: Spec) -> Result<Launched,
     let kit = Arc::new(Kit {
         voice: Voice::new(&name, limits.log_lines, limits.log_line, secrets.redactor()),
         memory_peak: Arc::default(),
+        suspicion: Suspicion::default(),
         name,
         settings,
         secrets: Some(secrets),

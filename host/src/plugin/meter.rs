@@ -87,6 +87,11 @@ impl Meter {
         self.began.store(self.thread_time(), Ordering::Relaxed);
     }
 
+    /// Whether the guest was interrupted, and what runs next is the rest of a slice that is long already.
+    pub(super) fn interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
+    }
+
     /// The poll ended.
     pub(super) fn turn_ends(&self) {
         if self.what == What::Turns {

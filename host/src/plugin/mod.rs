@@ -54,6 +54,7 @@ mod state;
 #[cfg(test)]
 mod testing;
 mod ticker;
+mod turns;
 mod version;
 mod watch;
 mod workshop;

@@ -20,6 +20,7 @@ use super::instance;
 use super::meter::Meter;
 use super::prepared::Pure;
 use super::state::{self, Kit, Purity, State};
+use super::turns::APART_MAX;
 use crate::error::{Failure, FailureKind};
 use crate::key::{self, Decision, KeyPolicy, PolicyRequest};
 
@@ -123,6 +124,19 @@ impl Policy {
         }
     }
 
+    /// Makes a call, apart while the policy is under suspicion of blocking its thread.
+    ///
+    /// # Errors
+    /// The call's, and that too many wait to be made apart.
+    fn careful<T>(&self, call: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+        if !self.kit.suspicion.stands() {
+            return call();
+        }
+        let patience = self.kit.limits.cpu * 2;
+        let called = self.engine.turns().apart(patience, call);
+        called.unwrap_or_else(|| Err(fault::overloaded(&self.kit.name, APART_MAX)))
+    }
+
     fn call(&self, deriver: &mut Deriver, request: &PolicyRequest) -> Result<Decision, Failure> {
         deriver.fill(request);
         self.engine.pulse();
@@ -132,7 +146,14 @@ impl Policy {
             .derive
             .call(&mut deriver.store, (Arc::clone(&deriver.request),))
         {
-            Ok((decision,)) => Ok(bindings::decision(decision)),
+            Ok((decision,)) => {
+                let decision = bindings::decision(decision);
+                // It is refused for that in a moment. To make it and to hand it over took its thread as long as a loop does.
+                if bytes(&decision) > key::PARTS_BYTES_MAX {
+                    self.kit.suspicion.arises();
+                }
+                Ok(decision)
+            }
             Err(error) => Err(fault::of(&error, &self.kit, deriver.store.data_mut())),
         }
     }
@@ -146,26 +167,27 @@ impl KeyPolicy for Policy {
     fn derive(&self, request: &PolicyRequest) -> Result<Decision, Failure> {
         self.in_service()?;
         let admission = self.breaker.admit(Instant::now())?;
-        let idle = self.idle.lock().pop();
-        let result = idle
-            .map_or_else(|| self.instantiate(), Ok)
-            .and_then(|mut deriver| {
-                let decision = self.call(&mut deriver, request)?;
-                // An instance that trapped is dropped above; this one answers again.
-                let mut idle = self.idle.lock();
-                if idle.len() < IDLE_MAX {
-                    idle.push(deriver);
-                }
-                Ok(decision)
-            });
+        let result = self.careful(|| {
+            let idle = self.idle.lock().pop();
+            let mut deriver = idle.map_or_else(|| self.instantiate(), Ok)?;
+            let decision = self.call(&mut deriver, request)?;
+            // An instance that trapped is dropped above; this one answers again.
+            let mut idle = self.idle.lock();
+            if idle.len() < IDLE_MAX {
+                idle.push(deriver);
+            }
+            Ok(decision)
+        });
         admission.ended(Instant::now(), &result);
         result
     }
 
     fn derive_fresh(&self, request: &PolicyRequest) -> Result<Decision, Failure> {
         self.in_service()?;
-        let mut deriver = self.instantiate()?;
-        self.call(&mut deriver, request)
+        self.careful(|| {
+            let mut deriver = self.instantiate()?;
+            self.call(&mut deriver, request)
+        })
     }
 
     fn quarantine(&self, why: &str) {
@@ -195,6 +217,15 @@ impl Deriver {
         refill(&mut request.query, &from.query);
         refill(&mut request.headers, &from.headers);
     }
+}
+
+/// Of all parts together.
+fn bytes(decision: &Decision) -> usize {
+    let (Decision::Cache(derived) | Decision::Bypass(derived)) = decision else {
+        return 0;
+    };
+    let parts = derived.parts.iter();
+    parts.map(|part| part.name.len() + part.value.len()).sum()
 }
 
 /// Writes `from` over `pairs`, keeping their allocations.

@@ -23,6 +23,7 @@ use super::engine::{Engine, TABLE_ELEMENTS};
 use super::limits::Limits;
 use super::meter::Meter;
 use super::output::{Output, Sink, Stream, Voice};
+use super::turns::Suspicion;
 use super::{Egress, SecretError, Secrets, sockets};
 use crate::error::Failure;
 
@@ -46,6 +47,8 @@ pub(super) struct Kit {
     pub(super) voice: Arc<Voice>,
     /// The most linear memory that one instance ever had, in bytes.
     pub(super) memory_peak: Arc<AtomicUsize>,
+    /// Whether a limit was passed lately.
+    pub(super) suspicion: Suspicion,
 }
 
 impl Kit {

@@ -7,10 +7,13 @@
 //! | `ok-…` | answers |
 //! | `slow-MS`, `hang` | answers after MS milliseconds; blocks for ever |
 //! | `panic`, `loop`, `bomb` | panics; computes for ever; allocates for ever |
+//! | `get-PORT-NAME` | answers when a server on that port of 127.0.0.1 has answered to a GET of `/NAME` |
 
 use serde_json::json;
 use std::cell::Cell;
 use std::hint::black_box;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::time::Duration;
 
 wit_bindgen::generate!({
@@ -23,7 +26,7 @@ wit_bindgen::generate!({
 });
 
 use exports::larder::plugin::blocking_loader;
-use larder::plugin::types::{Entry, Failure, Outcome, Question};
+use larder::plugin::types::{Entry, Failure, FailureKind, Outcome, Question};
 
 struct FaultyBlocking;
 export!(FaultyBlocking);
@@ -54,6 +57,13 @@ impl blocking_loader::Guest for FaultyBlocking {
                     held.push(black_box(vec![1_u8; 1 << 20]));
                 }
             }
+            ("get", from) => get(from).map_err(|fault| Failure {
+                kind: FailureKind::Unavailable,
+                code: "origin-unreachable".to_owned(),
+                message: fault.to_string(),
+                retry_after_ms: None,
+                details: Vec::new(),
+            })?,
             _ => {}
         }
         Ok(Outcome::Found(Entry {
@@ -77,4 +87,15 @@ impl blocking_loader::Guest for FaultyBlocking {
 )]
 fn block(time: Duration) {
     std::thread::sleep(time);
+}
+
+/// Waits for the whole answer.
+fn get(from: &str) -> std::io::Result<()> {
+    let (port, name) = from.split_once('-').unwrap_or((from, ""));
+    let mut stream = TcpStream::connect(("127.0.0.1", port.parse().unwrap_or_default()))?;
+    write!(
+        stream,
+        "GET /{name} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n"
+    )?;
+    stream.read_to_end(&mut Vec::new()).map(drop)
 }

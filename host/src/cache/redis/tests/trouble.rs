@@ -5,8 +5,8 @@ use tokio::time::Instant;
 
 use super::*;
 
-/// No request may take longer than its timeout, give or take a busy machine.
-const COSTS_AT_MOST: Duration = Duration::from_secs(1);
+/// No request may take longer than its timeout of half a second, give or take a busy machine.
+const COSTS_AT_MOST: Duration = Duration::from_secs(4);
 
 /// Reads until the breaker has opened, then once more: at no cost, because nothing is sent.
 async fn assert_opens(node: &Node) {
