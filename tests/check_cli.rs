@@ -137,8 +137,8 @@ async fn serve_exits_with_1_on_a_problem_of_the_configuration() {
         ),
         ("[writes]\nqueue = \"disk\"", "not built yet"),
         (
-            "[redis]\nurl = \"redis://127.0.0.1:1\"\nmode = \"cluster\"",
-            "not built yet",
+            "[redis]\nurl = \"redis://127.0.0.1:1\"\nmode = \"sentinel\"",
+            "both url and urls",
         ),
     ] {
         let home = Larder::with().plugin("demo", "").section(settings).write();

@@ -143,6 +143,14 @@ impl Resource {
         }
     }
 
+    /// The resource of a text that [`Resource::text`] gave, here or on another node.
+    pub fn from_text(text: &str) -> Self {
+        Self {
+            hash: xxh3_64(text.as_bytes()),
+            text: text.into(),
+        }
+    }
+
     /// `ROUTE:value:value…`, percent-encoded.
     pub fn text(&self) -> &str {
         &self.text

@@ -59,15 +59,13 @@ pub(super) async fn purge(State(admin): State<Admin>, body: Bytes) -> Response {
     // In a task of its own: a client that leaves must not leave half a purge behind.
     let (cache, purging) = (Arc::clone(&admin.cache), scopes.clone());
     let purged = tokio::spawn(async move {
-        let (mut seq, mut shared) = (0, true);
+        let mut all = Vec::with_capacity(purging.len());
         for scope in &purging {
-            let purged = cache.purge(scope, mode).await;
-            seq = seq.max(purged.seq);
-            shared &= purged.shared;
+            all.push(cache.purge(scope, mode).await);
         }
-        (seq, shared)
+        all
     });
-    let (seq, shared) = match purged.await {
+    let purged = match purged.await {
         Ok(purged) => purged,
         Err(error) => {
             let detail = format!("the purge did not end: {error}; send it again");
@@ -76,9 +74,21 @@ pub(super) async fn purge(State(admin): State<Admin>, body: Bytes) -> Response {
         }
     };
     // A purge is done on this node at once; a shared tier that could not be told is told as soon as it is back.
+    let shared = purged.iter().all(|purged| purged.shared);
     let pending: &[&str] = if shared { &[] } else { &["redis"] };
-    Json(json!({"seq": seq, "done": done, "scopes": scopes.iter().map(describe).collect::<Vec<_>>(), "pending": pending}))
-        .into_response()
+    let mut answer = json!({
+        "seq": purged.iter().map(|purged| purged.seq).max(),
+        "done": done,
+        "scopes": scopes.iter().map(describe).collect::<Vec<_>>(),
+        "pending": pending,
+    });
+    // Of several purges, what holds of the one that came least far.
+    if admin.cache.shared().is_some() {
+        answer["nodes"] = json!(purged.iter().map(|purged| purged.nodes).min().flatten());
+        answer["replicas"] = json!(purged.iter().filter_map(|purged| purged.replicas).min());
+        answer["durable"] = json!(purged.iter().all(|purged| purged.durable));
+    }
+    Json(answer).into_response()
 }
 
 fn scopes(admin: &Admin, asked: &Purge) -> Result<Vec<Scope>, Problem> {

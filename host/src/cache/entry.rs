@@ -60,6 +60,9 @@ pub struct Entry {
     pub stamp: Stamp,
     /// Up to which seq this node knows it to be alive.
     pub checked: Checked,
+    /// When, by this node's clock, it was certainly not older than any purge: just before its source was asked, or the
+    /// tier that nodes share was.
+    pub as_of_ms: u64,
 }
 
 /// A response with more would be refused by what stands before Larder, and every hit pays for each.

@@ -185,6 +185,7 @@ pub fn decode(bytes: Bytes, key: &str, now_ms: u64, offset_ms: i64) -> Result<En
         times,
         stamp,
         checked: Checked::default(),
+        as_of_ms: now_ms,
     })
 }
 
@@ -242,6 +243,7 @@ mod tests {
                 sync: 1,
             },
             checked: Checked::default(),
+            as_of_ms: NOW,
         }
     }
 
@@ -265,6 +267,7 @@ mod tests {
                 sync: 1,
             },
             checked: Checked::default(),
+            as_of_ms: NOW,
         }
     }
 

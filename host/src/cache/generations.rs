@@ -16,6 +16,18 @@
 //! generations are looked at and raised *after* each is written, so a purge that arrives in between makes the next
 //! reader look again. It is not the seq: purges that a shared tier numbered 6 and 7 may be taken over as 7, then 6, and
 //! an entry judged in between at seq 7 would never be held against 6.
+//!
+//! # Numbers that only this node knows
+//!
+//! While the shared tier is away, purges of this node are numbered here, and the tier may give the same numbers to purges
+//! of others. `confirmed` is the highest number that came from the tier. A purge that is heard of while there are numbers
+//! above it is numbered anew, above all of ours: a load stamped with one of ours says nothing of when that purge was made.
+//!
+//! # How long this record is trusted
+//!
+//! A node that mirrors others' purges can be cut off from them. `heard_ms` is the last moment, by this node's clock, up to
+//! which it is known to have heard of every purge. What is older than that, and older than the time it is trusted
+//! beyond it, counts as expired: so a purge is honoured everywhere within that time, whatever is broken in between.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasherDefault, Hash};
@@ -125,6 +137,10 @@ pub struct Generations {
     /// Serialises purges: generation first, then seq.
     purging: Mutex<History>,
     remembered_max: usize,
+    /// Every purge made before this is known here; `u64::MAX` while there is nobody else to hear of.
+    heard_ms: AtomicU64,
+    /// How long after that this record is trusted.
+    trust_ms: AtomicU64,
 }
 
 type Scopes = std::collections::HashMap<ScopeKey, Generation, BuildHasherDefault<Xxh3Default>>;
@@ -164,6 +180,8 @@ impl ScopeKey {
 #[derive(Debug, Default)]
 struct History {
     order: VecDeque<(ScopeKey, u64, u64)>,
+    /// The highest seq that the shared tier gave.
+    confirmed: u64,
 }
 
 /// What an entry is judged by: where it lives and what it carries.
@@ -199,6 +217,8 @@ impl Generations {
             scopes: RwLock::default(),
             purging: Mutex::default(),
             remembered_max,
+            heard_ms: AtomicU64::new(u64::MAX),
+            trust_ms: AtomicU64::new(0),
         }
     }
 
@@ -283,11 +303,42 @@ impl Generations {
         seq
     }
 
-    /// Takes over a purge that the shared tier numbered `seq`. Never lowers anything.
+    /// Takes over a purge that the shared tier numbered `seq`. Never lowers anything. Where this node has given out
+    /// numbers of its own from `seq` on, the purge takes the next of them: see the module's text.
     pub fn raise_to(&self, scope: &Scope, mode: Mode, seq: u64, now_ms: u64) {
         let mut history = self.purging.lock();
+        let own = self.seq.load(Ordering::Relaxed);
+        let diverged = own > history.confirmed && seq <= own;
+        history.confirmed = history.confirmed.max(seq);
+        let seq = if diverged { own + 1 } else { seq };
         self.write(&mut history, scope, mode, seq, now_ms);
         self.seq.fetch_max(seq, Ordering::Release);
+    }
+
+    /// The highest seq that the shared tier gave, as far as this node was told.
+    pub fn confirmed(&self) -> u64 {
+        self.purging.lock().confirmed
+    }
+
+    /// From now on others purge too: what is known here is trusted for this long after it was last heard to be complete.
+    /// Nothing has been heard yet.
+    pub fn mirror(&self, trust_ms: u64) {
+        self.trust_ms.store(trust_ms, Ordering::Relaxed);
+        self.heard_ms.store(0, Ordering::Release);
+    }
+
+    /// Every purge that was made before `at_ms`, by this node's clock, is known here.
+    pub fn heard(&self, at_ms: u64) {
+        self.heard_ms.fetch_max(at_ms, Ordering::AcqRel);
+    }
+
+    /// Whether what was right at `as_of_ms` may by now be older than a purge this node has not heard of, and has been so
+    /// for longer than is allowed.
+    #[inline]
+    pub fn is_overdue(&self, as_of_ms: u64, now_ms: u64) -> bool {
+        let heard_ms = self.heard_ms.load(Ordering::Acquire);
+        let trust_ms = self.trust_ms.load(Ordering::Relaxed);
+        now_ms > heard_ms.max(as_of_ms).saturating_add(trust_ms)
     }
 
     /// Takes over what the shared tier holds: its epoch, its seq (never lowering ours within the epoch) and its
@@ -303,6 +354,12 @@ impl Generations {
         let mut history = self.purging.lock();
         let same_epoch = self.epoch.load(Ordering::Relaxed) == epoch;
         let known = self.seq.load(Ordering::Relaxed);
+        // In a new epoch the numbers begin anew too.
+        history.confirmed = if same_epoch {
+            history.confirmed.max(seq)
+        } else {
+            seq
+        };
         for (scope, generation) in generations {
             self.write(&mut history, scope, Mode::Delete, generation.delete, now_ms);
             self.write(&mut history, scope, Mode::Expire, generation.expire, now_ms);
@@ -550,6 +607,41 @@ mod tests {
         case.generations
             .raise_to(&Scope::Tag("red".into()), Mode::Delete, 6, NOW);
         assert_eq!(case.judge(stamp, Some(&checked)), Verdict::Dead);
+    }
+
+    #[test]
+    fn law_4_a_purge_heard_under_a_number_this_node_gave_away_covers_what_was_stamped_with_it() {
+        let case = Case::new();
+        assert!(case.generations.adopt(7, 10, &[], NOW));
+        // The tier is away: this node's own 11. The tier meanwhile gave 11 to another node's purge.
+        case.purge(Scope::Tag("blue".into()), Mode::Delete);
+        let stamp = case.generations.stamp();
+        assert_eq!(stamp.seq, 11);
+        let red = Scope::Tag("red".into());
+        case.generations.raise_to(&red, Mode::Delete, 11, NOW);
+        assert_eq!(case.judge(stamp, None), Verdict::Dead);
+        // Once the tier has numbered ours above everything, numbers mean the same to both again.
+        let blue = Scope::Tag("blue".into());
+        case.generations.raise_to(&blue, Mode::Delete, 13, NOW);
+        let stamp = case.generations.stamp();
+        assert_eq!(stamp.seq, 13);
+        case.generations.raise_to(&red, Mode::Delete, 12, NOW);
+        assert_eq!(case.judge(stamp, None), Verdict::Alive);
+    }
+
+    #[test]
+    fn what_is_known_is_trusted_for_a_while_after_it_was_heard_to_be_complete() {
+        let generations = Generations::new();
+        assert!(
+            !generations.is_overdue(0, u64::MAX),
+            "alone, there is nobody to hear of"
+        );
+        generations.mirror(500);
+        assert!(generations.is_overdue(1_000, 1_501));
+        assert!(!generations.is_overdue(1_001, 1_501), "asked after that");
+        generations.heard(1_200);
+        assert!(!generations.is_overdue(1_000, 1_700));
+        assert!(generations.is_overdue(1_000, 1_701));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::failures::Remembered;
 use super::flight::{FlightResult, Loaded, LoadedBy};
 use super::freshness::{Freshness, Times, jittered, millis};
 use super::generations::{Checked, Stamp, Verdict};
+use super::memory::Mark;
 use super::path::Ask;
 use super::source::{Outcome, Question};
 use super::tier::{Lookup, Put};
@@ -56,13 +57,14 @@ impl Cache {
                 counter.fetch_add(1, Ordering::Relaxed);
                 self.failures.forget(&ask.key);
                 let entry = Arc::new(entry);
+                let mark = self.memory.mark();
                 let put = match (shared, &lease) {
                     (Some(shared), Some(lease)) if self.may_store(ask, &entry) => {
                         Some(shared.put(&ask.key, &entry, lease).await)
                     }
                     _ => None,
                 };
-                let stored = self.keep(ask, &entry, put);
+                let stored = self.keep(ask, &entry, put, mark);
                 Ok(Loaded { entry, stored, by })
             }
             Err(failure) => {
@@ -92,7 +94,7 @@ impl Cache {
     }
 
     /// Puts the entry into the memory tier unless a purge overtook the load. Returns whether any tier holds it.
-    fn keep(&self, ask: &Ask, entry: &Arc<Entry>, put: Option<Put>) -> bool {
+    fn keep(&self, ask: &Ask, entry: &Arc<Entry>, put: Option<Put>, mark: Mark) -> bool {
         if put == Some(Put::Refused) || !self.may_store(ask, entry) {
             if entry.times.ttl_ms > 0 {
                 ask.binding
@@ -102,7 +104,7 @@ impl Cache {
             }
             return false;
         }
-        let in_memory = self.memory.insert(ask.key.clone(), Arc::clone(entry));
+        let in_memory = self.memory.insert_unless_dropped(mark, &ask.key, entry);
         // A resynchronisation may have cleared the tier between the check and the insertion; then this entry's stamp
         // is of before it. Clear, then insert, then this check: removed. Insert, then clear: gone either way.
         if in_memory && !self.generations.is_current(entry.stamp) {
@@ -206,6 +208,7 @@ impl Cache {
             known: known.and_then(|known| known.entry.content.validator.clone()),
             batching: ask.binding.batching,
         };
+        let as_of_ms = self.clock.now_ms();
         // The loader ends itself in time and knows best what to say of it; this is for one that does not.
         const GRACE: Duration = Duration::from_millis(100);
         let outcome = match tokio::time::timeout(timeout + GRACE, loader.load(question)).await {
@@ -218,13 +221,13 @@ impl Cache {
                 return Err(Failure::host(FailureKind::Timeout, "timeout", message));
             }
         };
-        self.make_entry(ask, stamp, known, loader.name(), outcome)
+        self.make_entry(ask, (stamp, as_of_ms), known, loader.name(), outcome)
     }
 
     fn make_entry(
         &self,
         ask: &Ask,
-        stamp: Stamp,
+        (stamp, as_of_ms): (Stamp, u64),
         known: Option<&Known>,
         maker: &str,
         outcome: Outcome,
@@ -275,6 +278,7 @@ impl Cache {
                 times,
                 stamp,
                 checked: Checked::default(),
+                as_of_ms,
             },
             by,
         ))

@@ -1,12 +1,23 @@
 //! The memory tier: entries in this process, bounded by bytes.
 //!
 //! Owns eviction; whether an entry may be served is not its business (see `freshness` and `generations`).
+//!
+//! # A reply that is overtaken
+//!
+//! Another node stores a key, and its word for it may arrive here before an older reply to our own look-up does. So a
+//! look-up is preceded by [`MemoryTier::mark`], and what it finds is kept by [`MemoryTier::insert_unless_dropped`]; the
+//! word for it ends in [`MemoryTier::drop_copy`], which writes the drop down *before* it removes the copy, while the
+//! insertion looks for drops *after* it. Both pass the same shard's lock: removed after the insertion, the copy is gone;
+//! removed before it, the drop is seen. Drops are written down by a few bits of the key's hash: two keys that share
+//! them cost a copy, not a fault.
 
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use quick_cache::sync::{Cache, DefaultLifecycle};
-use quick_cache::{OptionsBuilder, Weighter};
+use quick_cache::{Equivalent, OptionsBuilder, Weighter};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::entry::Entry;
 use crate::key::{Key, Resource};
@@ -14,6 +25,35 @@ use crate::key::{Key, Resource};
 /// Entries by key. Reads take one sharded read lock for a few nanoseconds and copy one pointer.
 pub struct MemoryTier {
     entries: Option<Cache<Key, Arc<Entry>, ByBytes, BuildHasherDefault<PrecomputedHasher>>>,
+    /// Copies that others' stores made old, numbered.
+    drops: AtomicU64,
+    /// The number of the last drop, by hash.
+    dropped: Box<[AtomicU64]>,
+}
+
+/// Which drops came before a look-up.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark(u64);
+
+/// Places to write drops down; a power of two.
+const DROPS: usize = 1024;
+
+/// A key by its text alone.
+struct ByText<'a> {
+    text: &'a str,
+    hash: u64,
+}
+
+impl Hash for ByText<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+impl Equivalent<Key> for ByText<'_> {
+    fn equivalent(&self, key: &Key) -> bool {
+        self.hash == key.hash64() && self.text == key.text()
+    }
 }
 
 /// A shard holds at least this, so that the largest body a loader may give still fits one.
@@ -24,8 +64,13 @@ const ENTRY_BYTES_GUESS: u64 = 1024;
 impl MemoryTier {
     /// A tier of `capacity` bytes; 0 turns it off.
     pub fn new(capacity: u64) -> Self {
+        let off = Self {
+            entries: None,
+            drops: AtomicU64::new(0),
+            dropped: (0..DROPS).map(|_| AtomicU64::new(0)).collect(),
+        };
         if capacity == 0 {
-            return Self { entries: None };
+            return off;
         }
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let shards = usize::try_from(capacity / SHARD_BYTES_MIN)
@@ -49,6 +94,7 @@ impl MemoryTier {
                 BuildHasherDefault::default(),
                 lifecycle,
             )),
+            ..off
         }
     }
 
@@ -74,6 +120,39 @@ impl MemoryTier {
         }
         entries.insert(key, entry);
         true
+    }
+
+    /// To be taken before the shared tier is asked for what is to be kept here, or given it.
+    pub fn mark(&self) -> Mark {
+        Mark(self.drops.load(Ordering::Acquire))
+    }
+
+    /// Keeps what a look-up or a load gave, unless a newer one was stored elsewhere since `mark`. Whether it is kept.
+    pub fn insert_unless_dropped(&self, mark: Mark, key: &Key, entry: &Arc<Entry>) -> bool {
+        if !self.insert(key.clone(), Arc::clone(entry)) {
+            return false;
+        }
+        let overtaken = self.place(key.hash64()).load(Ordering::Acquire) > mark.0;
+        if overtaken {
+            self.remove_if_same(key, entry);
+        }
+        !overtaken
+    }
+
+    /// Lets the copy under this key's text go: a newer one was stored elsewhere.
+    pub fn drop_copy(&self, text: &str) {
+        let Some(entries) = &self.entries else {
+            return;
+        };
+        let hash = xxh3_64(text.as_bytes());
+        let number = self.drops.fetch_add(1, Ordering::AcqRel) + 1;
+        self.place(hash).fetch_max(number, Ordering::AcqRel);
+        entries.remove(&ByText { text, hash });
+    }
+
+    fn place(&self, hash: u64) -> &AtomicU64 {
+        // The low bits: below `DROPS` whatever a pointer's width is.
+        &self.dropped[(hash % DROPS as u64) as usize]
     }
 
     /// Lets an entry go if it is still this very one.

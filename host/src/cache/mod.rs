@@ -133,6 +133,10 @@ impl Cache {
             None => Purged {
                 seq: self.generations.raise(scope, mode, self.clock.now_ms()),
                 shared: true,
+                nodes: None,
+                replicas: None,
+                // What it could cover ends with this process.
+                durable: true,
             },
         }
     }

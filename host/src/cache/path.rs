@@ -157,6 +157,7 @@ impl Cache {
         // Shared tier. Its trouble is not the request's trouble (law 6).
         let mut shared_answers = false;
         if let Some(shared) = &self.shared {
+            let mark = self.memory.mark();
             match shared.get(&ask.key).await {
                 Lookup::Unavailable => {}
                 Lookup::Absent => shared_answers = true,
@@ -164,7 +165,7 @@ impl Cache {
                     shared_answers = true;
                     let (verdict, freshness) = self.judge_both(ask, &entry, by_tier);
                     if let Freshness::Fresh { left_ms } = freshness {
-                        self.memory.insert(ask.key.clone(), Arc::clone(&entry));
+                        self.memory.insert_unless_dropped(mark, &ask.key, &entry);
                         return Answer::Hit {
                             entry,
                             tier: TierName::Redis,
@@ -429,10 +430,15 @@ impl Cache {
             resource: key.resource(),
             tags: &entry.content.tags,
         };
-        let verdict = self
+        let now_ms = self.clock.now_ms();
+        let mut verdict = self
             .generations
             .judge(entry.stamp, Some(&entry.checked), covered);
-        (verdict, self.freshness(binding, entry, verdict))
+        // Cut off from the other nodes, it may have been purged there: fit to fall back on, not to pass as fresh.
+        if verdict == Verdict::Alive && self.generations.is_overdue(entry.as_of_ms, now_ms) {
+            verdict = Verdict::Expired;
+        }
+        (verdict, self.freshness(binding, entry, verdict, now_ms))
     }
 
     fn is_stale(&self, ask: &Ask, held: &Candidate) -> bool {
@@ -444,14 +450,25 @@ impl Cache {
     }
 
     fn judge_both(&self, ask: &Ask, entry: &Entry, by_tier: Verdict) -> (Verdict, Freshness) {
-        let verdict = self.judge(&ask.binding, &ask.key, entry).0.max(by_tier);
-        (verdict, self.freshness(&ask.binding, entry, verdict))
+        let (own, freshness) = self.judge(&ask.binding, &ask.key, entry);
+        if by_tier <= own {
+            return (own, freshness);
+        }
+        let now_ms = self.clock.now_ms();
+        (
+            by_tier,
+            self.freshness(&ask.binding, entry, by_tier, now_ms),
+        )
     }
 
-    fn freshness(&self, binding: &Binding, entry: &Entry, verdict: Verdict) -> Freshness {
-        let freshness = entry
-            .times
-            .freshness(self.clock.now_ms(), verdict, &binding.policy);
+    fn freshness(
+        &self,
+        binding: &Binding,
+        entry: &Entry,
+        verdict: Verdict,
+        now_ms: u64,
+    ) -> Freshness {
+        let freshness = entry.times.freshness(now_ms, verdict, &binding.policy);
         match (entry.content.kind, freshness) {
             // An absence has no windows: past its ttl it is asked again.
             (EntryKind::Missing, Freshness::Stale { .. }) => Freshness::Dead,

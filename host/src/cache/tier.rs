@@ -42,6 +42,12 @@ pub struct Purged {
     /// Whether the shared tier has it too; if not it is kept and sent as soon as the tier is back, and until then this
     /// node judges what it reads from the tier by its own record.
     pub shared: bool,
+    /// Nodes that were listening when it was told; none where nobody could be told, or there is nobody.
+    pub nodes: Option<u64>,
+    /// Replicas that have it, of each server of the shared tier; none where there are no replicas, or it was not told.
+    pub replicas: Option<u32>,
+    /// Whether it outlives a restart of this node.
+    pub durable: bool,
 }
 
 /// The right to store what one flight loads. With one node it is granted to every flight; the owner token and its

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,10 +24,10 @@ use crate::admin::Admin;
 use crate::cache::clock::{Clock, SystemClock};
 use crate::cache::generations::Generations;
 use crate::cache::memory::MemoryTier;
-use crate::cache::redis::{RedisSettings, RedisTier};
+use crate::cache::redis::{Hooks, RedisSettings, RedisTier, Servers, Tls};
 use crate::cache::tier::SharedTier;
 use crate::cache::{Bounds, Cache, Link};
-use crate::config::{Config, Problem, Severity};
+use crate::config::{self, Config, Problem, RedisServers, Severity};
 use crate::http::{Service, accept};
 use crate::metrics::Metrics;
 use crate::plugin::{CompileLimits, PluginSet, Registry, Worker};
@@ -171,21 +172,44 @@ fn redis_tier(
         return Ok(None);
     };
     let settings = RedisSettings {
-        url: redis.url.clone(),
+        servers: match &redis.servers {
+            RedisServers::Single(url) => Servers::Single(url.clone()),
+            RedisServers::Cluster(urls) => Servers::Cluster(urls.clone()),
+            RedisServers::Sentinel { master, sentinels } => Servers::Sentinel {
+                master: master.clone(),
+                sentinels: sentinels.clone(),
+            },
+        },
+        tls: tls(redis)?,
         prefix: redis.prefix.clone(),
         timeout: redis.timeout,
+        trust: redis.trust,
+        journal: Some(config.storage.dir.clone()),
         longest_life_ms: Snapshot::longest_life_ms(config),
     };
-    let memory = Arc::clone(memory);
-    // What is in memory may be older than purges this node had not heard of.
-    let on_resync = Box::new(move || memory.clear());
-    let tier = RedisTier::start(
-        settings,
-        Arc::clone(generations),
-        Arc::clone(clock),
-        on_resync,
-    )?;
+    let (cleared, older) = (Arc::clone(memory), Arc::clone(memory));
+    let hooks = Hooks {
+        // What is in memory may be older than purges this node had not heard of.
+        resync: Box::new(move || cleared.clear()),
+        stored: Box::new(move |key| older.drop_copy(key)),
+    };
+    let tier = RedisTier::start(settings, Arc::clone(generations), Arc::clone(clock), hooks)?;
     Ok(Some(tier))
+}
+
+/// The certificates that the configuration names.
+fn tls(redis: &config::Redis) -> anyhow::Result<Tls> {
+    let read = |path: &Path, setting: &str| {
+        let named = || format!("{setting} of [redis]: {} cannot be read", path.display());
+        std::fs::read(path).with_context(named)
+    };
+    let identity = redis.identity.as_ref();
+    Ok(Tls {
+        ca: redis.ca.as_deref().map(|ca| read(ca, "ca")).transpose()?,
+        identity: identity
+            .map(|(cert, key)| anyhow::Ok((read(cert, "cert")?, read(key, "key")?)))
+            .transpose()?,
+    })
 }
 
 /// Binds the routes anew to each set of plugins, and puts the table in place in one step. Calls are serialised by the

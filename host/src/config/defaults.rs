@@ -167,11 +167,15 @@ settings! {
         capacity: Size = "256MiB", "Room for all entries with their keys. `\"0\"` turns the tier off.";
     }
     Main redis "[redis]" "The tier that all nodes share. Without this table (and `LARDER_REDIS_URL` and `--redis`) there is the memory tier alone." {
-        url: RedisUrl, "`redis://[user:password@]host[:port][/database]`. Needed.";
-        urls: List<RedisUrl>, "Several servers. Not built yet: refused.";
-        mode: RedisMode = "single", "How many servers there are. `\"cluster\"` and `\"sentinel\"` are not built yet: refused.";
+        url: RedisUrl, "`redis://[user:password@]host[:port][/database]`, the same with `rediss://` for TLS, or `redis+unix:///path[?db=…&user=…&pass=…]`. With `mode = \"sentinel\"` the host is the name of the master that the Sentinels watch. Needed, unless `urls` names the servers of a cluster.";
+        urls: List<RedisUrl>, "Several servers: some of a cluster, from which the others are learnt, or the Sentinels.";
+        mode: RedisMode = "single", "How Redis is run: one server, a Redis Cluster, or a master that Sentinels name.";
         prefix: RedisPrefix = "larder", "What every key begins with.";
         timeout: Timeout = "100ms", "How long one command may take before the request goes on without Redis.";
+        trust: Timeout = "5s", "The bound on what a purge made on another node may be missed: a node that has not heard for this long what the others purge answers nothing that it had before. While Redis is away that is every entry of the memory tier after this time.";
+        ca: File, "For `rediss://`: whom the servers' certificates must be signed by, as PEM. Left out: whom the system trusts.";
+        cert: File, "For `rediss://`: this node's own certificate, as PEM, where the servers ask for one. `key` is needed with it.";
+        key: File, "For `rediss://`: the private key of `cert`, as PEM.";
     }
     Main plugins "[plugins]" "Where plugins are." {
         dir: Directory = "plugins", "The directory of `NAME.wasm` and `NAME.toml`; directories in it are not searched.";

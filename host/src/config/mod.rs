@@ -97,12 +97,34 @@ pub struct Memory {
 /// `[redis]`: the tier that all nodes share.
 #[derive(Clone, Debug)]
 pub struct Redis {
-    /// `redis://[user:password@]host:port[/db]`
-    pub url: String,
+    /// Where the servers are.
+    pub servers: RedisServers,
     /// What every key begins with.
     pub prefix: String,
     /// How long one command may take before the request goes on without Redis.
     pub timeout: Duration,
+    /// How long a node that hears nothing trusts what it has.
+    pub trust: Duration,
+    /// Who signs the servers' certificates.
+    pub ca: Option<PathBuf>,
+    /// This node's certificate and its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// Which servers there are. URLs may hold passwords.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RedisServers {
+    /// One.
+    Single(String),
+    /// The master that Sentinels name.
+    Sentinel {
+        /// A URL whose host is the master's name.
+        master: String,
+        /// Where the Sentinels are.
+        sentinels: Vec<String>,
+    },
+    /// Some servers of a cluster.
+    Cluster(Vec<String>),
 }
 
 /// `[plugins]`

@@ -1,14 +1,14 @@
 //! The tables of `larder.toml` that stand once, and what must hold between them.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::defaults as setting;
-use super::kind::Fault;
+use super::kind::{self, Fault};
 use super::layers::{Environment, Layers, Origin, Overrides};
 use super::problem::Problem;
 use super::reader::{Document, Table, document};
-use super::{Admin, Config, Memory, Plugins, Redis, Server, Storage, routes};
+use super::{Admin, Config, Memory, Plugins, Redis, RedisServers, Server, Storage, routes};
 
 /// Reads the text of the file. Without a file the text is empty, and every loader is served.
 pub(super) fn parse(
@@ -120,40 +120,121 @@ fn read_memory(table: Table<'_>) -> Memory {
 }
 
 fn read_redis(table: Table<'_>, document: &Document<'_>) -> Option<Redis> {
-    table.refuse_unbuilt(
-        setting::redis::urls.key,
-        "urls of [redis]",
-        "name one server in url, without mode",
-    );
-    let several = table.raw(setting::redis::urls.key).is_some();
-    let _single = table.optional(&setting::redis::mode);
-    let url = table.optional(&setting::redis::url);
-    let prefix = table.value(&setting::redis::prefix);
-    let timeout = table.value(&setting::redis::timeout);
-    // A URL that is there and bad has been reported; only one that is nowhere is missing.
-    if table.origin(&setting::redis::url) == Origin::Default && !several {
-        match table.touch() {
-            Some(Origin::File(_)) => table.missing(
-                "[redis] does not say where Redis is",
-                "write url = \"redis://127.0.0.1:6379\", or remove the table to cache in memory alone",
-            ),
-            Some(Origin::Variable(name)) if !table.is_present() => document.report_elsewhere(
-                Problem::warning(format!("{name} is set, but no Redis is configured"))
-                    .remedy("set LARDER_REDIS_URL too, or unset it"),
-            ),
-            Some(Origin::Variable(_)) => table.missing(
-                "[redis] does not say where Redis is",
-                "write url = \"redis://127.0.0.1:6379\", or set LARDER_REDIS_URL",
-            ),
-            Some(Origin::Flag(_) | Origin::Default) | None => {}
-        }
+    let servers = read_servers(&table, document);
+    let redis = servers.map(|servers| Redis {
+        servers,
+        prefix: table.value(&setting::redis::prefix),
+        timeout: table.value(&setting::redis::timeout),
+        trust: table.value(&setting::redis::trust),
+        ca: table.file(&setting::redis::ca),
+        identity: read_identity(&table),
+    });
+    if redis.is_none() {
+        // Asked for, so that they are known, and judged.
+        let _ = table.value(&setting::redis::prefix);
+        let _ = table.value(&setting::redis::timeout);
+        let _ = table.value(&setting::redis::trust);
+        let _ = table.file(&setting::redis::ca);
+        let _ = read_identity(&table);
     }
     table.finish();
-    Some(Redis {
-        url: url?,
-        prefix,
-        timeout,
-    })
+    redis
+}
+
+fn read_identity(table: &Table<'_>) -> Option<(PathBuf, PathBuf)> {
+    let (cert, key) = (&setting::redis::cert, &setting::redis::key);
+    match (table.file(cert), table.file(key)) {
+        (Some(cert), Some(key)) => Some((cert, key)),
+        (None, None) => None,
+        (there, _) => {
+            let (there, missing) = if there.is_some() {
+                (cert, "key")
+            } else {
+                (key, "cert")
+            };
+            table.fault(
+                there,
+                Fault::new(
+                    format!("it means nothing without {missing}"),
+                    format!(
+                        "write {missing} too: a certificate and its private key belong together"
+                    ),
+                ),
+            );
+            None
+        }
+    }
+}
+
+/// Where Redis is. What is missing for the mode is reported.
+fn read_servers(table: &Table<'_>, document: &Document<'_>) -> Option<RedisServers> {
+    let mode = table.value(&setting::redis::mode);
+    let url = table.optional(&setting::redis::url);
+    let urls = table.list(&setting::redis::urls);
+    let has_url = table.origin(&setting::redis::url) != Origin::Default;
+    let several: Vec<_> = urls.iter().flatten().map(|(url, _)| url.clone()).collect();
+    let refuse = |message: &str, remedy: &str| {
+        table.fault(&setting::redis::urls, Fault::new(message, remedy));
+        None
+    };
+    if !has_url && urls.is_none() {
+        missing_servers(table, document);
+        return None;
+    }
+    match mode {
+        kind::Mode::Single if urls.is_some() => refuse(
+            "several servers are a cluster, or Sentinels",
+            "write mode = \"cluster\" or mode = \"sentinel\", or name one server in url",
+        ),
+        kind::Mode::Single => url.map(RedisServers::Single),
+        // Emptied by faults that were reported, or empty from the start.
+        kind::Mode::Cluster if urls.is_some() && has_url => refuse(
+            "it stands beside url, and of a cluster either names servers",
+            "put them all into urls",
+        ),
+        kind::Mode::Cluster => {
+            let seeds = if urls.is_some() {
+                several
+            } else {
+                url.into_iter().collect()
+            };
+            (!seeds.is_empty()).then_some(RedisServers::Cluster(seeds))
+        }
+        kind::Mode::Sentinel if !has_url || urls.is_none() => {
+            let fault = Fault::new(
+                "with Sentinels both url and urls are needed",
+                "write url = \"redis://[user:password@]NAME\", where NAME is the master's name, and urls = [\"redis://host:26379\", …], the Sentinels",
+            );
+            table.fault(&setting::redis::mode, fault);
+            None
+        }
+        kind::Mode::Sentinel => {
+            url.filter(|_| !several.is_empty())
+                .map(|master| RedisServers::Sentinel {
+                    master,
+                    sentinels: several,
+                })
+        }
+    }
+}
+
+/// A URL that is there and bad has been reported; only one that is nowhere is missing.
+fn missing_servers(table: &Table<'_>, document: &Document<'_>) {
+    match table.touch() {
+        Some(Origin::File(_)) => table.missing(
+            "[redis] does not say where Redis is",
+            "write url = \"redis://127.0.0.1:6379\", or remove the table to cache in memory alone",
+        ),
+        Some(Origin::Variable(name)) if !table.is_present() => document.report_elsewhere(
+            Problem::warning(format!("{name} is set, but no Redis is configured"))
+                .remedy("set LARDER_REDIS_URL too, or unset it"),
+        ),
+        Some(Origin::Variable(_)) => table.missing(
+            "[redis] does not say where Redis is",
+            "write url = \"redis://127.0.0.1:6379\", or set LARDER_REDIS_URL",
+        ),
+        Some(Origin::Flag(_) | Origin::Default) | None => {}
+    }
 }
 
 fn read_plugins(table: Table<'_>) -> Plugins {

@@ -205,6 +205,15 @@ impl<'d> Table<'d> {
         }
     }
 
+    /// A file, absolute, if one is named; relative as directories are.
+    pub(super) fn file(&self, setting: &Setting<kind::File>) -> Option<PathBuf> {
+        let path = self.optional(setting)?;
+        Some(match self.origin(setting) {
+            Origin::File(_) | Origin::Default => self.document.base.join(path),
+            Origin::Flag(_) | Origin::Variable(_) => std::path::absolute(&path).unwrap_or(path),
+        })
+    }
+
     /// The file's value of a key.
     pub(super) fn read<K: Scalar>(&self, key: &'static str) -> Option<K::Value> {
         let value = self.raw(key)?;

@@ -27,13 +27,21 @@ pub(super) struct Breaker {
     error: Mutex<Option<String>>,
     /// Told when the breaker opens.
     opened: Box<dyn Fn() + Send + Sync>,
+    /// Whether another server takes over where this one only copies.
+    moves: bool,
     counters: Arc<Counters>,
 }
 
 impl Breaker {
-    /// An open breaker. `opened` is called whenever a closed one opens.
-    pub(super) fn new(counters: Arc<Counters>, opened: Box<dyn Fn() + Send + Sync>) -> Self {
+    /// An open breaker. `opened` is called whenever a closed one opens. `moves`: a server that has become read-only is
+    /// given up, because another one takes its place.
+    pub(super) fn new(
+        counters: Arc<Counters>,
+        moves: bool,
+        opened: Box<dyn Fn() + Send + Sync>,
+    ) -> Self {
         Self {
+            moves,
             link: ArcSwapOption::empty(),
             refusing: AtomicBool::new(false),
             outage_logged: AtomicBool::new(false),
@@ -81,14 +89,19 @@ impl Breaker {
                     self.trip(link.id, trouble);
                 }
             }
-            Trouble::RefusesWrites(why) => {
+            Trouble::ReadOnly(_) if self.moves => {
+                count(&self.counters.errors);
+                self.trip(link.id, trouble);
+            }
+            Trouble::RefusesWrites(why) | Trouble::ReadOnly(why) => {
                 count(&self.counters.errors);
                 if !self.refusing.swap(true, Ordering::Relaxed) {
                     *self.error.lock() = Some(why.clone());
                     tracing::warn!(error = %trouble, "redis: takes no writes; what it holds is still read");
                 }
             }
-            Trouble::Reported(_) => {}
+            // Of the map and not of this server.
+            Trouble::Reported(_) | Trouble::Moved(_) | Trouble::Away => {}
             Trouble::Strange(_) | Trouble::NoScript | Trouble::Crowded => {
                 count(&self.counters.errors);
             }

@@ -1,5 +1,6 @@
-//! Keeps the tier usable: connects, catches up, notices what was missed, and tells Redis what it could not be told.
-//! One task per tier; requests never wait for it.
+//! Keeps the tier usable: connects, catches up, hears what others change, notices what was missed, and tells Redis what it
+//! could not be told. One task for the server that holds the group, one for each other server of a cluster; requests
+//! never wait for them.
 //!
 //! # Why a tier that was away is not read before it has caught up
 //!
@@ -9,24 +10,31 @@
 //!
 //! # When something was missed
 //!
-//! `expected` is the seq that Redis has if nobody else purged: what it was when the group was last read, plus what our
-//! own purges took since. The group is only compared with it while no purge of ours is on its way (`exchange`), so:
-//! equal: nothing was missed; more: another node purged; less, or another epoch, or no group: Redis lost something, and
-//! a new epoch begins in which nothing stored before lives.
+//! `heard_seq` is the last seq of an unbroken row: what the group had when it was read whole, and then what each word of
+//! the channel added, our own purges' too. It is compared with the group's seq as the channel's own connection gives it
+//! (see `channel`), so: equal: nothing was missed; more: a word was lost, or was told while nobody listened; less, or
+//! another epoch, or no group: Redis lost something, and a new epoch begins in which nothing stored before lives.
+//!
+//! # After a failover
+//!
+//! The new master may lack the last purges of the old one, and its seq may since have passed ours, which hides that. So a
+//! node that finds another server than before tells again what it purged lately; told twice does no harm.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, Value};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use redis::{Client, Cmd};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::Shared;
+use super::channel::{Channel, Told, Word, head_of};
 use super::counters::count;
 use super::link::{Link, Trouble};
-use super::names::{epoch_of, seq_of};
-use super::scripts::{Group, Known};
+use super::pending::Kept;
+use super::scripts::{Group, Known, Numbered};
+use super::shard::{Map, Shard};
 use crate::cache::generations::{Mode, Scope};
 
 /// The breaker stays open at least this long, and the pause doubles from here…
@@ -35,127 +43,398 @@ const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// A link that lived shorter than this does not reset the pause.
 const SETTLED: Duration = Duration::from_secs(1);
-/// How often the group is compared with what is expected of it.
-const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// Nobody waits for the keeper, and a whole group is a long answer.
 const PATIENCE_MIN: Duration = Duration::from_millis(500);
 /// Purges that keep arriving while the kept ones are told are told too, but not for ever.
 const ROUNDS_MAX: usize = 16;
+/// Words taken in before anything else is looked at.
+const WORDS_MAX: usize = 1024;
+/// The map of a cluster is asked for this often when nothing is wrong…
+const MAP_EVERY: Duration = Duration::from_secs(5);
+/// …and this often while a server is missed.
+const MAP_EVERY_MISSED: Duration = Duration::from_millis(250);
+/// Two looks at the map are at least this far apart, whatever asks for them.
+const MAP_PAUSE: Duration = Duration::from_millis(50);
 
-/// Runs until it is aborted.
+/// Keeps the server that holds the group. Runs until it is aborted.
 pub(super) async fn keep(shared: Arc<Shared>) {
     let mut pause = PAUSE_MIN;
     loop {
-        match shared.establish().await {
-            Ok(()) => {
-                let since = tokio::time::Instant::now();
-                shared.watch().await;
+        let shard = shared.map.load().group().map(Arc::clone);
+        if let Some(shard) = shard {
+            match shared.establish(&shard).await {
+                Ok(channel) => {
+                    let since = Instant::now();
+                    shared.watch(&shard, channel).await;
+                    if since.elapsed() >= SETTLED {
+                        pause = PAUSE_MIN;
+                    }
+                }
+                Err(trouble) => shard.breaker.stay_open(&trouble),
+            }
+        }
+        // A map in which another server holds the group ends the pause.
+        let _ = timeout(pause, shared.regrouped.notified()).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// Keeps a server of a cluster that does not hold the group. Runs until it is aborted.
+async fn tend(shared: Arc<Shared>, shard: Arc<Shard>) {
+    let mut pause = PAUSE_MIN;
+    loop {
+        match shared.connect(&shard).await {
+            Ok((link, _)) => {
+                shard.breaker.close(link);
+                // What could not be told to it can be told now.
+                shared.wake.notify_one();
+                let since = Instant::now();
+                while shard.breaker.link().is_some() {
+                    shard.opened.notified().await;
+                }
                 if since.elapsed() >= SETTLED {
                     pause = PAUSE_MIN;
                 }
             }
-            Err(trouble) => shared.breaker.stay_open(&trouble),
+            Err(trouble) => shard.breaker.stay_open(&trouble),
         }
+        shared.map_wanted.notify_one();
         sleep(pause).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
 }
 
+/// Keeps the map of a cluster. Runs until it is aborted.
+pub(super) async fn keep_map(shared: Arc<Shared>) {
+    loop {
+        let known: Vec<_> = {
+            let map = shared.map.load();
+            let shards = map.shards().iter();
+            shards.filter_map(|shard| shard.at.clone()).collect()
+        };
+        match shared.topology.layout(&known).await {
+            Ok(layout) => {
+                if shared.map.load().layout() != Some(&layout) {
+                    shared.redraw(layout);
+                }
+            }
+            Err(trouble) => tracing::debug!(error = %trouble, "redis: no map of the cluster"),
+        }
+        sleep(MAP_PAUSE).await;
+        let every = if shared.is_whole() {
+            MAP_EVERY
+        } else {
+            MAP_EVERY_MISSED
+        };
+        let _ = timeout(every, shared.map_wanted.notified()).await;
+    }
+}
+
 impl Shared {
-    /// Connects, catches up, and only then lets requests in.
-    async fn establish(self: &Arc<Self>) -> Result<(), Trouble> {
+    /// Puts a new map in place. Servers that keep their part keep their connections.
+    fn redraw(self: &Arc<Self>, layout: super::topology::Layout) {
+        let old = self.map.load_full();
+        let (old_group, mut fresh) = (old.group().map(Arc::clone), Vec::new());
+        let map = Map::of(layout, |at, holds_group| {
+            let held = old
+                .shards()
+                .iter()
+                .find(|shard| shard.at.as_ref() == Some(at));
+            // The two kinds of servers are kept by different tasks: one that becomes the other begins anew.
+            let same = held.filter(|shard| {
+                old_group
+                    .as_ref()
+                    .is_some_and(|group| Arc::ptr_eq(group, shard))
+                    == holds_group
+            });
+            if let Some(same) = same {
+                return Arc::clone(same);
+            }
+            let shard = self.shard(Some(at.clone()));
+            if !holds_group {
+                fresh.push(Arc::clone(&shard));
+            }
+            shard
+        });
+        let group = map.group().map(Arc::clone);
+        self.map.store(Arc::new(map));
+        for shard in fresh {
+            let task = tokio::spawn(tend(Arc::clone(self), Arc::clone(&shard)));
+            *shard.tended.lock() = Some(tokio_util::task::AbortOnDropHandle::new(task));
+        }
+        let gone = Trouble::Lost("it no longer holds a part of the cluster".into());
+        let now = self.map.load();
+        for shard in old.shards() {
+            if !now.shards().iter().any(|kept| Arc::ptr_eq(kept, shard)) {
+                // Its task would hold it, and it its task.
+                drop(shard.tended.lock().take());
+                if let Some(link) = shard.breaker.link() {
+                    shard.breaker.trip(link.id, &gone);
+                }
+            }
+        }
+        if group.map(|group| Arc::as_ptr(&group)) != old_group.map(|group| Arc::as_ptr(&group)) {
+            self.regrouped.notify_one();
+        }
+        tracing::info!(
+            servers = now.shards().len(),
+            "redis: the map of the cluster has changed"
+        );
+    }
+
+    /// Whether every server is spoken to.
+    pub(super) fn is_whole(&self) -> bool {
+        let map = self.map.load();
+        let mut shards = map.shards().iter();
+        map.group().is_some() && shards.all(|shard| shard.breaker.link().is_some())
+    }
+
+    /// Connects to a server; its connections, and how to make more of them.
+    async fn connect(self: &Arc<Self>, shard: &Arc<Shard>) -> Result<(Arc<Link>, Client), Trouble> {
+        let client = self.topology.client(shard.at.as_ref()).await?;
         let id = self.links.fetch_add(1, Ordering::Relaxed);
         // Weak: the connection must not keep alive what owns it.
-        let weak = Arc::downgrade(self);
+        let weak = Arc::downgrade(shard);
         let lost = move || {
-            if let Some(shared) = weak.upgrade() {
+            if let Some(shard) = weak.upgrade() {
                 let trouble = Trouble::Lost("the connection was closed".into());
-                shared.breaker.trip(id, &trouble);
+                shard.breaker.trip(id, &trouble);
             }
         };
-        let link =
-            Arc::new(Link::connect(&self.client, id, (&self.names, self.timeout), lost).await?);
+        let how = (&self.names, self.timeout, self.topology.is_cluster());
+        let link = Arc::new(Link::connect(&client, id, how, lost).await?);
+        let here = (
+            link.server.run.clone(),
+            self.topology
+                .moves()
+                .then(|| client.get_connection_info().addr().clone()),
+        );
+        let before = shard.last.lock().replace(here.clone());
+        // A shard of which nothing is known may have taken over from one that is no longer on the map.
+        let other = match before {
+            Some(before) => before != here,
+            None => self.topology.is_cluster(),
+        };
+        if other {
+            self.retell.store(true, Ordering::Release);
+        }
+        Ok((link, client))
+    }
+
+    /// Connects to the server that holds the group, catches up, and only then lets requests in.
+    async fn establish(self: &Arc<Self>, shard: &Arc<Shard>) -> Result<Channel, Trouble> {
+        let (link, client) = self.connect(shard).await?;
+        // Before the group is read: what is told in between is heard, and known already.
+        let mut channel = Channel::open(&client, &self.names, self.patience()).await?;
         {
             let _quiet = self.exchange.write().await;
-            self.synchronise(&link).await?;
+            self.synchronise(&link, &mut channel).await?;
         }
-        self.breaker.close(link);
+        shard.breaker.close(link);
         // A purge that saw no link just before this line was kept a moment too late for `synchronise`.
         if !self.pending.is_empty() {
+            self.wake.notify_one();
+        }
+        Ok(channel)
+    }
+
+    /// Hears what is told, and asks now and then, and when it is woken, whether that was everything. Returns when the
+    /// breaker has opened.
+    async fn watch(&self, shard: &Shard, mut channel: Channel) {
+        let mut tick = interval(self.ask_every());
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tick.tick().await;
+        loop {
+            let Some(link) = shard.breaker.link() else {
+                return;
+            };
+            let step = tokio::select! {
+                word = channel.next() => self.hear_all(word, &mut channel),
+                _ = tick.tick() => self.check(&link, &mut channel).await,
+                () = self.wake.notified() => self.check(&link, &mut channel).await,
+                () = shard.opened.notified() => Ok(()),
+            };
+            if let Err(trouble) = step {
+                shard.breaker.failed(&link, &trouble);
+            }
+            if channel.take_gap() {
+                self.wake.notify_one();
+            }
+        }
+    }
+
+    /// How often the question is asked that proves the channel whole.
+    fn ask_every(&self) -> Duration {
+        let (least, most) = (Duration::from_millis(20), Duration::from_secs(1));
+        (self.trust / 4).clamp(least, most)
+    }
+
+    fn patience(&self) -> Duration {
+        self.timeout.max(PATIENCE_MIN)
+    }
+
+    /// Asks whether all was heard, and catches up if not or if there are purges to tell.
+    async fn check(&self, link: &Link, channel: &mut Channel) -> Result<(), Trouble> {
+        self.generations.prune(
+            self.clock
+                .now_ms()
+                .saturating_sub(self.scripts.matters_ms()),
+        );
+        if self.has_moved(link).await {
+            return Err(Trouble::Lost("the Sentinels name another master".into()));
+        }
+        // The channel has a connection of its own: that it answers says nothing about the one that requests use.
+        if link.is_doubtful() {
+            self.head(link, &link.stores).await?;
+        }
+        if !self.has_to_tell()
+            && !self.retell.load(Ordering::Acquire)
+            && self.has_heard_all(channel).await?
+        {
+            return Ok(());
+        }
+        let _quiet = self.exchange.write().await;
+        self.synchronise(link, channel).await
+    }
+
+    /// Whether a purge waits that could be told now.
+    fn has_to_tell(&self) -> bool {
+        if self.pending.is_empty() {
+            return false;
+        }
+        let kept = self.pending.snapshot();
+        let mut kept = kept.iter();
+        kept.any(|kept| !kept.numbered || self.link_of_scope(&kept.scope).is_some())
+    }
+
+    async fn has_moved(&self, link: &Link) -> bool {
+        self.topology.moves() && self.topology.has_moved_from(&link.at).await
+    }
+
+    /// Whether nothing was missed up to now. Then this node's record is complete as of the moment it was asked.
+    async fn has_heard_all(&self, channel: &mut Channel) -> Result<bool, Trouble> {
+        let gap = channel.take_gap();
+        let before_ms = self.clock.now_ms();
+        let pong = channel.asker(&self.names).ask(self.patience()).await?;
+        // What was told before the answer was given has arrived.
+        let mut whole = !gap;
+        while let Some(word) = channel.try_next() {
+            whole &= self.hear(word)?;
+        }
+        self.note_time(pong.now_ms, before_ms);
+        let known = (
+            self.generations.epoch(),
+            self.heard_seq.load(Ordering::Relaxed),
+        );
+        let whole = whole && !channel.take_gap() && pong.head == Some(known);
+        if whole {
+            self.generations.heard(before_ms);
+        }
+        Ok(whole)
+    }
+
+    fn hear_all(&self, first: Word, channel: &mut Channel) -> Result<(), Trouble> {
+        let mut whole = self.hear(first)?;
+        for _ in 0..WORDS_MAX {
+            match channel.try_next() {
+                Some(word) => whole &= self.hear(word)?,
+                None => break,
+            }
+        }
+        if !whole {
             self.wake.notify_one();
         }
         Ok(())
     }
 
-    /// Checks once a second, and when it is woken. Returns when the breaker has opened.
-    async fn watch(&self) {
-        let mut tick = interval(CHECK_EVERY);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        tick.tick().await;
-        loop {
-            let Some(link) = self.breaker.link() else {
-                return;
-            };
-            tokio::select! {
-                _ = tick.tick() => {}
-                () = self.wake.notified() => {}
+    /// Takes a word in. `false`: something before it was missed.
+    fn hear(&self, word: Word) -> Result<bool, Trouble> {
+        match word {
+            Word::Purge(told) => return Ok(self.hear_purge(&told)),
+            Word::Stored { node, key } => {
+                if node != self.node {
+                    (self.hooks.stored)(&key);
+                }
             }
-            if self.breaker.link().is_none() {
-                return;
-            }
-            if let Err(trouble) = self.check(&link).await {
-                self.breaker.failed(&link, &trouble);
-            }
+            Word::Released { .. } | Word::Other => {}
+            Word::Gone => return Err(Trouble::Lost("the push channel was closed".into())),
         }
+        Ok(true)
     }
 
-    /// Compares the group with what is expected of it, and catches up if it differs or if there are purges to tell.
-    pub(super) async fn check(&self, link: &Link) -> Result<(), Trouble> {
-        let _quiet = self.exchange.write().await;
-        let before_ms = self.clock.now_ms();
-        self.generations
-            .prune(before_ms.saturating_sub(self.scripts.matters_ms()));
-        if self.pending.is_empty() {
-            let (head, time) = tokio::join!(
-                self.head(link, &link.control),
-                self.time(link, &link.control)
-            );
-            self.note_time(time?, before_ms);
-            let expected = (
-                self.generations.epoch(),
-                self.expected.load(Ordering::Relaxed),
-            );
-            if head? == Some(expected) {
-                return Ok(());
-            }
+    fn hear_purge(&self, told: &Told) -> bool {
+        if told.epoch != self.generations.epoch() {
+            return false;
         }
-        self.synchronise(link).await
+        let now_ms = self.clock.now_ms();
+        if told.collapsed {
+            self.generations
+                .raise_to(&Scope::All, Mode::Delete, told.seq, now_ms);
+        }
+        self.generations
+            .raise_to(&told.scope, told.mode, told.seq, now_ms);
+        let heard = self.heard_seq.load(Ordering::Relaxed);
+        if told.seq <= heard {
+            // Told before the group was read.
+            return true;
+        }
+        if told.before != heard {
+            return false;
+        }
+        self.heard_seq.store(told.seq, Ordering::Relaxed);
+        true
     }
 
     /// Mirrors the group and tells the kept purges, until there is nothing left to tell. The caller holds `exchange`.
     ///
     /// The group is read first: a purge would raise a seq that went back, and hide that it did. It is read again after
     /// the telling, so that loads which began before are not stored (see `put`), and only then are the purges forgotten.
-    async fn synchronise(&self, link: &Link) -> Result<(), Trouble> {
-        let patience = self.timeout.max(PATIENCE_MIN);
-        let mut told = Vec::new();
+    async fn synchronise(&self, link: &Link, channel: &mut Channel) -> Result<(), Trouble> {
+        let patience = self.patience();
+        let mut told: Vec<Kept> = Vec::new();
         for _ in 0..ROUNDS_MAX {
             let before_ms = self.clock.now_ms();
             let known = Known {
                 epoch: self.generations.epoch(),
-                least: self.expected.load(Ordering::Relaxed),
+                least: self
+                    .heard_seq
+                    .load(Ordering::Relaxed)
+                    .max(self.generations.confirmed()),
                 own: self.generations.seq(),
             };
+            channel.take_gap();
             let group = self.scripts.sync(link, known, patience).await?;
             self.adopt(&group, before_ms);
-            self.pending.forget(&told);
-            told = self.pending.snapshot();
+            self.generations.heard(before_ms);
+            if !told.is_empty() {
+                self.pending.forget(&told);
+                if let Some(journal) = &self.journal {
+                    journal.write(&self.pending).await;
+                }
+            }
+            let mut to_tell = self.pending.snapshot();
+            if self.retell.swap(false, Ordering::AcqRel) {
+                let recent = self.recent.snapshot(before_ms);
+                to_tell.extend(recent.into_iter().filter(|kept| !group.holds(kept)));
+            }
+            // Those whose server is away wait for it, and hold nobody up: they have their numbers.
+            to_tell.retain(|kept| !kept.numbered || self.link_of_scope(&kept.scope).is_some());
+            told.clear();
+            for kept in to_tell {
+                match self.tell(link, &kept.scope, kept.mode, patience).await {
+                    Ok(_) => told.push(kept),
+                    Err(Untold {
+                        numbered: Some(_),
+                        trouble: Trouble::Away | Trouble::Moved(_),
+                    }) => self.pending.mark_numbered(&kept),
+                    Err(untold) => return Err(untold.trouble),
+                }
+            }
             if told.is_empty() {
                 return Ok(());
             }
-            for kept in &told {
-                self.tell(link, &kept.scope, kept.mode, patience).await?;
-            }
+            // Our own words come back too, and are part of the row.
+            self.has_heard_all(channel).await?;
         }
         Err(Trouble::Fault(
             "purges arrive faster than Redis takes them".into(),
@@ -166,10 +445,10 @@ impl Shared {
         let now_ms = self.clock.now_ms();
         self.note_time(group.now_ms, before_ms);
         let new_epoch = self.generations.epoch() != group.epoch;
-        let missed = new_epoch || self.expected.load(Ordering::Relaxed) != group.seq;
+        let missed = new_epoch || self.heard_seq.load(Ordering::Relaxed) != group.seq;
         self.generations
             .adopt(group.epoch, group.seq, &group.generations, now_ms);
-        self.expected.store(group.seq, Ordering::Relaxed);
+        self.heard_seq.store(group.seq, Ordering::Relaxed);
         if new_epoch {
             // The record of the old epoch is gone, and with it the purges that Redis does not know yet.
             for kept in self.pending.snapshot() {
@@ -179,7 +458,7 @@ impl Shared {
         if missed {
             count(&self.counters.resyncs);
             tracing::debug!(epoch = group.epoch, seq = group.seq, "redis: caught up");
-            (self.on_resync)();
+            (self.hooks.resync)();
         }
     }
 
@@ -194,25 +473,72 @@ impl Shared {
         scope: &Scope,
         mode: Mode,
         limit: Duration,
-    ) -> Result<u64, Trouble> {
+    ) -> Result<Reached, Untold> {
         let own_seq = self.generations.seq();
         let numbered = self
             .scripts
             .purge(link, (scope, mode), own_seq, limit)
-            .await?;
-        let same_epoch = numbered.epoch == self.generations.epoch();
-        if same_epoch {
-            let taken = numbered.seq - numbered.before;
-            self.expected.fetch_add(taken, Ordering::Relaxed);
-        }
+            .await
+            .map_err(|trouble| Untold {
+                numbered: None,
+                trouble,
+            })?;
+        let mut replicas = link.server.replicas.min(1);
+        let mut last = None;
         if let Scope::Resource(resource) = scope {
-            self.scripts
-                .raise(link, resource, mode, numbered, limit)
-                .await?;
+            let raised = async {
+                let holder = self.link_of(resource).ok_or(Trouble::Away)?;
+                let raised = self.scripts.raise(&holder, resource, mode, numbered, limit);
+                // Told to the server of the resource, whose trouble is not that of the group's.
+                if let Err(trouble) = raised.await {
+                    self.failed(&holder, &trouble);
+                    return Err(match trouble {
+                        Trouble::Moved(_) => trouble,
+                        _ if holder.id != link.id => Trouble::Away,
+                        trouble => trouble,
+                    });
+                }
+                Ok(holder)
+            };
+            match raised.await {
+                Ok(holder) => {
+                    replicas = replicas.min(holder.server.replicas.min(1));
+                    last = Some(holder);
+                }
+                Err(trouble) => {
+                    self.take_over(scope, mode, numbered);
+                    return Err(Untold {
+                        numbered: Some(numbered),
+                        trouble,
+                    });
+                }
+            }
         }
-        self.breaker.wrote();
+        self.wrote(link);
+        self.take_over(scope, mode, numbered);
+        let copied = if replicas > 0 {
+            let holder = last.as_deref().filter(|holder| holder.id != link.id);
+            let (one, other) = tokio::join!(copied(link, limit), async {
+                match holder {
+                    Some(holder) => copied(holder, limit).await,
+                    None => u32::MAX,
+                }
+            });
+            Some(one.min(other))
+        } else {
+            None
+        };
+        Ok(Reached {
+            seq: numbered.seq,
+            nodes: numbered.nodes,
+            replicas: copied,
+        })
+    }
+
+    /// Writes a purge that Redis has numbered into this node's record.
+    fn take_over(&self, scope: &Scope, mode: Mode, numbered: Numbered) {
         let now_ms = self.clock.now_ms();
-        if same_epoch {
+        if numbered.epoch == self.generations.epoch() {
             if numbered.collapsed {
                 self.generations
                     .raise_to(&Scope::All, Mode::Delete, numbered.seq, now_ms);
@@ -223,7 +549,6 @@ impl Shared {
             self.generations.raise(scope, mode, now_ms);
             self.wake.notify_one();
         }
-        Ok(numbered.seq)
     }
 
     /// The group's epoch and seq; none if it is not there, or is something else.
@@ -238,27 +563,10 @@ impl Shared {
             .arg(&self.names.group)
             .arg("epoch")
             .arg("seq");
-        let answer = match link.ask(connection, &command, self.timeout).await {
-            Err(Trouble::Strange(_)) => return Ok(None),
-            answer => answer?,
-        };
-        let Value::Array(fields) = answer else {
-            return Ok(None);
-        };
-        let [Value::BulkString(epoch), Value::BulkString(seq)] = fields.as_slice() else {
-            return Ok(None);
-        };
-        Ok(epoch_of(epoch).zip(seq_of(seq)))
-    }
-
-    /// Redis's time, in milliseconds since 1970.
-    async fn time(&self, link: &Link, connection: &MultiplexedConnection) -> Result<u64, Trouble> {
-        let answer = link
-            .ask(connection, &redis::cmd("TIME"), self.timeout)
-            .await?;
-        redis::from_redis_value::<(u64, u64)>(answer)
-            .map(|(seconds, micros)| seconds.saturating_mul(1000).saturating_add(micros / 1000))
-            .map_err(|error| Trouble::Strange(error.to_string()))
+        match link.ask(connection, &command, self.timeout).await {
+            Err(Trouble::Strange(_)) => Ok(None),
+            answer => Ok(head_of(&answer?)),
+        }
     }
 
     /// Keeps the offset to Redis's clock, which was asked at `before_ms`: half a round trip ago on average.
@@ -267,5 +575,34 @@ impl Shared {
         let middle_ms = before_ms + now_ms.saturating_sub(before_ms) / 2;
         let offset_ms = (redis_ms as i64).wrapping_sub(middle_ms as i64);
         self.offset_ms.store(offset_ms, Ordering::Relaxed);
+    }
+}
+
+/// How far a purge is known to have come.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reached {
+    pub(super) seq: u64,
+    /// Nodes that were listening.
+    pub(super) nodes: u64,
+    /// Replicas that have it, of each server it was told to; none where there are no replicas.
+    pub(super) replicas: Option<u32>,
+}
+
+/// A purge that did not come all the way.
+pub(super) struct Untold {
+    /// It has its number, which every node that listens was told: what is missing is the generation of the resource.
+    pub(super) numbered: Option<Numbered>,
+    pub(super) trouble: Trouble,
+}
+
+/// Waits until a replica has what was written on this connection, for `limit` at most; how many have it.
+async fn copied(link: &Link, limit: Duration) -> u32 {
+    let mut command = redis::cmd("WAIT");
+    command
+        .arg(1)
+        .arg(u64::try_from(limit.as_millis()).unwrap_or(1).max(1));
+    match link.ask(&link.control, &command, limit * 2).await {
+        Ok(answer) => redis::from_redis_value(answer).unwrap_or_default(),
+        Err(_) => 0,
     }
 }

@@ -6,13 +6,15 @@
 //! everybody who is ready to run leaves a question meanwhile. Nobody waits for a clock: when the machine is idle, a turn
 //! is over at once.
 //!
+//! A cluster takes no command for keys of several slots: there, a command for each look-up, sent together.
+//!
 //! The answers of one command arrive together, so a short value may wait for the long one that was asked for beside it:
 //! [`GATHERED_MAX`] bounds for how many.
 
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Value};
 use tokio::sync::{mpsc, oneshot};
@@ -40,10 +42,14 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    /// A lane on this connection; a command may take `limit`.
-    pub(super) fn new(connection: MultiplexedConnection, names: Names, limit: Duration) -> Self {
+    /// A lane on this connection; a command may take `limit`. In a cluster, each look-up is a command of its own.
+    pub(super) fn new(
+        connection: MultiplexedConnection,
+        names: Names,
+        (limit, clustered): (Duration, bool),
+    ) -> Self {
         let (questions, asked) = mpsc::unbounded_channel();
-        tokio::spawn(run(connection, names, limit, asked));
+        tokio::spawn(run(connection, names, (limit, clustered), asked));
         Self { questions }
     }
 
@@ -62,7 +68,7 @@ impl Lane {
 async fn run(
     connection: MultiplexedConnection,
     names: Names,
-    limit: Duration,
+    (limit, clustered): (Duration, bool),
     mut asked: mpsc::UnboundedReceiver<Question>,
 ) {
     let mut under_way = FuturesUnordered::new();
@@ -82,7 +88,12 @@ async fn run(
                     questions.push(question);
                 }
                 let gathered = std::mem::replace(&mut questions, Vec::with_capacity(GATHERED_MAX));
-                under_way.push(fetch(connection.clone(), &names, limit, gathered));
+                let connection = connection.clone();
+                under_way.push(if clustered {
+                    fetch_each(connection, &names, limit, gathered).left_future()
+                } else {
+                    fetch(connection, &names, limit, gathered).right_future()
+                });
             }
         }
     }
@@ -117,16 +128,60 @@ async fn fetch(
                 let _ = question.answer.send(Ok(held));
             }
         }
-        Err(trouble) => {
-            // One command has failed, however many asked in it: one of them, who still listens, reports it.
-            let mut unreported = Some(trouble.clone());
-            for question in questions {
-                let told = unreported.take();
-                let told = told.unwrap_or_else(|| Trouble::Reported(trouble.to_string()));
-                if let Err(Err(unheard)) = question.answer.send(Err(told)) {
-                    unreported = Some(unheard).filter(|it| !matches!(it, Trouble::Reported(_)));
-                }
+        Err(trouble) => fail(questions, &trouble),
+    }
+}
+
+/// As [`fetch`], with a command for each question: keys of different slots.
+async fn fetch_each(
+    mut connection: MultiplexedConnection,
+    names: &Names,
+    limit: Duration,
+    mut questions: Vec<Question>,
+) {
+    questions.retain(|question| !question.answer.is_closed());
+    if questions.is_empty() {
+        return;
+    }
+    let mut commands = redis::Pipeline::with_capacity(questions.len());
+    for question in &questions {
+        let mut command = Cmd::with_capacity(3, 4 + names.len_of(&question.key));
+        command.arg("MGET");
+        names.push_entry(&mut command, question.key.text());
+        names.push_generation(&mut command, question.key.resource());
+        commands.add_command(command);
+    }
+    let count = questions.len();
+    let answers =
+        tokio::time::timeout(limit, connection.send_packed_commands(&commands, 0, count)).await;
+    match answers {
+        Err(_) => fail(questions, &Trouble::Slow(limit)),
+        Ok(Err(error)) => fail(questions, &Trouble::of(&error)),
+        Ok(Ok(answers)) if answers.len() == count => {
+            for (question, answer) in questions.into_iter().zip(answers) {
+                let answer = answer.extract_error().map_err(|error| Trouble::of(&error));
+                let held = answer.and_then(|value| {
+                    let nothing = || Trouble::Strange("MGET was answered with nothing".into());
+                    held(value, 1)?.next().ok_or_else(nothing)
+                });
+                let _ = question.answer.send(held);
             }
+        }
+        Ok(Ok(_)) => {
+            let what = "not every command was answered";
+            fail(questions, &Trouble::Strange(what.into()));
+        }
+    }
+}
+
+/// What was sent together has failed once, however many asked in it: one of them, who still listens, reports it.
+fn fail(questions: Vec<Question>, trouble: &Trouble) {
+    let mut unreported = Some(trouble.clone());
+    for question in questions {
+        let told = unreported.take();
+        let told = told.unwrap_or_else(|| Trouble::Reported(trouble.to_string()));
+        if let Err(Err(unheard)) = question.answer.send(Err(told)) {
+            unreported = Some(unheard).filter(|it| !matches!(it, Trouble::Reported(_)));
         }
     }
 }

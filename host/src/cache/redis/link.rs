@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, PushInfo, PushKind, RedisError, Value};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, PushInfo, PushKind, RedisError,
+    Value,
+};
 
 use super::lane::{Held, Lane};
 use super::names::Names;
@@ -15,7 +18,7 @@ use crate::key::Key;
 /// Commands under way at once. A Redis that stops reading must not collect requests without bound (law 12).
 const IN_FLIGHT_MAX: usize = 1024;
 /// How long connecting, authenticating included, may take. Nobody waits for it.
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Why a command has no answer to work with.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,9 +32,18 @@ pub(super) enum Trouble {
     /// Redis answers, but takes no writes: full, read-only, or short of replicas.
     #[error("{0}")]
     RefusesWrites(String),
+    /// Redis answers, but it only copies another one.
+    #[error("{0}")]
+    ReadOnly(String),
     /// Redis answers that it cannot do it now.
     #[error("{0}")]
     Fault(String),
+    /// Another server of the cluster holds the slot, or is about to.
+    #[error("{0}")]
+    Moved(String),
+    /// The server that holds the slot is not connected now.
+    #[error("the server that holds the key is not connected")]
+    Away,
     /// Redis answered something that fits no question of ours, or a key holds another type.
     #[error("{0}")]
     Strange(String),
@@ -55,11 +67,15 @@ impl Trouble {
         if says("NOSCRIPT") {
             return Self::NoScript;
         }
-        if ["READONLY", "OOM", "NOREPLICAS", "MISCONF"]
-            .into_iter()
-            .any(says)
-        {
+        if says("READONLY") {
+            return Self::ReadOnly(text);
+        }
+        if ["OOM", "NOREPLICAS", "MISCONF"].into_iter().any(says) {
             return Self::RefusesWrites(text);
+        }
+        // A slot that is being moved has some of its keys here and some there; soon it has all of them in one place.
+        if ["MOVED", "ASK", "TRYAGAIN"].into_iter().any(says) {
+            return Self::Moved(text);
         }
         if says("WRONGTYPE") {
             return Self::Strange(text);
@@ -80,6 +96,40 @@ impl Trouble {
             Self::Fault(text)
         }
     }
+
+    /// What went wrong at connecting means that there is no connection.
+    pub(super) fn at_connecting(self) -> Self {
+        match self {
+            Self::Slow(_) | Self::Lost(_) => self,
+            other => Self::Lost(other.to_string()),
+        }
+    }
+}
+
+/// Which server is at the other end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Server {
+    /// Another one after every start of the server.
+    pub(super) run: String,
+    /// Servers that copy it.
+    pub(super) replicas: u32,
+}
+
+impl Server {
+    /// From what `INFO` answers.
+    fn of(info: &str) -> Self {
+        let field = |name: &str| {
+            info.lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+                .map(str::trim)
+        };
+        Self {
+            run: field("run_id").unwrap_or_default().to_owned(),
+            replicas: field("connected_slaves")
+                .and_then(|count| count.parse().ok())
+                .unwrap_or_default(),
+        }
+    }
 }
 
 /// A set of connections made together, and given up together.
@@ -92,6 +142,9 @@ pub(super) struct Link {
     pub(super) stores: MultiplexedConnection,
     /// For what nobody waits for, so that a long answer holds up no request.
     pub(super) control: MultiplexedConnection,
+    /// Who answers there, and where.
+    pub(super) server: Server,
+    pub(super) at: ConnectionAddr,
     failures: Failures,
     made: Instant,
     in_flight: AtomicUsize,
@@ -102,7 +155,7 @@ impl Link {
     pub(super) async fn connect(
         client: &Client,
         id: u64,
-        (names, limit): (&Names, Duration),
+        (names, limit, clustered): (&Names, Duration, bool),
         lost: impl Fn() + Clone + Send + Sync + 'static,
     ) -> Result<Self, Trouble> {
         let watch = move |push: PushInfo| {
@@ -118,13 +171,18 @@ impl Link {
             .set_pipeline_buffer_size(IN_FLIGHT_MAX)
             .set_push_sender(watch);
         let connect = || client.get_multiplexed_async_connection_with_config(&config);
-        let (requests, control) = tokio::try_join!(connect(), connect())
+        let (requests, mut control) = tokio::try_join!(connect(), connect())
             .map_err(|error| Trouble::Lost(error.to_string()))?;
+        let info = ask(&mut control, &redis::cmd("INFO"), CONNECT_TIMEOUT).await?;
+        let info: String = redis::from_redis_value(info)
+            .map_err(|error| Trouble::Strange(error.to_string()).at_connecting())?;
         Ok(Self {
             id,
-            lane: Lane::new(requests.clone(), names.clone(), limit),
+            lane: Lane::new(requests.clone(), names.clone(), (limit, clustered)),
             stores: requests,
             control,
+            server: Server::of(&info),
+            at: client.get_connection_info().addr().clone(),
             failures: Failures::default(),
             made: Instant::now(),
             in_flight: AtomicUsize::new(0),

@@ -4,10 +4,12 @@
 //! # Layout
 //!
 //! - this file: the tier as the cache sees it: look up, store, purge.
-//! - [`breaker`]: whether commands are sent at all; [`link`]: the connections, and what a command can end in; [`lane`]:
-//!   the look-ups of requests, gathered into one command.
-//! - [`keeper`]: the task behind: connects, catches up, notices what was missed, tells what could not be told.
-//! - [`pending`]: the purges that are yet to be told.
+//! - [`topology`]: where the servers are (one, a master that Sentinels name, a cluster); [`shard`]: which of them holds what.
+//! - [`breaker`]: whether commands are sent to one at all; [`link`]: the connections, and what a command can end in;
+//!   [`lane`]: the look-ups of requests, gathered into one command.
+//! - [`keeper`]: the tasks behind: connect, catch up, notice what was missed, tell what could not be told.
+//! - [`channel`]: what other nodes purge and store, heard at once.
+//! - [`pending`]: the purges that are yet to be told; [`journal`]: they outlive a restart.
 //! - [`scripts`] and the `.lua` files: what runs in Redis; [`names`]: what things are called there.
 //!
 //! # Law 4 in Redis
@@ -19,34 +21,45 @@
 //! anything come back to life.
 
 mod breaker;
+mod channel;
 mod counters;
+mod journal;
 mod keeper;
 mod lane;
 mod link;
 mod names;
 mod pending;
 mod scripts;
+mod shard;
+mod topology;
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use redis::{Client, IntoConnectionInfo as _, ProtocolVersion, Value};
+use redis::Value;
 use tokio::sync::{Notify, RwLock};
 use tokio_util::task::AbortOnDropHandle;
 
-use self::breaker::Breaker;
 pub use self::counters::Counters;
 use self::counters::count;
+use self::journal::Journal;
+use self::keeper::Untold;
 use self::link::{Link, Trouble};
 use self::names::{Names, generation_of};
-use self::pending::Pending;
+use self::pending::{Pending, Recent};
 use self::scripts::{Scripts, Storing};
+use self::shard::{Map, Shard};
+use self::topology::{Address, Topology};
+pub use self::topology::{Servers, Tls};
 use super::clock::Clock;
 use super::entry::Entry;
 use super::envelope;
+use super::freshness::millis;
 use super::generations::{Generations, Mode, Scope, Verdict};
 use super::tier::{Lease, Lookup, Purged, Put, SharedTier, TierHealth};
 use crate::key::{Key, Resource};
@@ -60,12 +73,18 @@ const VARIANTS_PAGE: usize = 1_000;
 /// How to reach Redis, and what the tier must know of the configuration.
 #[derive(Clone)]
 pub struct RedisSettings {
-    /// `redis://[user:password@]host:port/db`, or `redis+unix:///path`.
-    pub url: String,
+    /// Where the servers are.
+    pub servers: Servers,
+    /// For `rediss://`.
+    pub tls: Tls,
     /// What every key begins with: `[A-Za-z0-9._~:-]`, not empty.
     pub prefix: String,
     /// How long a command may take.
     pub timeout: Duration,
+    /// How long what this node knows is trusted while it cannot hear what others purge.
+    pub trust: Duration,
+    /// Where purges that could not be told are kept; none: in memory alone.
+    pub journal: Option<PathBuf>,
     /// The longest life any entry can have, in milliseconds: purges are remembered that long.
     pub longest_life_ms: u64,
 }
@@ -74,7 +93,9 @@ pub struct RedisSettings {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SetupError {
     /// The address does not parse, or needs what is not built in. Never shows the address: it may hold a password.
-    #[error("[redis] url: {reason}; write it as redis://[user:password@]host:port[/db]")]
+    #[error(
+        "[redis] url: {reason}; write it as redis://[user:password@]host:port[/db], rediss://… for TLS, or redis+unix:///path"
+    )]
     Url {
         /// What is wrong with it.
         reason: String,
@@ -87,38 +108,66 @@ pub enum SetupError {
     },
 }
 
-/// The tier. Dropping it ends its task and its connections.
-pub struct RedisTier {
-    shared: Arc<Shared>,
-    _keeper: AbortOnDropHandle<()>,
+/// What is done with what other nodes tell.
+pub struct Hooks {
+    /// Purges may have been missed: what is in memory must be dropped.
+    pub resync: Box<dyn Fn() + Send + Sync>,
+    /// Another node has stored an entry under the key of this text: an older copy of it must be dropped.
+    pub stored: Box<dyn Fn(&str) + Send + Sync>,
 }
 
-/// What the tier and its keeper share.
+/// The tier. Dropping it ends its tasks and its connections.
+pub struct RedisTier {
+    shared: Arc<Shared>,
+    _keepers: Vec<AbortOnDropHandle<()>>,
+}
+
+impl Drop for RedisTier {
+    fn drop(&mut self) {
+        // Their tasks hold what holds them.
+        for shard in self.shared.map.load().shards() {
+            drop(shard.tended.lock().take());
+        }
+    }
+}
+
+/// What the tier and its keepers share.
 struct Shared {
-    client: Client,
+    topology: Topology,
+    map: ArcSwap<Map>,
+    /// Rouses who keeps the map: a server was lost, or answered that it does not hold the key.
+    map_wanted: Arc<Notify>,
+    /// Another server holds the group.
+    regrouped: Notify,
+    /// This node, as it signs what it tells: 16 hexadecimal digits, new after every start.
+    node: String,
     names: Names,
     scripts: Scripts,
     timeout: Duration,
-    breaker: Breaker,
+    trust: Duration,
     generations: Arc<Generations>,
     clock: Arc<dyn Clock>,
     pending: Pending,
-    /// Rouses the keeper: the breaker opened, there is a purge to tell, or something looked lost.
+    journal: Option<Journal>,
+    recent: Recent,
+    /// Another server answers than before: what was told lately must be told again.
+    retell: AtomicBool,
+    /// Rouses the keeper: there is a purge to tell, or something looked lost.
     wake: Arc<Notify>,
     /// Held shared by purges on their way, and alone by the keeper while it compares and catches up.
     exchange: RwLock<()>,
-    /// The group's seq if nobody else purged; see `keeper`.
-    expected: AtomicU64,
+    /// The last seq of an unbroken row; see `keeper`.
+    heard_seq: AtomicU64,
     /// Redis's clock minus ours.
     offset_ms: AtomicI64,
     counters: Arc<Counters>,
-    on_resync: Box<dyn Fn() + Send + Sync>,
+    hooks: Hooks,
     links: AtomicU64,
 }
 
 impl RedisTier {
     /// A tier that connects by itself, now and after every outage. Redis need not be there: until it is, the tier is
-    /// unavailable. `on_resync` is called when purges may have been missed: what is in memory must be dropped then.
+    /// unavailable. Purges that a node of this storage directory kept and did not tell are taken over.
     ///
     /// Must be called within a tokio runtime.
     ///
@@ -128,40 +177,53 @@ impl RedisTier {
         settings: RedisSettings,
         generations: Arc<Generations>,
         clock: Arc<dyn Clock>,
-        on_resync: Box<dyn Fn() + Send + Sync>,
+        hooks: Hooks,
     ) -> Result<Arc<Self>, SetupError> {
-        let client = client(&settings.url)?;
+        let topology = Topology::new(&settings.servers, settings.tls)?;
         let readable = |c: char| c.is_ascii_alphanumeric() || ".-_~:".contains(c);
         if settings.prefix.is_empty() || !settings.prefix.chars().all(readable) {
             return Err(SetupError::Prefix {
                 prefix: settings.prefix,
             });
         }
+        generations.mirror(millis(settings.trust));
         let names = Names::new(&settings.prefix);
-        let counters = Arc::new(Counters::default());
-        let wake = Arc::new(Notify::new());
-        let rouse = Arc::clone(&wake);
+        let clustered = topology.is_cluster();
         let shared = Arc::new(Shared {
-            client,
+            topology,
+            map: ArcSwap::from_pointee(Map::unknown()),
+            map_wanted: Arc::default(),
+            regrouped: Notify::new(),
+            node: format!("{:016x}", rand::random::<u64>()),
             scripts: Scripts::new(names.clone(), settings.longest_life_ms),
             names,
             timeout: settings.timeout,
-            breaker: Breaker::new(Arc::clone(&counters), Box::new(move || rouse.notify_one())),
+            trust: settings.trust,
             generations,
             clock,
             pending: Pending::default(),
-            wake,
+            journal: settings.journal.as_deref().and_then(Journal::open),
+            recent: Recent::default(),
+            retell: AtomicBool::new(false),
+            wake: Arc::default(),
             exchange: RwLock::new(()),
-            expected: AtomicU64::new(0),
+            heard_seq: AtomicU64::new(0),
             offset_ms: AtomicI64::new(0),
-            counters,
-            on_resync,
+            counters: Arc::default(),
+            hooks,
             links: AtomicU64::new(1),
         });
-        let keeper = tokio::spawn(keeper::keep(Arc::clone(&shared)));
+        shared.recall();
+        if !clustered {
+            shared.map.store(Arc::new(Map::single(shared.shard(None))));
+        }
+        let mut keepers = vec![tokio::spawn(keeper::keep(Arc::clone(&shared)))];
+        if clustered {
+            keepers.push(tokio::spawn(keeper::keep_map(Arc::clone(&shared))));
+        }
         Ok(Arc::new(Self {
             shared,
-            _keeper: AbortOnDropHandle::new(keeper),
+            _keepers: keepers.into_iter().map(AbortOnDropHandle::new).collect(),
         }))
     }
 
@@ -169,20 +231,6 @@ impl RedisTier {
     pub fn counters(&self) -> &Arc<Counters> {
         &self.shared.counters
     }
-}
-
-/// A client that speaks RESP3 (needed to be told of a lost connection) and does not wait to fill packets.
-fn client(url: &str) -> Result<Client, SetupError> {
-    let fault = |error: redis::RedisError| SetupError::Url {
-        reason: error.to_string(),
-    };
-    let info = url.into_connection_info().map_err(fault)?;
-    let redis = info
-        .redis_settings()
-        .clone()
-        .set_protocol(ProtocolVersion::RESP3);
-    let tcp = info.tcp_settings().clone().set_nodelay(true);
-    Client::open(info.set_redis_settings(redis).set_tcp_settings(tcp)).map_err(fault)
 }
 
 impl SharedTier for RedisTier {
@@ -215,24 +263,120 @@ impl SharedTier for RedisTier {
     }
 
     fn health(&self) -> TierHealth {
+        let map = self.shared.map.load();
+        let lost: Vec<_> = map
+            .shards()
+            .iter()
+            .filter(|shard| shard.breaker.link().is_none())
+            .collect();
+        let error = match (map.group(), lost.as_slice()) {
+            (None, _) => Some("the map of the cluster is not known yet".to_owned()),
+            (Some(group), []) => group.breaker.error(),
+            (Some(_), [first, ..]) if map.layout().is_some() => {
+                let (of, at) = (map.shards().len(), first.at.as_ref());
+                let at = at.map(|(host, port)| format!("{host}:{port}"));
+                let error = first.breaker.error().unwrap_or_default();
+                let (lost, at) = (lost.len(), at.unwrap_or_default());
+                Some(format!(
+                    "{lost} of {of} servers are not to be had: {at}: {error}"
+                ))
+            }
+            (Some(_), [first, ..]) => first.breaker.error(),
+        };
         TierHealth {
-            available: self.shared.breaker.link().is_some(),
-            error: self.shared.breaker.error(),
+            available: self.shared.group_link().is_some(),
+            error,
             pending_purges: self.shared.pending.len(),
         }
     }
 }
 
 impl Shared {
+    /// A server that is not spoken to yet.
+    fn shard(&self, at: Option<Address>) -> Arc<Shard> {
+        let (wake, map_wanted) = (Arc::clone(&self.wake), Arc::clone(&self.map_wanted));
+        Shard::new(at, self.topology.moves(), &self.counters, move || {
+            wake.notify_one();
+            map_wanted.notify_one();
+        })
+    }
+
+    /// Takes over what was kept on disk.
+    fn recall(&self) {
+        let Some(journal) = &self.journal else {
+            return;
+        };
+        for (scope, mode) in journal.recall() {
+            let kept = self.pending.keep(&scope, mode, false);
+            self.generations
+                .raise(&kept.scope, kept.mode, self.clock.now_ms());
+        }
+    }
+
+    /// The connections to the server that holds the group; none while this node has not caught up with it.
+    fn group_link(&self) -> Option<Arc<Link>> {
+        self.map.load().group()?.breaker.link()
+    }
+
+    /// The connections to the server that holds a resource; none while it, or the one that holds the group, is away.
+    fn link_of(&self, resource: &Resource) -> Option<Arc<Link>> {
+        let map = self.map.load();
+        let shard = map.of_resource(resource)?;
+        if map.layout().is_some() {
+            map.group()?.breaker.link()?;
+        }
+        shard.breaker.link()
+    }
+
+    fn link_of_scope(&self, scope: &Scope) -> Option<Arc<Link>> {
+        match scope {
+            Scope::Resource(resource) => self.link_of(resource),
+            _ => self.group_link(),
+        }
+    }
+
+    /// The shard that is spoken to on this link.
+    fn with_shard_of(&self, link: &Link, act: impl FnOnce(&Shard)) {
+        let map = self.map.load();
+        let of = |shard: &&Arc<Shard>| {
+            let current = shard.breaker.link();
+            current.is_some_and(|current| current.id == link.id)
+        };
+        if let Some(shard) = map.shards().iter().find(of) {
+            act(shard);
+        }
+    }
+
+    /// Counts a failed command against the server it was sent to.
+    fn failed(&self, link: &Link, trouble: &Trouble) {
+        if matches!(trouble, Trouble::Moved(_)) {
+            self.map_wanted.notify_one();
+        }
+        self.with_shard_of(link, |shard| shard.breaker.failed(link, trouble));
+    }
+
+    /// A write went through.
+    fn wrote(&self, link: &Link) {
+        self.with_shard_of(link, |shard| shard.breaker.wrote());
+    }
+
     async fn look_up(&self, key: &Key) -> Lookup {
-        let Some(link) = self.breaker.link() else {
+        // Before the question is sent: what it finds is no older than this.
+        let as_of_ms = self.clock.now_ms();
+        // A record that may lack purges of tags and routes is no judge of what others have stored.
+        if self.generations.is_overdue(0, as_of_ms) {
+            return Lookup::Unavailable;
+        }
+        let Some(link) = self.link_of(key.resource()) else {
             return Lookup::Unavailable;
         };
         match link.look_up(key).await {
-            Ok((Some(entry), Some(generation))) => self.judge(key.text(), entry, &generation),
+            Ok((Some(entry), Some(generation))) => {
+                self.judge(key.text(), entry, &generation, as_of_ms)
+            }
             Ok(_) => self.miss(),
             Err(trouble) => {
-                self.breaker.failed(&link, &trouble);
+                self.failed(&link, &trouble);
                 match trouble {
                     // It is there, and answers.
                     Trouble::Strange(_) => Lookup::Absent,
@@ -248,7 +392,7 @@ impl Shared {
     }
 
     /// What an entry and the generation of its resource come to. The reader judges by the node's own record too.
-    fn judge(&self, key: &str, entry: Vec<u8>, generation: &[u8]) -> Lookup {
+    fn judge(&self, key: &str, entry: Vec<u8>, generation: &[u8], as_of_ms: u64) -> Lookup {
         // Before the entry is looked at: without a generation of this epoch it is dead whatever it is.
         let Some((epoch, generation)) = generation_of(generation) else {
             return self.miss();
@@ -258,20 +402,21 @@ impl Shared {
         }
         let offset_ms = self.offset_ms.load(Ordering::Relaxed);
         // `Bytes::from` takes the reply's buffer over; the body is a slice of it.
-        let entry = match envelope::decode(Bytes::from(entry), key, self.clock.now_ms(), offset_ms)
-        {
-            Ok(entry) => entry,
-            Err(foreign) => {
-                tracing::debug!(key, %foreign, "redis: a stored value is no entry");
-                count(&self.counters.foreign);
-                return Lookup::Absent;
-            }
-        };
+        let mut entry =
+            match envelope::decode(Bytes::from(entry), key, self.clock.now_ms(), offset_ms) {
+                Ok(entry) => entry,
+                Err(foreign) => {
+                    tracing::debug!(key, %foreign, "redis: a stored value is no entry");
+                    count(&self.counters.foreign);
+                    return Lookup::Absent;
+                }
+            };
         let verdict = generation.judge(entry.stamp.seq);
         if entry.stamp.epoch != epoch || verdict == Verdict::Dead {
             return self.miss();
         }
         count(&self.counters.hits);
+        entry.as_of_ms = as_of_ms;
         Lookup::Found(Arc::new(entry), verdict)
     }
 
@@ -282,7 +427,7 @@ impl Shared {
     /// numbered, and forgotten after the resynchronisation that follows its telling. So if the stamp was taken in
     /// between, then either the list is not empty here, or the stamp is not current below it.
     async fn put(&self, key: &Key, entry: &Entry) -> Put {
-        if !self.pending.is_empty() {
+        if self.pending.is_ahead() {
             return Put::Unavailable;
         }
         if !self.generations.is_current(entry.stamp) {
@@ -291,13 +436,14 @@ impl Shared {
         }
         // A request that has waited for Redis in vain does not wait for it again (law 6): as long as nothing was answered
         // since, only reads and the keeper find out whether it answers.
-        let Some(link) = self.breaker.link().filter(|link| !link.is_doubtful()) else {
+        let link = self.link_of(key.resource());
+        let Some(link) = link.filter(|link| !link.is_doubtful()) else {
             return Put::Unavailable;
         };
         match self.store(&link, key, entry).await {
             Ok(true) => {
                 count(&self.counters.stores);
-                self.breaker.wrote();
+                self.wrote(&link);
                 Put::Stored
             }
             Ok(false) => {
@@ -305,7 +451,7 @@ impl Shared {
                 Put::Refused
             }
             Err(trouble) => {
-                self.breaker.failed(&link, &trouble);
+                self.failed(&link, &trouble);
                 Put::Unavailable
             }
         }
@@ -323,7 +469,8 @@ impl Shared {
         }
         // Read from Redis and not from our record: should the resource's generation be gone, only what was loaded after
         // every purge that may have been in it is stored, and another node's may not have reached us.
-        let head = self.head(link, &link.stores).await?;
+        let group = self.group_link().ok_or(Trouble::Away)?;
+        let head = self.head(&group, &group.stores).await?;
         let stamp = entry.stamp;
         let Some((_, group_seq)) = head.filter(|(e, s)| *e == stamp.epoch && *s >= stamp.seq)
         else {
@@ -343,33 +490,64 @@ impl Shared {
     }
 
     async fn purge(&self, scope: &Scope, mode: Mode) -> Purged {
-        if let Some(link) = self.breaker.link() {
+        let mut numbered = None;
+        if let Some(link) = self.group_link() {
             // The keeper may hold the exchange for longer than a purge may take.
             let told = match tokio::time::timeout(self.timeout, self.exchange.read()).await {
                 Ok(_on_its_way) => self.tell(&link, scope, mode, self.timeout).await,
-                Err(_) => Err(Trouble::Crowded),
+                Err(_) => Err(Untold {
+                    numbered: None,
+                    trouble: Trouble::Crowded,
+                }),
             };
             match told {
-                Ok(seq) => return Purged { seq, shared: true },
-                Err(trouble) => self.breaker.failed(&link, &trouble),
+                Ok(reached) => {
+                    let told = (reached.seq, self.clock.now_ms());
+                    self.recent.remember(scope, mode, told);
+                    return Purged {
+                        seq: reached.seq,
+                        shared: true,
+                        nodes: Some(reached.nodes),
+                        replicas: reached.replicas,
+                        durable: true,
+                    };
+                }
+                Err(untold) => {
+                    self.failed(&link, &untold.trouble);
+                    numbered = untold.numbered;
+                }
             }
         }
         // Kept before it is numbered; see `put`. Whether Redis did it after all is not known: told again it does no harm.
-        let (kept, kept_mode) = self.pending.keep(scope, mode);
-        let seq = self
-            .generations
-            .raise(&kept, kept_mode, self.clock.now_ms());
+        let kept = self.pending.keep(scope, mode, numbered.is_some());
+        let seq = match numbered.filter(|_| kept.numbered) {
+            Some(numbered) => numbered.seq,
+            None => self
+                .generations
+                .raise(&kept.scope, kept.mode, self.clock.now_ms()),
+        };
+        // Before it is acknowledged: a node that is killed now tells it when it is back.
+        let durable = match &self.journal {
+            Some(journal) => journal.write(&self.pending).await,
+            None => false,
+        };
         self.wake.notify_one();
-        Purged { seq, shared: false }
+        Purged {
+            seq,
+            shared: false,
+            nodes: numbered.map(|numbered| numbered.nodes),
+            replicas: None,
+            durable,
+        }
     }
 
     async fn variants(&self, resource: &Resource) -> Vec<(String, Arc<Entry>)> {
         let mut found = Vec::new();
-        let Some(link) = self.breaker.link() else {
+        let Some(link) = self.link_of(resource) else {
             return found;
         };
         if let Err(trouble) = self.search(&link, resource, &mut found).await {
-            self.breaker.failed(&link, &trouble);
+            self.failed(&link, &trouble);
         }
         found
     }
@@ -406,7 +584,8 @@ impl Shared {
                 if let Value::Array(answer) = answer
                     && let Ok([Value::BulkString(entry), Value::BulkString(generation)]) =
                         <[Value; 2]>::try_from(answer)
-                    && let Lookup::Found(entry, _) = self.judge(key, entry, &generation)
+                    && let Lookup::Found(entry, _) =
+                        self.judge(key, entry, &generation, self.clock.now_ms())
                 {
                     found.push((key.to_owned(), entry));
                 }

@@ -15,15 +15,38 @@ pub(super) struct Names {
     pub(super) group: String,
     /// `PREFIX:e:`, which a key's text follows.
     pub(super) entry: String,
+    /// `PREFIX:push`: the channel on which nodes tell each other what changed.
+    pub(super) channel: String,
     /// `PREFIX:g:`, which a resource in braces follows.
     generation: String,
+}
+
+/// The hash slots of a cluster.
+pub(super) const SLOTS: usize = 16_384;
+
+/// What the name of the group is hashed by.
+const GROUP_TAG: &str = "g";
+
+/// The hash slot of a resource: of its text, which stands in braces in every name that concerns it.
+pub(super) fn slot_of(resource: &Resource) -> usize {
+    slot(resource.text())
+}
+
+/// The hash slot of the group.
+pub(super) fn group_slot() -> usize {
+    slot(GROUP_TAG)
+}
+
+fn slot(tag: &str) -> usize {
+    usize::from(crc16::State::<crc16::XMODEM>::calculate(tag.as_bytes())) % SLOTS
 }
 
 impl Names {
     pub(super) fn new(prefix: &str) -> Self {
         Self {
-            group: format!("{prefix}:{{g}}"),
+            group: format!("{prefix}:{{{GROUP_TAG}}}"),
             entry: format!("{prefix}:e:"),
+            channel: format!("{prefix}:push"),
             generation: format!("{prefix}:g:"),
         }
     }
@@ -120,10 +143,17 @@ pub(super) fn field(scope: &Scope, mode: Mode) -> String {
     }
 }
 
-/// What a field of the group says was purged, how and when; none for its own fields and for what no Larder wrote.
-pub(super) fn purge_of(field: &[u8], value: &[u8]) -> Option<(Scope, Generation)> {
-    let field = std::str::from_utf8(field).ok()?;
-    let (what, mode) = field.rsplit_once(':')?;
+/// What is purged, as the channel tells it: as the field of the group, and `o:` and its text for a resource.
+pub(super) fn told(scope: &Scope, mode: Mode) -> String {
+    match scope {
+        Scope::Resource(resource) => format!("o:{}:{}", resource.text(), mode_text(mode)),
+        _ => field(scope, mode),
+    }
+}
+
+/// What a text that [`told`] gave says; none for what no Larder wrote.
+pub(super) fn scope_of(told: &str) -> Option<(Scope, Mode)> {
+    let (what, mode) = told.rsplit_once(':')?;
     let decode = |text: &str| -> Option<std::sync::Arc<str>> {
         let decoded = percent_decode_str(text).decode_utf8().ok()?;
         Some(decoded.as_ref().into())
@@ -132,15 +162,22 @@ pub(super) fn purge_of(field: &[u8], value: &[u8]) -> Option<(Scope, Generation)
         None if what == "all" => Scope::All,
         Some(("r", pattern)) => Scope::Route(decode(pattern)?),
         Some(("t", tag)) => Scope::Tag(decode(tag)?),
+        Some(("o", text)) => Scope::Resource(Resource::from_text(text)),
         _ => return None,
     };
+    match mode {
+        "d" => Some((scope, Mode::Delete)),
+        "e" => Some((scope, Mode::Expire)),
+        _ => None,
+    }
+}
+
+/// What a field of the group says was purged, how and when; none for its own fields and for what no Larder wrote.
+pub(super) fn purge_of(field: &[u8], value: &[u8]) -> Option<(Scope, Generation)> {
+    let (scope, mode) = scope_of(std::str::from_utf8(field).ok()?)?;
     let seq = seq_of(value.split(|byte| *byte == b':').next()?)?;
     let mut generation = Generation::default();
-    match mode {
-        "d" => generation.delete = seq,
-        "e" => generation.expire = seq,
-        _ => return None,
-    }
+    generation.raise(mode, seq);
     Some((scope, generation))
 }
 
@@ -175,6 +212,28 @@ mod tests {
         ] {
             assert_eq!(purge_of(name.as_bytes(), value.as_bytes()), None, "{name}");
         }
+    }
+
+    #[test]
+    fn what_the_channel_tells_reads_back_as_it_was_told() {
+        let scopes = [
+            Scope::All,
+            Scope::Route("/data/{key}".into()),
+            Scope::Tag("a:b".into()),
+            Scope::Resource(Resource::new("/data/{key}", ["4:2", ""])),
+        ];
+        for scope in scopes {
+            for mode in [Mode::Delete, Mode::Expire] {
+                assert_eq!(scope_of(&told(&scope, mode)), Some((scope.clone(), mode)));
+            }
+        }
+    }
+
+    #[test]
+    fn slots_are_those_of_redis_cluster() {
+        // As `CLUSTER KEYSLOT` answers.
+        assert_eq!(slot("123456789"), 12_739);
+        assert_eq!(slot("foo"), 12_182);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 -- Takes the next number of the sequence, and writes it to a field unless what is purged has a key of its own.
+-- Tells every node in the same step, so that the order of what they hear is the order of the numbers.
 -- ARGV: 1 an epoch to begin with, 2 the node's own seq, 3 the field or nothing, 4 how long a purge matters (ms),
---       5 the most fields
+--       5 the most fields, 6 the channel, 7 what is purged
 
 local epoch, seq = read_group()
 if not epoch then
@@ -35,4 +36,6 @@ if ARGV[3] ~= '' then
     collapsed = 1
   end
 end
-return { epoch, digits(before), digits(seq), collapsed }
+local told = redis.call('PUBLISH', ARGV[6],
+  'p:' .. epoch .. ':' .. digits(before) .. ':' .. digits(seq) .. ':' .. collapsed .. ':' .. ARGV[7])
+return { epoch, digits(seq), collapsed, told }

@@ -7,7 +7,8 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Script, Value};
 
 use super::link::{Link, Trouble};
-use super::names::{Names, epoch_of, epoch_text, field, mode_text, purge_of, seq_of};
+use super::names::{Names, epoch_of, epoch_text, field, mode_text, purge_of, seq_of, told};
+use super::pending::Kept;
 use crate::cache::envelope::TIME_AT;
 use crate::cache::generations::{Generation, Mode, Scope, Stamp, new_epoch};
 use crate::key::{Key, Resource};
@@ -46,11 +47,11 @@ pub(super) struct Group {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Numbered {
     pub(super) epoch: u64,
-    /// The group's seq before it.
-    pub(super) before: u64,
     pub(super) seq: u64,
     /// There were too many purges to remember: everything up to this one counts as purged.
     pub(super) collapsed: bool,
+    /// Nodes that were listening.
+    pub(super) nodes: u64,
 }
 
 /// What a node knows of the group, for a reading that may have to begin a new epoch.
@@ -71,6 +72,20 @@ pub(super) struct Storing<'a> {
     pub(super) group_seq: u64,
     pub(super) life_ms: u64,
     pub(super) envelope: &'a [u8],
+}
+
+impl Group {
+    /// Whether it remembers a purge that was told, or one that came later and covers as much. A resource's is not here.
+    pub(super) fn holds(&self, told: &Kept) -> bool {
+        let mut all = self.generations.iter();
+        all.any(|(scope, generation)| {
+            let seq = match told.mode {
+                Mode::Delete => generation.delete,
+                Mode::Expire => generation.expire.max(generation.delete),
+            };
+            (*scope == told.scope || *scope == Scope::All) && seq >= told.seq
+        })
+    }
 }
 
 impl Scripts {
@@ -123,14 +138,16 @@ impl Scripts {
         own_seq: u64,
         limit: Duration,
     ) -> Result<Numbered, Trouble> {
-        let mut command = call(&self.purge, 1, 5, 256);
+        let mut command = call(&self.purge, 1, 7, 320);
         command
             .arg(&self.names.group)
             .arg(epoch_text(new_epoch()))
             .arg(own_seq)
             .arg(field(scope, mode))
             .arg(self.matters_ms)
-            .arg(self.fields_max);
+            .arg(self.fields_max)
+            .arg(&self.names.channel)
+            .arg(told(scope, mode));
         let answer = run(link, &link.control, &self.purge, &command, limit).await?;
         numbered_of(&answer).ok_or_else(|| strange(&self.names.group))
     }
@@ -240,24 +257,24 @@ fn group_of(answer: Value) -> Option<Group> {
     })
 }
 
-/// `[epoch, before, seq, collapsed]`.
+/// `[epoch, seq, collapsed, nodes]`.
 fn numbered_of(answer: &Value) -> Option<Numbered> {
     let Value::Array(answer) = answer else {
         return None;
     };
     let [
         Value::BulkString(epoch),
-        Value::BulkString(before),
         Value::BulkString(seq),
         Value::Int(collapsed),
+        Value::Int(nodes),
     ] = answer.as_slice()
     else {
         return None;
     };
     Some(Numbered {
         epoch: epoch_of(epoch)?,
-        before: seq_of(before)?,
         seq: seq_of(seq)?,
         collapsed: *collapsed == 1,
+        nodes: u64::try_from(*nodes).unwrap_or_default(),
     })
 }

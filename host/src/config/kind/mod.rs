@@ -10,9 +10,9 @@ mod scalar;
 use toml::de::DeValue;
 
 pub use name::{Digest, HeaderName, ParameterName, PluginName, Text, VariableName};
-pub use net::{Address, Endpoint, Network, Origin, RedisMode, RedisPrefix, RedisUrl, Token};
+pub use net::{Address, Endpoint, Mode, Network, Origin, RedisMode, RedisPrefix, RedisUrl, Token};
 pub use scalar::{
-    Access, Count, Directory, HeadSize, Period, Ratio, Room, Size, Switch, Timeout, Window,
+    Access, Count, Directory, File, HeadSize, Period, Ratio, Room, Size, Switch, Timeout, Window,
     WriteMode,
 };
 

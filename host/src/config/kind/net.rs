@@ -65,7 +65,7 @@ impl Scalar for Token {
     }
 }
 
-/// `redis://[user:password@]host[:port][/db]`
+/// `redis://[user:password@]host[:port][/db]`, `rediss://…` for TLS, or `redis+unix:///path[?db=…]`.
 #[derive(Debug)]
 pub struct RedisUrl;
 
@@ -77,26 +77,15 @@ impl Kind for RedisUrl {
 
 impl Scalar for RedisUrl {
     type Value = String;
-    const EXAMPLE: &'static str = "\"redis://[user:password@]host:6379[/database]\"";
+    const EXAMPLE: &'static str = "\"redis://[user:password@]host:6379[/database]\", the same with rediss:// for TLS, or \"redis+unix:///path/of/the/socket\"";
 
     /// The value may hold a password, so it is never quoted back.
     fn parse(text: &str) -> Result<String, Fault> {
         let bad = |why: &str| Fault::new(why, format!("write {}", Self::EXAMPLE));
         let url = Url::parse(text).map_err(|error| bad(&format!("it is not a URL: {error}")))?;
         match url.scheme() {
-            "redis" => {}
-            "rediss" => {
-                return Err(Fault::unbuilt(
-                    "TLS to Redis (rediss://)",
-                    "write redis:// and keep the connection on a trusted network or in a tunnel",
-                ));
-            }
-            "unix" | "redis+unix" => {
-                return Err(Fault::unbuilt(
-                    "a Unix socket to Redis (unix://)",
-                    "let Redis listen on a TCP port too and write redis://127.0.0.1:6379",
-                ));
-            }
+            "redis" | "rediss" => {}
+            "unix" | "redis+unix" => return socket(&url, bad).map(|()| text.to_owned()),
             scheme => return Err(bad(&format!("its scheme is {scheme:?}, not redis"))),
         }
         if url.host_str().is_none_or(str::is_empty) {
@@ -111,6 +100,27 @@ impl Scalar for RedisUrl {
         }
         Ok(text.to_owned())
     }
+}
+
+/// Judges the URL of a Unix socket: its path, and a query of what stands elsewhere in the others.
+fn socket(url: &Url, bad: impl Fn(&str) -> Fault) -> Result<(), Fault> {
+    if url.host_str().is_some_and(|host| !host.is_empty()) {
+        return Err(bad(
+            "it names a host before the path: three slashes follow the colon",
+        ));
+    }
+    if url.path().trim_start_matches('/').is_empty() {
+        return Err(bad("it names no socket"));
+    }
+    for (name, value) in url.query_pairs() {
+        match name.as_ref() {
+            "user" | "pass" => {}
+            "db" if value.parse::<u32>().is_ok() => {}
+            "db" => return Err(bad("its database is not a number")),
+            _ => return Err(bad("its query knows db, user and pass")),
+        }
+    }
+    Ok(())
 }
 
 /// What every key in Redis begins with.
@@ -140,27 +150,36 @@ impl Scalar for RedisPrefix {
     }
 }
 
-/// How many Redis servers there are. Only `single` exists in this version.
+/// How Redis is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// One server.
+    Single,
+    /// Keys spread over the masters of a Redis Cluster.
+    Cluster,
+    /// One master, which Sentinels name.
+    Sentinel,
+}
+
+/// `"single"`, `"cluster"` or `"sentinel"`.
 #[derive(Debug)]
 pub struct RedisMode;
 
 impl Kind for RedisMode {
     fn name() -> String {
-        "\"single\"".to_owned()
+        Self::EXAMPLE.to_owned()
     }
 }
 
 impl Scalar for RedisMode {
-    type Value = ();
-    const EXAMPLE: &'static str = "\"single\"";
+    type Value = Mode;
+    const EXAMPLE: &'static str = "\"single\", \"cluster\" or \"sentinel\"";
 
-    fn parse(text: &str) -> Result<(), Fault> {
+    fn parse(text: &str) -> Result<Mode, Fault> {
         match text {
-            "single" => Ok(()),
-            "cluster" | "sentinel" => Err(Fault::unbuilt(
-                format!("{text:?}"),
-                "write \"single\" or leave it out, and name one server in url",
-            )),
+            "single" => Ok(Mode::Single),
+            "cluster" => Ok(Mode::Cluster),
+            "sentinel" => Ok(Mode::Sentinel),
             _ => Err(Fault::new(
                 format!("{text:?} is not a way to run Redis"),
                 format!("write {}", Self::EXAMPLE),

@@ -322,6 +322,25 @@ impl Scalar for Directory {
     }
 }
 
+/// The path of a file.
+#[derive(Debug)]
+pub struct File;
+
+impl Kind for File {
+    fn name() -> String {
+        "file".to_owned()
+    }
+}
+
+impl Scalar for File {
+    type Value = PathBuf;
+    const EXAMPLE: &'static str = Directory::EXAMPLE;
+
+    fn parse(text: &str) -> Result<PathBuf, Fault> {
+        Directory::parse(text)
+    }
+}
+
 /// A route's `write`. Only `off` exists in this version.
 #[derive(Debug)]
 pub struct WriteMode;

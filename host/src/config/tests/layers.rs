@@ -101,7 +101,7 @@ fn a_bad_value_is_named_by_who_set_it() {
     overrides.set(
         "--redis",
         &setting::redis::url,
-        Some(OsString::from("rediss://h")),
+        Some(OsString::from("http://:geheim@h")),
     );
     let variables = [
         ("LARDER_ADMIN_LISTEN", "0.0.0.0:9"),
@@ -111,8 +111,9 @@ fn a_bad_value_is_named_by_who_set_it() {
     let (_, problems) = read("", &overrides, &variables);
     assert_eq!(
         render(&problems),
-        "error: --redis: TLS to Redis (rediss://) is not built yet in this version\n  \
-         remedy: write redis:// and keep the connection on a trusted network or in a tunnel\n\
+        "error: --redis: its scheme is \"http\", not redis\n  \
+         remedy: write \"redis://[user:password@]host:6379[/database]\", the same with rediss:// for TLS, or \
+         \"redis+unix:///path/of/the/socket\"\n\
          error: LARDER_ADMIN_LISTEN: 0.0.0.0:9 is not loopback, and no token protects it: anybody who can reach it could \
          purge and reload\n  \
          remedy: set token in [admin] (or LARDER_ADMIN_TOKEN), or listen on \"127.0.0.1:9\"\n\

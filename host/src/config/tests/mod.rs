@@ -120,7 +120,10 @@ fn the_example_of_the_documentation_is_read_whole() {
     assert_eq!(config.admin.token.as_deref(), Some("s3cret"));
     assert_eq!(config.memory.capacity, 0);
     let redis = config.redis.as_ref().unwrap();
-    assert_eq!(redis.url, "redis://:pw@127.0.0.1:6390/2");
+    assert_eq!(
+        redis.servers,
+        RedisServers::Single("redis://:pw@127.0.0.1:6390/2".into())
+    );
     assert_eq!(redis.prefix, "app:larder");
     assert_eq!(redis.timeout, Duration::from_millis(50));
     assert_eq!(config.plugins.dir, here.join("../components"));

@@ -345,7 +345,7 @@ url = "http://u:secret@h"
 "##,
         r##"
 error: larder.toml:2: url of [redis]: its scheme is "http", not redis
-  remedy: write "redis://[user:password@]host:6379[/database]"
+  remedy: write "redis://[user:password@]host:6379[/database]", the same with rediss:// for TLS, or "redis+unix:///path/of/the/socket"
 "##,
     );
     check(
@@ -355,7 +355,7 @@ url = "localhost"
 "##,
         r##"
 error: larder.toml:2: url of [redis]: it is not a URL: relative URL without a base
-  remedy: write "redis://[user:password@]host:6379[/database]"
+  remedy: write "redis://[user:password@]host:6379[/database]", the same with rediss:// for TLS, or "redis+unix:///path/of/the/socket"
 "##,
     );
     check(
@@ -365,7 +365,7 @@ url = "redis:///0"
 "##,
         r##"
 error: larder.toml:2: url of [redis]: it names no host
-  remedy: write "redis://[user:password@]host:6379[/database]"
+  remedy: write "redis://[user:password@]host:6379[/database]", the same with rediss:// for TLS, or "redis+unix:///path/of/the/socket"
 "##,
     );
     check(
@@ -375,7 +375,7 @@ url = "redis://u:secret@h/x"
 "##,
         r##"
 error: larder.toml:2: url of [redis]: its database is not a number
-  remedy: write "redis://[user:password@]host:6379[/database]"
+  remedy: write "redis://[user:password@]host:6379[/database]", the same with rediss:// for TLS, or "redis+unix:///path/of/the/socket"
 "##,
     );
     check(
@@ -385,7 +385,7 @@ url = "redis://u:secret@h:99999"
 "##,
         r##"
 error: larder.toml:2: url of [redis]: it is not a URL: invalid port number
-  remedy: write "redis://[user:password@]host:6379[/database]"
+  remedy: write "redis://[user:password@]host:6379[/database]", the same with rediss:// for TLS, or "redis+unix:///path/of/the/socket"
 "##,
     );
     check(
@@ -395,7 +395,7 @@ url = "redis://h?protocol=resp3"
 "##,
         r##"
 error: larder.toml:2: url of [redis]: it has a query or a fragment, which mean nothing here
-  remedy: write "redis://[user:password@]host:6379[/database]"
+  remedy: write "redis://[user:password@]host:6379[/database]", the same with rediss:// for TLS, or "redis+unix:///path/of/the/socket"
 "##,
     );
     check(
@@ -410,18 +410,79 @@ error: larder.toml:1: [redis] does not say where Redis is
 error: larder.toml:2: prefix of [redis]: "a{b}" cannot begin a key
   remedy: write at most 128 letters, digits and .:_~-, such as "larder"
 error: larder.toml:3: mode of [redis]: "sentinal" is not a way to run Redis
-  remedy: write "single"
+  remedy: write "single", "cluster" or "sentinel"
 "##,
     );
+}
+
+#[test]
+fn redis_servers_are_what_their_mode_needs() {
+    check(
+        r##"
+[redis]
+urls = ["redis://a", "redis://b"]
+"##,
+        r##"
+error: larder.toml:2: urls of [redis]: several servers are a cluster, or Sentinels
+  remedy: write mode = "cluster" or mode = "sentinel", or name one server in url
+"##,
+    );
+    check(
+        r##"
+[redis]
+mode = "cluster"
+url = "redis://a"
+urls = ["redis://b"]
+"##,
+        r##"
+error: larder.toml:4: urls of [redis]: it stands beside url, and of a cluster either names servers
+  remedy: put them all into urls
+"##,
+    );
+    check(
+        r##"
+[redis]
+mode = "sentinel"
+url = "redis://mymaster"
+"##,
+        r##"
+error: larder.toml:2: mode of [redis]: with Sentinels both url and urls are needed
+  remedy: write url = "redis://[user:password@]NAME", where NAME is the master's name, and urls = ["redis://host:26379", …], the Sentinels
+"##,
+    );
+    check(
+        r##"
+[redis]
+url = "rediss://h"
+cert = "mine.pem"
+"##,
+        r##"
+error: larder.toml:3: cert of [redis]: it means nothing without key
+  remedy: write key too: a certificate and its private key belong together
+"##,
+    );
+    for (url, why) in [
+        ("redis+unix://", "it names no socket"),
+        (
+            "redis+unix://tmp/s",
+            "it names a host before the path: three slashes follow the colon",
+        ),
+        ("redis+unix:///s?db=x", "its database is not a number"),
+        ("redis+unix:///s?pas=x", "its query knows db, user and pass"),
+    ] {
+        check(
+            &format!("\n[redis]\nurl = \"{url}\"\n"),
+            &format!(
+                "\nerror: larder.toml:2: url of [redis]: {why}\n  remedy: write \"redis://[user:password@]host:6379[/database]\", the same with rediss:// for TLS, or \"redis+unix:///path/of/the/socket\"\n"
+            ),
+        );
+    }
 }
 
 #[test]
 fn what_is_not_built_yet_is_refused_and_never_ignored() {
     check(
         r##"
-[redis]
-mode = "cluster"
-urls = ["redis://a", "redis://b"]
 [writes]
 queue = "disk"
 [[routes]]
@@ -438,36 +499,12 @@ loader = "demo"
 write = "off"
 "##,
         r##"
-error: larder.toml:2: mode of [redis]: "cluster" is not built yet in this version
-  remedy: write "single" or leave it out, and name one server in url
-error: larder.toml:3: urls of [redis] is not built yet in this version
-  remedy: name one server in url, without mode
-error: larder.toml:4: [writes] is not built yet in this version
+error: larder.toml:1: [writes] is not built yet in this version
   remedy: remove it; reads are served, and PUT and DELETE are answered with 405
-error: larder.toml:9: write of [[routes]]: "through" is not built yet in this version
+error: larder.toml:6: write of [[routes]]: "through" is not built yet in this version
   remedy: write "off" or leave it out: PUT and DELETE are then answered with 405
-error: larder.toml:13: write of [[routes]]: "of" is not a way to write
+error: larder.toml:10: write of [[routes]]: "of" is not a way to write
   remedy: write "off"
-"##,
-    );
-    check(
-        r##"
-[redis]
-url = "rediss://u:secret@h"
-"##,
-        r##"
-error: larder.toml:2: url of [redis]: TLS to Redis (rediss://) is not built yet in this version
-  remedy: write redis:// and keep the connection on a trusted network or in a tunnel
-"##,
-    );
-    check(
-        r##"
-[redis]
-url = "unix:///tmp/x"
-"##,
-        r##"
-error: larder.toml:2: url of [redis]: a Unix socket to Redis (unix://) is not built yet in this version
-  remedy: let Redis listen on a TCP port too and write redis://127.0.0.1:6379
 "##,
     );
 }

@@ -23,6 +23,8 @@ const ROUTE: &str = "/data/{key}";
 const TIMEOUT: Duration = Duration::from_millis(500);
 /// How soon after healing the tier must work again: the two seconds of the specification, and what a busy machine adds.
 const HEALED_WITHIN: Duration = Duration::from_secs(5);
+/// How long a node that hears nothing is trusted.
+const TRUST: Duration = Duration::from_secs(1);
 
 /// One node: its record, its tier, and how often its memory was to be dropped.
 struct Node {
@@ -40,18 +42,24 @@ impl Node {
         let resyncs = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&resyncs);
         let settings = RedisSettings {
-            url: server.url(),
+            servers: Servers::Single(server.url()),
+            tls: Tls::default(),
             prefix: "larder".into(),
             timeout: TIMEOUT,
+            trust: TRUST,
+            journal: None,
             longest_life_ms: 3_600_000,
         };
         let tier = RedisTier::start(
             settings,
             Arc::clone(&generations),
             Arc::clone(&clock) as Arc<dyn Clock>,
-            Box::new(move || {
-                counted.fetch_add(1, Ordering::SeqCst);
-            }),
+            Hooks {
+                resync: Box::new(move || {
+                    counted.fetch_add(1, Ordering::SeqCst);
+                }),
+                stored: Box::new(|_| ()),
+            },
         )
         .unwrap();
         Self {
@@ -115,6 +123,7 @@ impl Node {
             },
             stamp,
             checked: Checked::default(),
+            as_of_ms: self.clock.now_ms(),
         })
     }
 
