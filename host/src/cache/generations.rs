@@ -294,6 +294,22 @@ impl Generations {
         verdict
     }
 
+    /// The seq of the last purge that covers a key, of either mode; 0 if none does.
+    pub fn covering_seq(&self, covered: Covered<'_>) -> u64 {
+        let of = |generation: Generation| generation.delete.max(generation.expire);
+        let scopes = self.scopes.read();
+        let mut seq = of(*self.all.read());
+        let keys = [
+            ScopeKey::route(covered.route),
+            ScopeKey::resource(covered.resource),
+        ];
+        let tags = covered.tags.iter().map(|tag| ScopeKey::tag(tag));
+        for key in keys.into_iter().chain(tags) {
+            seq = seq.max(scopes.get(&key).copied().map_or(0, of));
+        }
+        seq
+    }
+
     /// Purges on this node: `seq += 1; generation[scope] = seq`. Returns the new seq.
     pub fn raise(&self, scope: &Scope, mode: Mode, now_ms: u64) -> u64 {
         let mut history = self.purging.lock();

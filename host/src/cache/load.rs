@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::entry::{Content, Entry, EntryKind};
 use super::failures::Remembered;
 use super::flight::{FlightResult, Loaded, LoadedBy};
 use super::freshness::{Freshness, Times, jittered, millis};
 use super::generations::{Checked, Stamp, Verdict};
+use super::lease::Taken;
 use super::memory::Mark;
 use super::path::Ask;
 use super::source::{Outcome, Question};
-use super::tier::{Lookup, Put};
+use super::tier::Put;
 use super::{Cache, Link};
 use crate::error::{Failure, FailureKind, Origin};
 use crate::key::Visibility;
@@ -23,29 +24,28 @@ pub(super) struct Known {
 }
 
 impl Cache {
-    /// Flies once. `stamp` was noted before this began.
+    /// Flies once. `stamp` was noted before this began; `asked` is when the shared tier was asked in vain, if it answered.
     pub(super) async fn fly(
         &self,
         ask: &Ask,
         stamp: Stamp,
         known: Option<Known>,
-        shared_answers: bool,
+        asked: Option<Instant>,
     ) -> FlightResult {
         let counters = &ask.binding.counters;
         // Another flight may have landed between the leader's look-up and its boarding (see `flight`).
-        if let Some(entry) = self.stored_meanwhile(ask, shared_answers).await {
-            counters.loads_earlier.fetch_add(1, Ordering::Relaxed);
-            return Ok(Loaded {
-                entry,
-                stored: false,
-                by: LoadedBy::Earlier,
-            });
+        if let Some(entry) = self.stored_meanwhile(ask) {
+            return Ok(self.earlier(ask, entry));
         }
         // Without an answer from the shared tier a moment ago there is no use in waiting for it again.
-        let shared = self.shared.as_ref().filter(|_| shared_answers);
-        let lease = match shared {
-            Some(shared) => shared.lease(&ask.key).await,
-            None => None,
+        let shared = self.shared.as_ref().zip(asked);
+        let (lease, stamp) = match shared {
+            None => (None, stamp),
+            Some((shared, asked)) => match self.take_lease(ask, shared, asked).await {
+                Taken::Loaded(entry) => return Ok(self.earlier(ask, entry)),
+                Taken::Lease(lease, stamp) => (Some(lease), stamp),
+                Taken::Alone(stamp) => (None, stamp),
+            },
         };
         match self.ask_chain(ask, stamp, known.as_ref()).await {
             Ok((entry, by)) => {
@@ -59,7 +59,7 @@ impl Cache {
                 let entry = Arc::new(entry);
                 let mark = self.memory.mark();
                 let put = match (shared, &lease) {
-                    (Some(shared), Some(lease)) if self.may_store(ask, &entry) => {
+                    (Some((shared, _)), Some(lease)) if self.may_store(ask, &entry) => {
                         Some(shared.put(&ask.key, &entry, lease).await)
                     }
                     _ => None,
@@ -76,21 +76,21 @@ impl Cache {
         }
     }
 
-    async fn stored_meanwhile(&self, ask: &Ask, shared_answers: bool) -> Option<Arc<Entry>> {
-        let fresh = |entry: Arc<Entry>, by_tier: Verdict| {
-            let (verdict, freshness) = self.judge(&ask.binding, &ask.key, &entry);
-            let fresh = verdict.max(by_tier) == Verdict::Alive
-                && matches!(freshness, Freshness::Fresh { .. });
-            fresh.then_some(entry)
-        };
-        if self.memory.is_on() {
-            return fresh(self.memory.get(&ask.key)?, Verdict::Alive);
+    fn earlier(&self, ask: &Ask, entry: Arc<Entry>) -> Loaded {
+        let counters = &ask.binding.counters;
+        counters.loads_earlier.fetch_add(1, Ordering::Relaxed);
+        Loaded {
+            entry,
+            stored: false,
+            by: LoadedBy::Earlier,
         }
-        let shared = self.shared.as_ref().filter(|_| shared_answers)?;
-        match shared.get(&ask.key).await {
-            Lookup::Found(entry, by_tier) => fresh(entry, by_tier),
-            Lookup::Absent | Lookup::Unavailable => None,
-        }
+    }
+
+    fn stored_meanwhile(&self, ask: &Ask) -> Option<Arc<Entry>> {
+        let entry = self.memory.get(&ask.key)?;
+        let (verdict, freshness) = self.judge(&ask.binding, &ask.key, &entry);
+        let fresh = verdict == Verdict::Alive && matches!(freshness, Freshness::Fresh { .. });
+        fresh.then_some(entry)
     }
 
     /// Puts the entry into the memory tier unless a purge overtook the load. Returns whether any tier holds it.

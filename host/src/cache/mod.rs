@@ -17,6 +17,7 @@ mod failures;
 pub mod flight;
 pub mod freshness;
 pub mod generations;
+mod lease;
 mod load;
 pub mod memory;
 mod path;

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use super::entry::{Entry, EntryKind};
 use super::flight::{Boarding, Flight, FlightGuard, FlightResult, Loaded, LoadedBy, overloaded};
@@ -155,14 +156,14 @@ impl Cache {
         }
 
         // Shared tier. Its trouble is not the request's trouble (law 6).
-        let mut shared_answers = false;
+        let mut asked = None;
         if let Some(shared) = &self.shared {
-            let mark = self.memory.mark();
+            let (mark, now) = (self.memory.mark(), Instant::now());
             match shared.get(&ask.key).await {
                 Lookup::Unavailable => {}
-                Lookup::Absent => shared_answers = true,
+                Lookup::Absent => asked = Some(now),
                 Lookup::Found(entry, by_tier) => {
-                    shared_answers = true;
+                    asked = Some(now);
                     let (verdict, freshness) = self.judge_both(ask, &entry, by_tier);
                     if let Freshness::Fresh { left_ms } = freshness {
                         self.memory.insert_unless_dropped(mark, &ask.key, &entry);
@@ -198,7 +199,7 @@ impl Cache {
             } = self.judge_held(ask, held)
         {
             match failure {
-                None => self.refresh_behind(ask, held, shared_answers),
+                None => self.refresh_behind(ask, held, asked),
                 // Nothing is reloaded behind: it is given because the load failed, and says so.
                 Some(failure) if if_error => {
                     return self.failed(ask, candidate.as_ref(), failure, forward);
@@ -227,7 +228,7 @@ impl Cache {
             let failure = Arc::new(overloaded("too-many-waiters", message));
             return self.failed(ask, candidate.as_ref(), failure, forward);
         };
-        self.load_in_foreground(ask, candidate, forward, arrival, shared_answers)
+        self.load_in_foreground(ask, candidate, forward, arrival, asked)
             .await
     }
 
@@ -238,7 +239,7 @@ impl Cache {
         candidate: Option<Candidate>,
         forward: Forward,
         arrival: u64,
-        shared_answers: bool,
+        asked: Option<Instant>,
     ) -> Answer {
         loop {
             let (flight, collapsed) = match self.board(ask) {
@@ -246,10 +247,9 @@ impl Cache {
                     return self.failed(ask, candidate.as_ref(), Arc::new(failure), forward);
                 }
                 Ok(Boarding::Join(flight)) => (flight, true),
-                Ok(Boarding::Lead(guard)) => (
-                    self.take_off(ask, candidate.as_ref(), guard, shared_answers),
-                    false,
-                ),
+                Ok(Boarding::Lead(guard)) => {
+                    (self.take_off(ask, candidate.as_ref(), guard, asked), false)
+                }
             };
             let result = match self.wait(ask, &flight, candidate.as_ref()).await {
                 Ok(result) => result,
@@ -331,9 +331,9 @@ impl Cache {
     }
 
     /// Starts a reload that nobody waits for, unless one is in the air or the bound on loads is reached.
-    fn refresh_behind(self: &Arc<Self>, ask: &Ask, held: &Candidate, shared_answers: bool) {
+    fn refresh_behind(self: &Arc<Self>, ask: &Ask, held: &Candidate, asked: Option<Instant>) {
         if let Ok(Boarding::Lead(guard)) = self.board(ask) {
-            self.take_off(ask, Some(held), guard, shared_answers);
+            self.take_off(ask, Some(held), guard, asked);
         }
     }
 
@@ -353,7 +353,7 @@ impl Cache {
         ask: &Ask,
         held: Option<&Candidate>,
         guard: FlightGuard,
-        shared_answers: bool,
+        asked: Option<Instant>,
     ) -> Arc<Flight> {
         let flight = Arc::clone(guard.flight());
         // Judged now that the flight has its stamp: a purge may have come while a tier was asked, and a 304 to a
@@ -365,9 +365,7 @@ impl Cache {
             });
         let (cache, ask) = (Arc::clone(self), ask.clone());
         tokio::spawn(async move {
-            let result = cache
-                .fly(&ask, guard.flight().stamp, known, shared_answers)
-                .await;
+            let result = cache.fly(&ask, guard.flight().stamp, known, asked).await;
             guard.land(result);
         });
         flight
@@ -476,7 +474,7 @@ impl Cache {
         }
     }
 
-    fn covered<'a>(&self, ask: &'a Ask) -> Covered<'a> {
+    pub(super) fn covered<'a>(&self, ask: &'a Ask) -> Covered<'a> {
         Covered {
             route: &ask.binding.route,
             resource: ask.key.resource(),

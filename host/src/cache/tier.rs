@@ -4,11 +4,13 @@
 //! timeout.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
 use super::entry::Entry;
-use super::generations::{Mode, Scope, Verdict};
+use super::generations::{Mode, Scope, Stamp, Verdict};
 use crate::key::{Key, Resource};
 
 /// What a look-up in the shared tier gave.
@@ -50,12 +52,53 @@ pub struct Purged {
     pub durable: bool,
 }
 
-/// The right to store what one flight loads. With one node it is granted to every flight; the owner token and its
-/// renewal come with several nodes, and every store already passes through it.
-#[derive(Clone, Debug)]
+/// How long a lease stands after it was last renewed: so long a node that died holds up the others.
+pub const LIVENESS: Duration = Duration::from_secs(1);
+
+/// The right of one flight, of all nodes, to store what it loads. Given back when it is dropped.
 pub struct Lease {
     /// Who holds it.
     pub token: u64,
+    /// It has ended with a store, and need not be given back.
+    pub ended: Arc<AtomicBool>,
+    /// Renews it, and gives it back.
+    pub guard: Box<dyn Send + Sync>,
+}
+
+/// Who asks for a lease.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim {
+    /// Of the load that would begin with it.
+    pub stamp: Stamp,
+    /// The seq of the last purge that covers the key, as far as is known: a lease of a load that began before it is taken
+    /// over.
+    pub least_seq: u64,
+}
+
+/// What became of the attempt to take a lease.
+pub enum Leasing {
+    /// It is given.
+    Granted {
+        /// To store with.
+        lease: Lease,
+        /// How long ago the entry that is in the tier was stored; none if there is none.
+        stored_ago: Option<Duration>,
+    },
+    /// Another flight has it. Ends with its lease.
+    Held(BoxFuture<'static, Ended>),
+    /// The tier is not to be had now.
+    Unavailable,
+}
+
+/// How a lease ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// With a store.
+    Stored,
+    /// Given back, with nothing stored.
+    GivenBack,
+    /// Nobody told.
+    Unknown,
 }
 
 /// The health of the shared tier, for `/readyz` and the metrics.
@@ -74,8 +117,8 @@ pub trait SharedTier: Send + Sync {
     /// Reads an entry and the generation of its resource in one step.
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Lookup>;
 
-    /// The right to store what is about to be loaded. Taken before the load's stamp.
-    fn lease<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Option<Lease>>;
+    /// The right to store what is about to be loaded.
+    fn lease<'a>(&'a self, key: &'a Key, claim: Claim) -> BoxFuture<'a, Leasing>;
 
     /// Stores an entry if its lease still stands and its resource was not purged since its stamp; says how long it
     /// lives by `entry.times.life_ms()`.

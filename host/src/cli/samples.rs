@@ -83,6 +83,16 @@ pub(super) fn samples(
                     read(&counts.foreign),
                 ),
                 counter(
+                    "lease_waits",
+                    "Loads that waited for another node's",
+                    read(&counts.lease_waits),
+                ),
+                counter(
+                    "leases_lost",
+                    "Leases that were lost while their load ran",
+                    read(&counts.leases_lost),
+                ),
+                counter(
                     "redis_errors",
                     "Redis commands that failed",
                     read(&counts.errors),

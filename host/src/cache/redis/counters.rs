@@ -19,6 +19,10 @@ pub struct Counters {
     pub stores: AtomicU64,
     /// Entries that were not stored because a purge came before them.
     pub stores_refused: AtomicU64,
+    /// Flights that waited for another's lease.
+    pub lease_waits: AtomicU64,
+    /// Leases that were lost while their load ran.
+    pub leases_lost: AtomicU64,
     /// How often the breaker opened.
     pub breaker_opens: AtomicU64,
     /// How often the mirror was reread because something was missed.

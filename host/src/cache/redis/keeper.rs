@@ -36,6 +36,8 @@ use super::pending::Kept;
 use super::scripts::{Group, Known, Numbered};
 use super::shard::{Map, Shard};
 use crate::cache::generations::{Mode, Scope};
+use crate::cache::tier::Ended;
+use crate::key::Resource;
 
 /// The breaker stays open at least this long, and the pause doubles from here…
 const PAUSE_MIN: Duration = Duration::from_millis(250);
@@ -47,6 +49,8 @@ const SETTLED: Duration = Duration::from_secs(1);
 const PATIENCE_MIN: Duration = Duration::from_millis(500);
 /// Purges that keep arriving while the kept ones are told are told too, but not for ever.
 const ROUNDS_MAX: usize = 16;
+/// How often Redis is asked whether it is there, while somebody waits for a word.
+const DOUBT_EVERY: Duration = Duration::from_millis(50);
 /// Words taken in before anything else is looked at.
 const WORDS_MAX: usize = 1024;
 /// The map of a cluster is asked for this often when nothing is wrong…
@@ -244,6 +248,10 @@ impl Shared {
         let mut tick = interval(self.ask_every());
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tick.tick().await;
+        // While somebody waits for a word, that none comes must not be because Redis is gone: the wait would be added to
+        // the request (law 6).
+        let mut doubt = interval(DOUBT_EVERY);
+        doubt.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let Some(link) = shard.breaker.link() else {
                 return;
@@ -252,6 +260,7 @@ impl Shared {
                 word = channel.next() => self.hear_all(word, &mut channel),
                 _ = tick.tick() => self.check(&link, &mut channel).await,
                 () = self.wake.notified() => self.check(&link, &mut channel).await,
+                _ = doubt.tick(), if self.waiters.any() => self.still_answers(&link).await,
                 () = shard.opened.notified() => Ok(()),
             };
             if let Err(trouble) = step {
@@ -261,6 +270,17 @@ impl Shared {
                 self.wake.notify_one();
             }
         }
+    }
+
+    /// Whether Redis answers within the time that a request waits for it. If not, nobody waits for its word.
+    async fn still_answers(&self, link: &Link) -> Result<(), Trouble> {
+        let answer = link
+            .ask(&link.control, &redis::cmd("PING"), self.timeout)
+            .await;
+        if answer.is_err() {
+            self.waiters.wake_all();
+        }
+        answer.map(|_| ())
     }
 
     /// How often the question is asked that proves the channel whole.
@@ -274,7 +294,7 @@ impl Shared {
     }
 
     /// Asks whether all was heard, and catches up if not or if there are purges to tell.
-    async fn check(&self, link: &Link, channel: &mut Channel) -> Result<(), Trouble> {
+    async fn check(&self, link: &Arc<Link>, channel: &mut Channel) -> Result<(), Trouble> {
         self.generations.prune(
             self.clock
                 .now_ms()
@@ -355,8 +375,10 @@ impl Shared {
                 if node != self.node {
                     (self.hooks.stored)(&key);
                 }
+                self.waiters.wake(&key, Ended::Stored);
             }
-            Word::Released { .. } | Word::Other => {}
+            Word::Released { key, .. } => self.waiters.wake(&key, Ended::GivenBack),
+            Word::Other => {}
             Word::Gone => return Err(Trouble::Lost("the push channel was closed".into())),
         }
         Ok(true)
@@ -389,7 +411,7 @@ impl Shared {
     ///
     /// The group is read first: a purge would raise a seq that went back, and hide that it did. It is read again after
     /// the telling, so that loads which began before are not stored (see `put`), and only then are the purges forgotten.
-    async fn synchronise(&self, link: &Link, channel: &mut Channel) -> Result<(), Trouble> {
+    async fn synchronise(&self, link: &Arc<Link>, channel: &mut Channel) -> Result<(), Trouble> {
         let patience = self.patience();
         let mut told: Vec<Kept> = Vec::new();
         for _ in 0..ROUNDS_MAX {
@@ -469,7 +491,7 @@ impl Shared {
     /// refused.
     pub(super) async fn tell(
         &self,
-        link: &Link,
+        link: &Arc<Link>,
         scope: &Scope,
         mode: Mode,
         limit: Duration,
@@ -487,7 +509,7 @@ impl Shared {
         let mut last = None;
         if let Scope::Resource(resource) = scope {
             let raised = async {
-                let holder = self.link_of(resource).ok_or(Trouble::Away)?;
+                let holder = self.holder(link, resource).ok_or(Trouble::Away)?;
                 let raised = self.scripts.raise(&holder, resource, mode, numbered, limit);
                 // Told to the server of the resource, whose trouble is not that of the group's.
                 if let Err(trouble) = raised.await {
@@ -533,6 +555,16 @@ impl Shared {
             nodes: numbered.nodes,
             replicas: copied,
         })
+    }
+
+    /// The connections to the server that holds a resource. That of the group is spoken to before requests are let in.
+    fn holder(&self, group: &Arc<Link>, resource: &Resource) -> Option<Arc<Link>> {
+        let map = self.map.load();
+        let (holder, of_group) = (map.of_resource(resource)?, map.group()?);
+        if Arc::ptr_eq(holder, of_group) {
+            return Some(Arc::clone(group));
+        }
+        holder.breaker.link()
     }
 
     /// Writes a purge that Redis has numbered into this node's record.

@@ -7,6 +7,7 @@
 //! - [`topology`]: where the servers are (one, a master that Sentinels name, a cluster); [`shard`]: which of them holds what.
 //! - [`breaker`]: whether commands are sent to one at all; [`link`]: the connections, and what a command can end in;
 //!   [`lane`]: the look-ups of requests, gathered into one command.
+//! - [`lease`]: who loads, of all nodes; [`waiters`]: who waits for that.
 //! - [`keeper`]: the tasks behind: connect, catch up, notice what was missed, tell what could not be told.
 //! - [`channel`]: what other nodes purge and store, heard at once.
 //! - [`pending`]: the purges that are yet to be told; [`journal`]: they outlive a restart.
@@ -26,12 +27,14 @@ mod counters;
 mod journal;
 mod keeper;
 mod lane;
+mod lease;
 mod link;
 mod names;
 mod pending;
 mod scripts;
 mod shard;
 mod topology;
+mod waiters;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -56,12 +59,13 @@ use self::scripts::{Scripts, Storing};
 use self::shard::{Map, Shard};
 use self::topology::{Address, Topology};
 pub use self::topology::{Servers, Tls};
+use self::waiters::Waiters;
 use super::clock::Clock;
 use super::entry::Entry;
 use super::envelope;
 use super::freshness::millis;
 use super::generations::{Generations, Mode, Scope, Verdict};
-use super::tier::{Lease, Lookup, Purged, Put, SharedTier, TierHealth};
+use super::tier::{Claim, Lease, Leasing, Lookup, Purged, Put, SharedTier, TierHealth};
 use crate::key::{Key, Resource};
 
 /// Variants of a resource that are listed at most.
@@ -161,6 +165,8 @@ struct Shared {
     /// Redis's clock minus ours.
     offset_ms: AtomicI64,
     counters: Arc<Counters>,
+    /// Who waits for a lease of another node.
+    waiters: Arc<Waiters>,
     hooks: Hooks,
     links: AtomicU64,
 }
@@ -210,6 +216,7 @@ impl RedisTier {
             heard_seq: AtomicU64::new(0),
             offset_ms: AtomicI64::new(0),
             counters: Arc::default(),
+            waiters: Arc::default(),
             hooks,
             links: AtomicU64::new(1),
         });
@@ -238,20 +245,17 @@ impl SharedTier for RedisTier {
         Box::pin(self.shared.look_up(key))
     }
 
-    fn lease<'a>(&'a self, _key: &'a Key) -> BoxFuture<'a, Option<Lease>> {
-        let lease = Lease {
-            token: rand::random(),
-        };
-        Box::pin(std::future::ready(Some(lease)))
+    fn lease<'a>(&'a self, key: &'a Key, claim: Claim) -> BoxFuture<'a, Leasing> {
+        Box::pin(self.shared.take_lease(key, claim))
     }
 
     fn put<'a>(
         &'a self,
         key: &'a Key,
         entry: &'a Arc<Entry>,
-        _lease: &'a Lease,
+        lease: &'a Lease,
     ) -> BoxFuture<'a, Put> {
-        Box::pin(self.shared.put(key, entry))
+        Box::pin(self.shared.put(key, entry, lease))
     }
 
     fn purge<'a>(&'a self, scope: &'a Scope, mode: Mode) -> BoxFuture<'a, Purged> {
@@ -295,9 +299,12 @@ impl Shared {
     /// A server that is not spoken to yet.
     fn shard(&self, at: Option<Address>) -> Arc<Shard> {
         let (wake, map_wanted) = (Arc::clone(&self.wake), Arc::clone(&self.map_wanted));
+        let waiters = Arc::clone(&self.waiters);
         Shard::new(at, self.topology.moves(), &self.counters, move || {
             wake.notify_one();
             map_wanted.notify_one();
+            // Their word will not come.
+            waiters.wake_all();
         })
     }
 
@@ -426,7 +433,7 @@ impl Shared {
     /// to other purges. Such an entry must not be stored, and this order sees to it: a purge is kept before it is
     /// numbered, and forgotten after the resynchronisation that follows its telling. So if the stamp was taken in
     /// between, then either the list is not empty here, or the stamp is not current below it.
-    async fn put(&self, key: &Key, entry: &Entry) -> Put {
+    async fn put(&self, key: &Key, entry: &Entry, lease: &Lease) -> Put {
         if self.pending.is_ahead() {
             return Put::Unavailable;
         }
@@ -440,8 +447,9 @@ impl Shared {
         let Some(link) = link.filter(|link| !link.is_doubtful()) else {
             return Put::Unavailable;
         };
-        match self.store(&link, key, entry).await {
+        match self.store(&link, key, (entry, lease)).await {
             Ok(true) => {
+                lease.ended.store(true, Ordering::Release);
                 count(&self.counters.stores);
                 self.wrote(&link);
                 Put::Stored
@@ -457,7 +465,12 @@ impl Shared {
         }
     }
 
-    async fn store(&self, link: &Link, key: &Key, entry: &Entry) -> Result<bool, Trouble> {
+    async fn store(
+        &self,
+        link: &Link,
+        key: &Key,
+        (entry, lease): (&Entry, &Lease),
+    ) -> Result<bool, Trouble> {
         let started = tokio::time::Instant::now();
         let now_ms = self.clock.now_ms();
         let life_ms = entry
@@ -483,6 +496,8 @@ impl Shared {
             group_seq,
             life_ms,
             envelope: &envelope::encode(entry, key.text(), now_ms),
+            token: lease.token,
+            node: &self.node,
         };
         // Both commands together take no longer than one may.
         let left = self.timeout.saturating_sub(started.elapsed());

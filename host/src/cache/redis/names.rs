@@ -15,6 +15,8 @@ pub(super) struct Names {
     pub(super) group: String,
     /// `PREFIX:e:`, which a key's text follows.
     pub(super) entry: String,
+    /// `PREFIX:l:`, which a key's text follows.
+    lease: String,
     /// `PREFIX:push`: the channel on which nodes tell each other what changed.
     pub(super) channel: String,
     /// `PREFIX:g:`, which a resource in braces follows.
@@ -46,6 +48,7 @@ impl Names {
         Self {
             group: format!("{prefix}:{{{GROUP_TAG}}}"),
             entry: format!("{prefix}:e:"),
+            lease: format!("{prefix}:l:"),
             channel: format!("{prefix}:push"),
             generation: format!("{prefix}:g:"),
         }
@@ -63,6 +66,11 @@ impl Names {
     /// Appends the key of an entry, by its text, to a command.
     pub(super) fn push_entry(&self, command: &mut Cmd, key: &str) {
         push(command, &[&self.entry, key]);
+    }
+
+    /// Appends the key of a lease, by the key's text, to a command.
+    pub(super) fn push_lease(&self, command: &mut Cmd, key: &str) {
+        push(command, &[&self.lease, key]);
     }
 
     /// Appends the key of a resource's generation to a command.

@@ -9,8 +9,10 @@ use redis::{Cmd, Script, Value};
 use super::link::{Link, Trouble};
 use super::names::{Names, epoch_of, epoch_text, field, mode_text, purge_of, seq_of, told};
 use super::pending::Kept;
-use crate::cache::envelope::TIME_AT;
+use crate::cache::envelope::{TIME_AT, TIME_LEN};
+use crate::cache::freshness::millis;
 use crate::cache::generations::{Generation, Mode, Scope, Stamp, new_epoch};
+use crate::cache::tier::{Claim, LIVENESS};
 use crate::key::{Key, Resource};
 
 /// Fields of the group at most (law 12); more become a purge of everything.
@@ -28,6 +30,9 @@ pub(super) struct Scripts {
     purge: Script,
     raise: Script,
     store: Script,
+    acquire: Script,
+    renew: Script,
+    release: Script,
     /// How long a purge matters.
     matters_ms: u64,
     fields_max: usize,
@@ -72,6 +77,25 @@ pub(super) struct Storing<'a> {
     pub(super) group_seq: u64,
     pub(super) life_ms: u64,
     pub(super) envelope: &'a [u8],
+    /// The token of the lease.
+    pub(super) token: u64,
+    /// This node, as it signs the word for it.
+    pub(super) node: &'a str,
+}
+
+/// What became of an attempt to take a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Acquired {
+    /// It is ours.
+    Granted {
+        /// How long ago the entry that is there was stored, by Redis's clock; none if there is none.
+        stored_ago: Option<Duration>,
+    },
+    /// Another flight has it.
+    Held {
+        /// It ends after this, unless it is renewed.
+        left: Duration,
+    },
 }
 
 impl Group {
@@ -97,6 +121,9 @@ impl Scripts {
             purge: with_group(include_str!("purge.lua")),
             raise: Script::new(include_str!("raise.lua")),
             store: Script::new(include_str!("store.lua")),
+            acquire: Script::new(include_str!("acquire.lua")),
+            renew: Script::new(include_str!("renew.lua")),
+            release: Script::new(include_str!("release.lua")),
             matters_ms: longest_life_ms.saturating_add(MARGIN_MS).min(LIFE_MS_MAX),
             fields_max: FIELDS_MAX,
         }
@@ -179,11 +206,12 @@ impl Scripts {
         storing: &Storing<'_>,
         limit: Duration,
     ) -> Result<bool, Trouble> {
-        let room = 160 + self.names.len_of(storing.key) + storing.envelope.len();
-        let mut command = call(&self.store, 2, 7, room);
+        let room = 256 + 3 * self.names.len_of(storing.key) + storing.envelope.len();
+        let mut command = call(&self.store, 3, 10, room);
         self.names.push_entry(&mut command, storing.key.text());
         self.names
             .push_generation(&mut command, storing.key.resource());
+        self.names.push_lease(&mut command, storing.key.text());
         command
             .arg(epoch_text(storing.stamp.epoch))
             .arg(storing.stamp.seq)
@@ -192,10 +220,88 @@ impl Scripts {
             // A reader of another configuration may keep longer than we do.
             .arg(self.matters_ms.max(storing.life_ms).min(LIFE_MS_MAX))
             .arg(TIME_AT)
-            .arg(storing.envelope);
+            .arg(storing.envelope)
+            .arg(token_text(storing.token))
+            .arg(&self.names.channel)
+            .arg(word("s", storing.node, storing.key));
         let answer = run(link, &link.stores, &self.store, &command, limit).await?;
         Ok(answer == Value::Int(1))
     }
+
+    /// Takes the lease of a key.
+    pub(super) async fn acquire(
+        &self,
+        link: &Link,
+        key: &Key,
+        (token, claim): (u64, Claim),
+        limit: Duration,
+    ) -> Result<Acquired, Trouble> {
+        let mut command = call(&self.acquire, 2, 7, 128 + 2 * self.names.len_of(key));
+        self.names.push_lease(&mut command, key.text());
+        self.names.push_entry(&mut command, key.text());
+        command
+            .arg(token_text(token))
+            .arg(epoch_text(claim.stamp.epoch))
+            .arg(claim.stamp.seq)
+            .arg(claim.least_seq)
+            .arg(millis(LIVENESS))
+            .arg(TIME_AT)
+            .arg(TIME_LEN);
+        let answer = run(link, &link.stores, &self.acquire, &command, limit).await?;
+        let (granted, number): (u8, i64) =
+            redis::from_redis_value(answer).map_err(|error| Trouble::Strange(error.to_string()))?;
+        let number = u64::try_from(number).ok().map(Duration::from_millis);
+        Ok(if granted == 1 {
+            Acquired::Granted { stored_ago: number }
+        } else {
+            Acquired::Held {
+                left: number.unwrap_or_default(),
+            }
+        })
+    }
+
+    /// Keeps a lease for another while; `false` if it is another's by now, or nobody's.
+    pub(super) async fn renew(
+        &self,
+        link: &Link,
+        key: &Key,
+        token: u64,
+        limit: Duration,
+    ) -> Result<bool, Trouble> {
+        let mut command = call(&self.renew, 1, 2, 64 + self.names.len_of(key));
+        self.names.push_lease(&mut command, key.text());
+        command.arg(token_text(token)).arg(millis(LIVENESS));
+        let answer = run(link, &link.stores, &self.renew, &command, limit).await?;
+        Ok(answer == Value::Int(1))
+    }
+
+    /// Gives a lease back with nothing stored.
+    pub(super) async fn release(
+        &self,
+        link: &Link,
+        key: &Key,
+        (token, node): (u64, &str),
+        limit: Duration,
+    ) -> Result<(), Trouble> {
+        let mut command = call(&self.release, 1, 3, 96 + 2 * self.names.len_of(key));
+        self.names.push_lease(&mut command, key.text());
+        command
+            .arg(token_text(token))
+            .arg(&self.names.channel)
+            .arg(word("f", node, key));
+        run(link, &link.stores, &self.release, &command, limit).await?;
+        Ok(())
+    }
+}
+
+/// A token as it is written.
+fn token_text(token: u64) -> String {
+    format!("{token:016x}")
+}
+
+/// What the channel tells of a key; see `channel`.
+fn word(kind: &str, node: &str, key: &Key) -> String {
+    format!("{kind}:{node}:{}", key.text())
 }
 
 /// `EVALSHA`, with room for what follows, so that an entry is copied into the command once.

@@ -1,7 +1,12 @@
--- Stores an entry if its resource was not purged since its load began. 1: stored, 0: refused.
+-- Stores an entry if its lease still stands and its resource was not purged since its load began, and ends the lease.
+-- 1: stored, 0: refused.
+-- KEYS: 1 the entry, 2 the generation of its resource, 3 its lease
 -- ARGV: 1 epoch, 2 the entry's stamp, 3 the group's seq, read just before, 4 the entry's life (ms),
---       5 how long a generation matters (ms), 6 where the time goes, 7 the entry
+--       5 how long a generation matters (ms), 6 where the time goes, 7 the entry, 8 the lease's token, 9 the channel,
+--       10 the word
 
+local lease = redis.pcall('GET', KEYS[3])
+if type(lease) ~= 'string' or string.match(lease, '^(%x+):') ~= ARGV[8] then return 0 end
 local stamp = tonumber(ARGV[2])
 local epoch, delete, expire
 local value = redis.pcall('GET', KEYS[2])
@@ -27,4 +32,6 @@ if known then
 else
   redis.call('SET', KEYS[2], ARGV[1] .. ':' .. ARGV[3] .. ':0', 'PX', life)
 end
+redis.call('DEL', KEYS[3])
+redis.call('PUBLISH', ARGV[9], ARGV[10])
 return 1

@@ -1,6 +1,7 @@
 //! The tier against a real Redis, in health ([`health`]) and in every kind of trouble ([`trouble`]).
 
 mod health;
+mod leases;
 mod server;
 mod trouble;
 
@@ -127,9 +128,26 @@ impl Node {
         })
     }
 
+    /// Asks for the lease of a load that would begin now.
+    async fn lease(&self, key: &Key, least_seq: u64) -> Leasing {
+        let claim = Claim {
+            stamp: self.generations.stamp(),
+            least_seq,
+        };
+        self.tier.lease(key, claim).await
+    }
+
     async fn put(&self, key: &Key, entry: &Arc<Entry>) -> Put {
-        let lease = self.tier.lease(key).await.unwrap();
-        self.tier.put(key, entry, &lease).await
+        loop {
+            match self.lease(key, 0).await {
+                Leasing::Granted { lease, .. } => return self.tier.put(key, entry, &lease).await,
+                // The one before is on its way back.
+                Leasing::Held(ended) => {
+                    ended.await;
+                }
+                Leasing::Unavailable => return Put::Unavailable,
+            }
+        }
     }
 
     /// Stores an entry that is loaded now.

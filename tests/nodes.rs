@@ -1,0 +1,269 @@
+//! Several nodes on one Redis: one load for all of them, a dead node's load taken over, purges and stores heard by the
+//! others at once, and what a node that is cut off purges.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use larder_tests::{
+    Answer, Builder, Client, Larder, Link, Origin, Redis, Reply, Value, before, call, eventually,
+    json,
+};
+
+/// How long a lease stands after it was last renewed.
+const LIVENESS: Duration = Duration::from_secs(1);
+
+/// A node in front of `origin`. Nothing ends by itself while a test runs.
+fn node(origin: &Origin, redis: &str, trust: &str) -> Builder {
+    before(origin, "ttl = \"1h\"\ntimeout = \"20s\"")
+        .redis(redis)
+        .section(&format!("trust = {trust:?}"))
+}
+
+async fn nodes<const N: usize>(origin: &Origin, redis: &Redis) -> [Larder; N] {
+    let all = join_all((0..N).map(|_| node(origin, &redis.url(), "1h").start())).await;
+    all.try_into().expect("as many as were started")
+}
+
+/// A request in a task of its own.
+fn asking(larder: &Larder, path: &str) -> tokio::task::JoinHandle<Answer> {
+    let (client, path) = (Client::new(larder.public.address()), path.to_owned());
+    tokio::spawn(async move { client.get(&path).await })
+}
+
+fn tagged() -> Reply {
+    Reply::counted().header("x-tags", "blue,red")
+}
+
+/// The ways to say "purge what `/things/42` holds".
+fn ways() -> [Value; 5] {
+    [
+        json!({ "path": "/things/42" }),
+        json!({ "tag": "red" }),
+        json!({ "tags": ["green", "red"] }),
+        json!({ "route": "/things/{id}" }),
+        json!({ "all": true }),
+    ]
+}
+
+#[tokio::test]
+async fn law_3_a_thousand_clients_of_three_nodes_are_one_load() {
+    let (origin, redis) = (Origin::start(), Redis::start().await);
+    let gate = origin.gate("/42");
+    let nodes: [Larder; 3] = nodes(&origin, &redis).await;
+    let mut clients = Vec::new();
+    for (number, larder) in nodes.iter().enumerate() {
+        let count = if number == 0 { 334 } else { 333 };
+        clients.extend((0..count).map(|_| asking(larder, "/things/42")));
+    }
+    for (number, larder) in nodes.iter().enumerate() {
+        larder
+            .until_waiting(if number == 0 { 334 } else { 333 })
+            .await;
+    }
+    gate.arrived(1).await;
+    gate.open();
+    for answer in join_all(clients).await {
+        assert_eq!(call(&answer.expect("it is answered")), 1);
+    }
+    assert_eq!(origin.calls("/42"), 1);
+    for larder in &nodes {
+        assert!(larder.get("/things/42").await.is_hit());
+    }
+}
+
+#[tokio::test]
+async fn law_3_a_dead_nodes_load_has_one_successor() {
+    let (origin, redis) = (Origin::start(), Redis::start().await);
+    let gate = origin.gate("/42");
+    let [mut dying, one, other]: [Larder; 3] = nodes(&origin, &redis).await;
+    let _lost = asking(&dying, "/things/42");
+    gate.arrived(1).await;
+    let waiting = [asking(&one, "/things/42"), asking(&other, "/things/42")];
+    one.until_waiting(1).await;
+    other.until_waiting(1).await;
+    dying.kill().await;
+    gate.arrived(2).await;
+    gate.open();
+    for answer in join_all(waiting).await {
+        assert_eq!(call(&answer.expect("it is answered")), 2);
+    }
+    assert_eq!(origin.calls("/42"), 2);
+}
+
+#[tokio::test]
+async fn law_3_a_load_may_outlast_the_liveness_of_its_lease() {
+    let (origin, redis) = (Origin::start(), Redis::start().await);
+    let gate = origin.gate("/42");
+    let [one, other]: [Larder; 2] = nodes(&origin, &redis).await;
+    let leading = asking(&one, "/things/42");
+    gate.arrived(1).await;
+    let waiting = asking(&other, "/things/42");
+    other.until_waiting(1).await;
+    let started = Instant::now();
+    eventually("the lease would have ended twice", async || {
+        assert_eq!(gate.count(), 1, "nobody else loads");
+        (started.elapsed() > LIVENESS * 2).then_some(())
+    })
+    .await;
+    gate.open();
+    leading
+        .await
+        .expect("it is answered")
+        .expect(200, "larder; fwd=uri-miss; stored");
+    waiting
+        .await
+        .expect("it is answered")
+        .expect(200, "larder; fwd=uri-miss; collapsed");
+    assert_eq!(origin.calls("/42"), 1);
+    eventually("no lease is left", async || {
+        redis.keys("larder:l:*").await.is_empty().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_load_that_fails_gives_its_lease_to_who_waits() {
+    let (origin, redis) = (Origin::start(), Redis::start().await);
+    origin.script("/42", [Reply::status(500), Reply::counted()]);
+    let gate = origin.gate("/42");
+    let [one, other]: [Larder; 2] = nodes(&origin, &redis).await;
+    let failing = asking(&one, "/things/42");
+    gate.arrived(1).await;
+    let waiting = asking(&other, "/things/42");
+    other.until_waiting(1).await;
+    gate.release_one();
+    assert_eq!(failing.await.expect("it is answered").status, 502);
+    gate.arrived(2).await;
+    gate.open();
+    waiting
+        .await
+        .expect("it is answered")
+        .expect(200, "larder; fwd=uri-miss; stored");
+}
+
+#[tokio::test]
+async fn law_4_a_load_from_before_a_purge_is_not_waited_for_and_not_stored() {
+    let (origin, redis) = (Origin::start(), Redis::start().await);
+    let gate = origin.gate("/42");
+    let [one, other]: [Larder; 2] = nodes(&origin, &redis).await;
+    let old = asking(&one, "/things/42");
+    gate.arrived(1).await;
+    other.purge(json!({ "path": "/things/42" })).await;
+    let new = asking(&other, "/things/42");
+    // While the first is still held.
+    gate.arrived(2).await;
+    gate.open();
+    old.await.expect("it is answered");
+    let new = new.await.expect("it is answered");
+    new.expect(200, "larder; fwd=uri-miss; stored");
+    for larder in [&one, &other] {
+        assert_eq!(call(&larder.get("/things/42").await), call(&new));
+    }
+}
+
+#[tokio::test]
+async fn law_4_a_purge_on_one_node_is_heard_by_the_other() {
+    for mode in ["delete", "expire"] {
+        for way in ways() {
+            let (origin, redis) = (Origin::start(), Redis::start().await);
+            origin.on("/42", tagged());
+            let [one, other]: [Larder; 2] = nodes(&origin, &redis).await;
+            one.get("/things/42").await;
+            other
+                .get("/things/42")
+                .await
+                .expect(200, "larder; hit; ttl=N; detail=redis");
+            // The word for the store may arrive after the look-up that found it, and costs the copy once.
+            eventually("the other node has a copy", async || {
+                let answer = other.get("/things/42").await;
+                answer.is("larder; hit; ttl=N; detail=memory").then_some(())
+            })
+            .await;
+            let mut asked = way.clone();
+            asked["mode"] = json!(mode);
+            let said = one.purge(asked).await;
+            assert_eq!(said["pending"], json!([]), "{said}");
+            assert_eq!(said["nodes"], 2, "{said}");
+            eventually("the other node has let its copy go", async || {
+                (call(&other.get("/things/42").await) == 2).then_some(())
+            })
+            .await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_one_node_stores_replaces_the_older_copy_of_another() {
+    let (origin, redis) = (Origin::start(), Redis::start().await);
+    let [other]: [Larder; 1] = nodes(&origin, &redis).await;
+    // The same source on a node whose route keeps it for a moment only: it loads again while the other's copy is fresh.
+    let one = before(&origin, "ttl = \"50ms\"\ntimeout = \"20s\"")
+        .redis(&redis.url())
+        .section("trust = \"1h\"")
+        .start()
+        .await;
+    let old = call(&other.get("/things/42").await);
+    eventually("the one has loaded again", async || {
+        (call(&one.get("/things/42").await) > old).then_some(())
+    })
+    .await;
+    eventually("the other has let its copy go", async || {
+        (call(&other.get("/things/42").await) > old).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn law_4_what_a_node_purges_while_it_is_cut_off_outlives_it_and_is_told() {
+    let (origin, redis) = (Origin::start(), Redis::start().await);
+    origin.on("/42", tagged());
+    for way in ways() {
+        let link = Link::to(redis.address());
+        let cut_off = node(&origin, &format!("redis://{}", link.address()), "1h")
+            .start()
+            .await;
+        let [other]: [Larder; 1] = nodes(&origin, &redis).await;
+        cut_off.get("/things/42").await;
+        let old = call(&other.get("/things/42").await);
+        link.refuse().await;
+        let said = cut_off.purge(way.clone()).await;
+        assert_eq!(said["pending"], json!(["redis"]), "{said}");
+        assert_eq!(said["durable"], true, "{said}");
+        // The other one cannot know.
+        assert_eq!(call(&other.get("/things/42").await), old);
+        let home = cut_off.into_home().await;
+        link.heal().await;
+        let cut_off = Larder::start(home).await;
+        eventually("the other node is told", async || {
+            (call(&other.get("/things/42").await) > old).then_some(())
+        })
+        .await;
+        assert!(call(&cut_off.get("/things/42").await) > old, "{way}");
+    }
+}
+
+#[tokio::test]
+async fn law_4_a_node_that_hears_nothing_trusts_what_it_has_no_longer_than_it_says() {
+    let (origin, redis) = (Origin::start(), Redis::start().await);
+    let link = Link::to(redis.address());
+    let deaf = node(&origin, &format!("redis://{}", link.address()), "300ms")
+        .start()
+        .await;
+    let [other]: [Larder; 1] = nodes(&origin, &redis).await;
+    let old = call(&deaf.get("/things/42").await);
+    link.stall();
+    other.purge(json!({ "path": "/things/42" })).await;
+    eventually("what it had is not answered any more", async || {
+        (call(&deaf.get("/things/42").await) > old).then_some(())
+    })
+    .await;
+    link.heal().await;
+    eventually("it is told again", async || {
+        let ready = deaf.admin.get("/readyz").await;
+        ready.json()["redis"]["available"]
+            .as_bool()
+            .filter(|on| *on)
+            .map(|_| ())
+    })
+    .await;
+}
