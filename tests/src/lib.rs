@@ -26,6 +26,7 @@ pub mod origin;
 mod ports;
 pub mod postgres;
 pub mod redis;
+pub mod redis_group;
 pub mod source;
 pub mod usage;
 pub mod wait;

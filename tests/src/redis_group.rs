@@ -1,0 +1,329 @@
+//! Several `redis-server` processes that belong together: a master that Sentinels watch, a cluster, and one that is reached
+//! by TLS or a Unix socket. Everything on free ports of loopback, nothing on disk that stays.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use redis::{FromRedisValue, Value};
+use tokio::process::{Child, Command};
+
+use crate::ports;
+use crate::wait::{eventually, eventually_within};
+
+/// A failover, and a cluster that finds itself, take seconds.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// One process. Ends when it is dropped.
+#[derive(Debug)]
+pub struct Process {
+    /// Where it listens.
+    pub port: u16,
+    child: Child,
+    dir: tempfile::TempDir,
+}
+
+impl Process {
+    /// Starts `redis-server` with further arguments, and waits until it answers.
+    async fn start(arguments: &[&str]) -> Self {
+        Self::start_in(
+            tempfile::tempdir().expect("a temporary directory"),
+            arguments,
+        )
+        .await
+    }
+
+    async fn start_in(dir: tempfile::TempDir, arguments: &[&str]) -> Self {
+        let port = ports::free();
+        let text = port.to_string();
+        let mut command = Command::new("redis-server");
+        // A Sentinel's first argument is the file that it writes to.
+        if let Some((file, rest)) = arguments
+            .split_first()
+            .filter(|(first, _)| !first.starts_with("--"))
+        {
+            command.arg(file).args(rest).args(["--port", &text]);
+        } else {
+            command.args(["--port", &text, "--save", "", "--appendonly", "no"]);
+            command.args(arguments);
+        }
+        let child = command
+            .args(["--bind", "127.0.0.1", "--daemonize", "no"])
+            .arg("--dir")
+            .arg(dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("redis-server is installed");
+        let process = Self { port, child, dir };
+        eventually("redis-server answers", async || {
+            process.ask::<String>("PING", &[]).await.ok().map(|_| ())
+        })
+        .await;
+        process
+    }
+
+    /// SIGKILL.
+    pub async fn kill(&mut self) {
+        self.child
+            .kill()
+            .await
+            .expect("a running server can be killed");
+    }
+
+    /// A file in its directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// `redis://127.0.0.1:PORT`
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    async fn ask<T: FromRedisValue>(
+        &self,
+        command: &str,
+        arguments: &[&str],
+    ) -> redis::RedisResult<T> {
+        let client = redis::Client::open(self.url())?;
+        let mut connection = client.get_multiplexed_async_connection().await?;
+        redis::cmd(command)
+            .arg(arguments)
+            .query_async(&mut connection)
+            .await
+    }
+
+    /// Any command.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub async fn run<T: FromRedisValue>(&self, command: &str, arguments: &[&str]) -> T {
+        let answer = self.ask(command, arguments).await;
+        answer.unwrap_or_else(|error| panic!("{command} {arguments:?}: {error}"))
+    }
+}
+
+/// One that listens on a Unix socket too, at `path("redis.sock")`.
+pub async fn on_a_socket() -> Process {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let socket = dir.path().join("redis.sock");
+    let socket = socket.to_str().expect("a path of letters").to_owned();
+    Process::start_in(dir, &["--unixsocket", &socket]).await
+}
+
+/// One that is reached by TLS on the port it returns and asks for a certificate of the authority in `directory`.
+pub async fn with_tls(directory: &Path) -> (Process, u16) {
+    let port = ports::free();
+    let file = |name: &str| {
+        directory
+            .join(name)
+            .to_str()
+            .expect("a path of letters")
+            .to_owned()
+    };
+    let arguments = [
+        "--tls-port",
+        &port.to_string(),
+        "--tls-cert-file",
+        &file("server.crt"),
+        "--tls-key-file",
+        &file("server.key"),
+        "--tls-ca-cert-file",
+        &file("ca.crt"),
+        "--tls-auth-clients",
+        "yes",
+    ]
+    .map(str::to_owned);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    (Process::start(&arguments).await, port)
+}
+
+/// A master with two replicas, and three Sentinels that watch it as `mymaster`.
+#[derive(Debug)]
+pub struct Watched {
+    /// The master first, until it is killed.
+    pub servers: Vec<Process>,
+    /// The Sentinels.
+    pub sentinels: Vec<Process>,
+}
+
+impl Watched {
+    /// Starts all of them, and waits until the Sentinels know of everybody.
+    pub async fn start() -> Self {
+        let master = Process::start(&["--repl-diskless-sync-delay", "0"]).await;
+        let port = master.port.to_string();
+        let mut servers = vec![master];
+        for _ in 0..2 {
+            servers.push(Process::start(&["--replicaof", &format!("127.0.0.1 {port}")]).await);
+        }
+        let mut sentinels = Vec::new();
+        for _ in 0..3 {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            let file = dir.path().join("sentinel.conf");
+            let text = format!(
+                "sentinel monitor mymaster 127.0.0.1 {port} 2\nsentinel down-after-milliseconds mymaster 500\nsentinel failover-timeout mymaster 3000\n"
+            );
+            std::fs::write(&file, text).expect("a file can be written");
+            let file = file.to_str().expect("a path of letters").to_owned();
+            sentinels.push(Process::start_in(dir, &[&file, "--sentinel"]).await);
+        }
+        let watched = Self { servers, sentinels };
+        eventually_within(PATIENCE, "the Sentinels know of everybody", async || {
+            for sentinel in &watched.sentinels {
+                let known = sentinel
+                    .run::<Vec<Value>>("SENTINEL", &["replicas", "mymaster"])
+                    .await;
+                let others = sentinel
+                    .run::<Vec<Value>>("SENTINEL", &["sentinels", "mymaster"])
+                    .await;
+                if known.len() < 2 || others.len() < 2 {
+                    return None;
+                }
+            }
+            let info: String = watched.servers[0].run("INFO", &["replication"]).await;
+            (info.matches("state=online").count() == 2).then_some(())
+        })
+        .await;
+        watched
+    }
+
+    /// The lines of `[redis]`.
+    pub fn settings(&self) -> String {
+        let urls: Vec<String> = self.sentinels.iter().map(Process::url).collect();
+        format!("mode = \"sentinel\"\nurl = \"redis://mymaster\"\nurls = {urls:?}")
+    }
+
+    /// Waits until the Sentinels name another master than the one on `port`.
+    pub async fn until_promoted(&self, port: u16) {
+        eventually_within(PATIENCE, "a replica is promoted", async || {
+            let named: Vec<String> = self.sentinels[0]
+                .run("SENTINEL", &["get-master-addr-by-name", "mymaster"])
+                .await;
+            (named.get(1)? != &port.to_string()).then_some(())
+        })
+        .await;
+    }
+}
+
+/// Three masters with a replica each.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The masters first.
+    pub servers: Vec<Process>,
+}
+
+impl Cluster {
+    /// Starts one, and waits until every server takes it for whole.
+    ///
+    /// # Panics
+    /// When `redis-cli` refuses to make it.
+    pub async fn start() -> Self {
+        let mut servers = Vec::new();
+        for _ in 0..6 {
+            let bus = ports::free().to_string();
+            servers.push(
+                Process::start(&[
+                    "--cluster-enabled",
+                    "yes",
+                    "--cluster-port",
+                    &bus,
+                    "--cluster-node-timeout",
+                    "1000",
+                    "--repl-diskless-sync-delay",
+                    "0",
+                ])
+                .await,
+            );
+        }
+        let cluster = Self { servers };
+        let addresses: Vec<String> = cluster
+            .servers
+            .iter()
+            .map(|server| format!("127.0.0.1:{}", server.port))
+            .collect();
+        let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+        cluster
+            .cli(
+                &[
+                    &["create"][..],
+                    &addresses,
+                    &["--cluster-replicas", "1", "--cluster-yes"],
+                ]
+                .concat(),
+            )
+            .await;
+        eventually_within(PATIENCE, "the cluster is whole", async || {
+            for server in &cluster.servers {
+                let info: String = server.run("CLUSTER", &["INFO"]).await;
+                let nodes: String = server.run("CLUSTER", &["NODES"]).await;
+                if !info.contains("cluster_state:ok")
+                    || nodes.matches(" slave ").count() + nodes.matches("myself,slave ").count() < 3
+                {
+                    return None;
+                }
+            }
+            Some(())
+        })
+        .await;
+        cluster
+    }
+
+    /// `redis-cli --cluster …`
+    ///
+    /// # Panics
+    /// When it fails.
+    pub async fn cli(&self, arguments: &[&str]) {
+        let ran = Command::new("redis-cli")
+            .arg("--cluster")
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .expect("redis-cli is installed");
+        assert!(ran.status.success(), "{arguments:?}: {ran:?}");
+    }
+
+    /// The lines of `[redis]`.
+    pub fn settings(&self) -> String {
+        format!(
+            "mode = \"cluster\"\nurls = [{:?}, {:?}]",
+            self.servers[0].url(),
+            self.servers[1].url()
+        )
+    }
+
+    /// Which of the servers is the master that holds a key, as `asked` sees it.
+    pub async fn holder_of(&self, key: &str, asked: usize) -> usize {
+        let slot: u32 = self.servers[asked].run("CLUSTER", &["KEYSLOT", key]).await;
+        let map: Vec<Vec<Value>> = self.servers[asked].run("CLUSTER", &["SLOTS"]).await;
+        let port = map.iter().find_map(|range| {
+            let [
+                Value::Int(first),
+                Value::Int(last),
+                Value::Array(master),
+                ..,
+            ] = range.as_slice()
+            else {
+                return None;
+            };
+            let Value::Int(port) = master.get(1)? else {
+                return None;
+            };
+            (*first..=*last).contains(&i64::from(slot)).then_some(*port)
+        });
+        let port = port.expect("every slot is held");
+        let place = self
+            .servers
+            .iter()
+            .position(|server| i64::from(server.port) == port);
+        place.expect("it is one of these")
+    }
+
+    /// The name that the cluster has for a server.
+    pub async fn name_of(&self, server: usize) -> String {
+        self.servers[server].run("CLUSTER", &["MYID"]).await
+    }
+}
