@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use futures_util::future::join_all;
 use larder_tests::postgres::certificates;
 use larder_tests::redis_group::{self, Cluster, Watched};
-use larder_tests::{Client, Larder, Origin, before, call, eventually, json};
+use larder_tests::{Client, Larder, Origin, Redis, before, call, eventually, json};
 
 /// A node whose `[redis]` holds these lines, once it has its Redis.
 async fn node(origin: &Origin, lines: &str) -> Larder {
@@ -163,6 +163,78 @@ async fn by_tls_with_certificates_on_both_sides() {
     }
 }
 
+/// All that Larder does with Redis, as a user that may do what `larder redis-acl` prints and nothing else.
+#[tokio::test]
+async fn by_a_user_that_may_do_what_is_printed_and_nothing_else() {
+    let (origin, mut redis) = (Origin::start(), Redis::start().await);
+    let home = Larder::with()
+        .section(&format!(
+            "[redis]\nurl = {:?}\nprefix = \"app:x\"",
+            redis.url()
+        ))
+        .write();
+    let printed = home.run(&["redis-acl", "--config", "larder.toml"]).await;
+    assert!(printed.status.success(), "{printed:?}");
+    let line = printed.stdout;
+    let words: Vec<&str> = line.split_whitespace().skip(1).collect();
+    let (set, words) = words.split_first().expect("SETUSER");
+    let words: Vec<&str> = words
+        .iter()
+        .map(|word| {
+            if *word == ">PASSWORD" {
+                ">geheim"
+            } else {
+                word
+            }
+        })
+        .collect();
+    let _: String = redis.run("ACL", &[&[*set][..], &words].concat()).await;
+    let _: String = redis.run("CONFIG", &["RESETSTAT"]).await;
+    let url = redis.url().replace("redis://", "redis://app:x:geheim@");
+    let url = url.replace("app:x:", "app%3Ax:");
+    let lines = format!("url = {url:?}\nprefix = \"app:x\"\ntrust = \"400ms\"");
+    let (one, other) = (node(&origin, &lines).await, node(&origin, &lines).await);
+    are_one_cache(&one, &other, "/things/42").await;
+    one.get("/things/42").await;
+    let listed = one.entries("/things/42").await;
+    let listed = listed.as_array().expect("a list");
+    assert!(
+        listed.iter().any(|entry| entry["tier"] == "redis"),
+        "{listed:?}"
+    );
+    // A load that fails gives its lease back, and one that takes long renews it.
+    origin.on("/failing", larder_tests::Reply::status(500));
+    assert_eq!(one.get("/things/failing").await.status, 502);
+    let gate = origin.gate("/slow");
+    let slow = Client::new(one.public.address());
+    let slow = tokio::spawn(async move { slow.get("/things/slow").await });
+    gate.arrived(1).await;
+    let waiting = Client::new(other.public.address());
+    let waiting = tokio::spawn(async move { waiting.get("/things/slow").await });
+    eventually("everything that is allowed was needed", async || {
+        let used: String = redis.run("INFO", &["commandstats"]).await;
+        let unused = words
+            .iter()
+            .filter_map(|word| word.strip_prefix('+'))
+            .find(|command| {
+                // Where there are replicas; to forget old purges.
+                !["wait", "hdel"].contains(command)
+                    && !used.contains(&format!("cmdstat_{command}:"))
+            });
+        if let Some(unused) = unused {
+            eprintln!("{unused} is yet to be needed");
+        }
+        unused.is_none().then_some(())
+    })
+    .await;
+    gate.open();
+    assert_eq!(waiting.await.expect("it is answered").status, 200);
+    assert_eq!(slow.await.expect("it is answered").status, 200);
+    let denied: Vec<redis::Value> = redis.run("ACL", &["LOG"]).await;
+    assert!(denied.is_empty(), "{denied:?}");
+    redis.kill().await;
+}
+
 #[tokio::test]
 async fn law_6_a_failover_by_sentinels_fails_no_request_and_loses_no_purge() {
     let origin = Origin::start();
@@ -177,7 +249,7 @@ async fn law_6_a_failover_by_sentinels_fails_no_request_and_loses_no_purge() {
     load.goes_on(100).await;
     let old = call(&other.get("/things/42").await);
     let said = one.purge(json!({ "path": "/things/42" })).await;
-    assert_eq!(said["replicas"], 1, "{said}");
+    assert!(said["replicas"].as_u64() >= Some(1), "{said}");
     let port = watched.servers[0].port;
     watched.servers[0].kill().await;
     watched.until_promoted(port).await;

@@ -27,6 +27,8 @@ pub(super) enum Command {
     /// Make, build, look at and try out plugins.
     #[command(subcommand)]
     Plugin(Plugin),
+    /// Print the command that gives Larder its user in Redis, allowed what it needs and nothing more.
+    RedisAcl(Settings),
     /// Print the contract between Larder and its plugins, in WIT.
     Wit,
     #[command(hide = true)]

@@ -5,6 +5,7 @@ mod check;
 mod compile_component;
 mod plugin;
 mod purging;
+mod redis_acl;
 mod samples;
 mod serve;
 mod wit;
@@ -27,6 +28,7 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Plugin(command) => plugin::run(&command),
         Command::CompileComponent(arguments) => compile_component::run(&arguments),
+        Command::RedisAcl(settings) => redis_acl::run(&settings),
         Command::Wit => {
             print(&wit::text());
             ExitCode::SUCCESS

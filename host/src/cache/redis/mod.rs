@@ -11,6 +11,7 @@
 //! - [`keeper`]: the tasks behind: connect, catch up, notice what was missed, tell what could not be told.
 //! - [`channel`]: what other nodes purge and store, heard at once.
 //! - [`pending`]: the purges that are yet to be told; [`journal`]: they outlive a restart.
+//! - [`acl`]: what its user must be allowed.
 //! - [`scripts`] and the `.lua` files: what runs in Redis; [`names`]: what things are called there.
 //!
 //! # Law 4 in Redis
@@ -21,6 +22,7 @@
 //! seq, and the purges of everything, routes and tags) may be evicted: then a new epoch begins. Neither way does
 //! anything come back to life.
 
+mod acl;
 mod breaker;
 mod channel;
 mod counters;
@@ -48,6 +50,7 @@ use redis::Value;
 use tokio::sync::{Notify, RwLock};
 use tokio_util::task::AbortOnDropHandle;
 
+pub use self::acl::acl;
 pub use self::counters::Counters;
 use self::counters::count;
 use self::journal::Journal;

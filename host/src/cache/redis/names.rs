@@ -54,6 +54,17 @@ impl Names {
         }
     }
 
+    /// Glob patterns of all keys.
+    pub(super) fn patterns(&self) -> [String; 4] {
+        let all = |beginning: &str| format!("{beginning}*");
+        [
+            self.group.clone(),
+            all(&self.entry),
+            all(&self.generation),
+            all(&self.lease),
+        ]
+    }
+
     /// Bytes that both keys of an entry take in a command.
     pub(super) fn len_of(&self, key: &Key) -> usize {
         self.entry.len()

@@ -343,7 +343,9 @@ fn info(url: &str) -> Result<ConnectionInfo, SetupError> {
     let redis = info
         .redis_settings()
         .clone()
-        .set_protocol(ProtocolVersion::RESP3);
+        .set_protocol(ProtocolVersion::RESP3)
+        // One command less that a user must be allowed.
+        .set_skip_set_lib_name();
     let tcp = info.tcp_settings().clone().set_nodelay(true);
     Ok(info.set_redis_settings(redis).set_tcp_settings(tcp))
 }

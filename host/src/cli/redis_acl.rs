@@ -1,0 +1,30 @@
+//! `larder redis-acl`: what an operator tells Redis of the user that Larder logs in as.
+
+use std::process::ExitCode;
+
+use super::args::Settings;
+use crate::cache::redis::acl;
+use crate::config::{Problem, RedisServers};
+
+/// Prints the command for the configuration's prefix and mode.
+pub(super) fn run(settings: &Settings) -> ExitCode {
+    let config = match settings.load() {
+        Ok((config, warnings)) => {
+            super::complain(warnings);
+            config
+        }
+        Err(problems) => {
+            super::complain(problems);
+            return ExitCode::FAILURE;
+        }
+    };
+    let Some(redis) = &config.redis else {
+        let problem = Problem::error("no Redis is configured, so there is no prefix to make a user for")
+            .remedy("write url = \"redis://127.0.0.1:6379\" into [redis], or pass --redis redis://127.0.0.1:6379");
+        super::complain([problem]);
+        return ExitCode::FAILURE;
+    };
+    let clustered = matches!(redis.servers, RedisServers::Cluster(_));
+    super::print(&format!("{}\n", acl(&redis.prefix, clustered)));
+    ExitCode::SUCCESS
+}
