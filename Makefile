@@ -22,7 +22,7 @@ EXAMPLE ?= quickstart
 # make bench BENCH="--quick --only larder-memory,axum-moka"
 BENCH   ?=
 
-.PHONY: help setup build run test soak bench lint
+.PHONY: help setup build run test soak model bench lint
 
 help: ## lists the commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -56,6 +56,9 @@ test: ## builds and tests everything, and lints it
 
 soak: build ## reloads a plugin 1,000 times during 1,000,000 calls, for minutes: nothing may be left behind
 	LARDER_SOAK=1000,1000000 $(CARGO) test $(FLAGS) --workspace --test soak
+
+model: build ## runs 1,000 random schedules of three nodes that fail: for hours. MODEL=17 runs one again
+	LARDER_MODEL=$(or $(MODEL),1-1000) $(CARGO) test $(FLAGS) --workspace --test model -- --nocapture
 
 # A workspace of its own: in one, the peers' features would be added to the host's dependencies, and the host that
 # is measured would not be the one that is used.

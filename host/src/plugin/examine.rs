@@ -14,7 +14,7 @@ pub(super) const COMPONENT_BYTES_MAX: usize = 64 * 1024 * 1024;
 const PACKAGE: &str = "larder:plugin/";
 const VERSION: &str = "0.1";
 
-const MAKE_A_COMPONENT: &str = "build it as a component: `cargo build --target wasm32-wasip2` in Rust, `componentize-py` in Python, `jco componentize` in JavaScript";
+const MAKE_A_COMPONENT: &str = "build it as a component: `larder plugin build`, or `cargo build --target wasm32-wasip2` in Rust, `componentize-py` in Python, `jco componentize` in JavaScript";
 
 /// What can be seen before compiling.
 ///
