@@ -1,11 +1,13 @@
 //! Several `redis-server` processes that belong together: a master that Sentinels watch, a cluster, and one that is reached
 //! by TLS or a Unix socket. Everything on free ports of loopback, nothing on disk that stays.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use redis::{FromRedisValue, Value};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
 use crate::ports;
@@ -65,6 +67,55 @@ impl Process {
         process
     }
 
+    /// One server that copies nobody, and is not copied yet.
+    pub async fn alone() -> Self {
+        Self::start(&["--repl-diskless-sync-delay", "0"]).await
+    }
+
+    /// One that copies another.
+    pub async fn copying(master: &Self) -> Self {
+        let of = format!("127.0.0.1 {}", master.port);
+        Self::start(&["--replicaof", &of]).await
+    }
+
+    /// Waits until this many others have its data.
+    pub async fn until_copied_by(&self, count: usize) {
+        eventually_within(PATIENCE, "it is copied", async || {
+            let info: String = self.run("INFO", &["replication"]).await;
+            (info.matches("state=online").count() == count).then_some(())
+        })
+        .await;
+    }
+
+    /// A Sentinel that watches a master as `mymaster`, alone, and takes it for dead after `down_after_ms`.
+    pub async fn sentinel_of(master: &Self, quorum: usize, down_after_ms: u64) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let file = dir.path().join("sentinel.conf");
+        let text = format!(
+            "sentinel monitor mymaster 127.0.0.1 {} {quorum}\nsentinel down-after-milliseconds mymaster {down_after_ms}\nsentinel failover-timeout mymaster 3000\n",
+            master.port
+        );
+        std::fs::write(&file, text).expect("a file can be written");
+        let file = file.to_str().expect("a path of letters").to_owned();
+        Self::start_in(dir, &[&file, "--sentinel"]).await
+    }
+
+    /// SIGSTOP: connections stand, nothing answers.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = self.child.id().and_then(|id| i32::try_from(id).ok());
+        let id = id.and_then(Pid::from_raw).expect("it runs");
+        kill_process(id, signal).expect("it can be signalled");
+    }
+
     /// SIGKILL.
     pub async fn kill(&mut self) {
         self.child
@@ -114,8 +165,9 @@ pub async fn on_a_socket() -> Process {
     Process::start_in(dir, &["--unixsocket", &socket]).await
 }
 
-/// One that is reached by TLS on the port it returns and asks for a certificate of the authority in `directory`.
-pub async fn with_tls(directory: &Path) -> (Process, u16) {
+/// One that is reached by TLS on the port it returns, with the certificate in `directory`. `mutual`: it asks for one of
+/// the same authority.
+pub async fn with_tls(directory: &Path, mutual: bool) -> (Process, u16) {
     let port = ports::free();
     let file = |name: &str| {
         directory
@@ -134,7 +186,7 @@ pub async fn with_tls(directory: &Path) -> (Process, u16) {
         "--tls-ca-cert-file",
         &file("ca.crt"),
         "--tls-auth-clients",
-        "yes",
+        if mutual { "yes" } else { "no" },
     ]
     .map(str::to_owned);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -153,22 +205,13 @@ pub struct Watched {
 impl Watched {
     /// Starts all of them, and waits until the Sentinels know of everybody.
     pub async fn start() -> Self {
-        let master = Process::start(&["--repl-diskless-sync-delay", "0"]).await;
-        let port = master.port.to_string();
-        let mut servers = vec![master];
+        let mut servers = vec![Process::alone().await];
         for _ in 0..2 {
-            servers.push(Process::start(&["--replicaof", &format!("127.0.0.1 {port}")]).await);
+            servers.push(Process::copying(&servers[0]).await);
         }
         let mut sentinels = Vec::new();
         for _ in 0..3 {
-            let dir = tempfile::tempdir().expect("a temporary directory");
-            let file = dir.path().join("sentinel.conf");
-            let text = format!(
-                "sentinel monitor mymaster 127.0.0.1 {port} 2\nsentinel down-after-milliseconds mymaster 500\nsentinel failover-timeout mymaster 3000\n"
-            );
-            std::fs::write(&file, text).expect("a file can be written");
-            let file = file.to_str().expect("a path of letters").to_owned();
-            sentinels.push(Process::start_in(dir, &[&file, "--sentinel"]).await);
+            sentinels.push(Process::sentinel_of(&servers[0], 2, 500).await);
         }
         let watched = Self { servers, sentinels };
         eventually_within(PATIENCE, "the Sentinels know of everybody", async || {
@@ -183,10 +226,10 @@ impl Watched {
                     return None;
                 }
             }
-            let info: String = watched.servers[0].run("INFO", &["replication"]).await;
-            (info.matches("state=online").count() == 2).then_some(())
+            Some(())
         })
         .await;
+        watched.servers[0].until_copied_by(2).await;
         watched
     }
 
@@ -298,8 +341,34 @@ impl Cluster {
     /// Which of the servers is the master that holds a key, as `asked` sees it.
     pub async fn holder_of(&self, key: &str, asked: usize) -> usize {
         let slot: u32 = self.servers[asked].run("CLUSTER", &["KEYSLOT", key]).await;
+        let masters = self.masters(asked).await;
+        let port = masters
+            .iter()
+            .find_map(|(slots, port)| slots.contains(&i64::from(slot)).then_some(*port));
+        let port = port.expect("every slot is held");
+        let place = self
+            .servers
+            .iter()
+            .position(|server| i64::from(server.port) == port);
+        place.expect("it is one of these")
+    }
+
+    /// Waits until the cluster is whole without this server, as `asked` sees it: until its replica was promoted.
+    pub async fn until_replaced(&self, dead: usize, asked: usize) {
+        let port = i64::from(self.servers[dead].port);
+        eventually_within(PATIENCE, "a replica is promoted", async || {
+            let info: String = self.servers[asked].run("CLUSTER", &["INFO"]).await;
+            let masters = self.masters(asked).await;
+            (info.contains("cluster_state:ok") && masters.iter().all(|(_, master)| *master != port))
+                .then_some(())
+        })
+        .await;
+    }
+
+    /// Ranges of slots and the port of the master that holds them, as `asked` sees it.
+    async fn masters(&self, asked: usize) -> Vec<(RangeInclusive<i64>, i64)> {
         let map: Vec<Vec<Value>> = self.servers[asked].run("CLUSTER", &["SLOTS"]).await;
-        let port = map.iter().find_map(|range| {
+        let range = |range: &Vec<Value>| {
             let [
                 Value::Int(first),
                 Value::Int(last),
@@ -312,14 +381,9 @@ impl Cluster {
             let Value::Int(port) = master.get(1)? else {
                 return None;
             };
-            (*first..=*last).contains(&i64::from(slot)).then_some(*port)
-        });
-        let port = port.expect("every slot is held");
-        let place = self
-            .servers
-            .iter()
-            .position(|server| i64::from(server.port) == port);
-        place.expect("it is one of these")
+            Some((*first..=*last, *port))
+        };
+        map.iter().filter_map(range).collect()
     }
 
     /// The name that the cluster has for a server.

@@ -20,12 +20,14 @@
 //! The new master may lack the last purges of the old one, and its seq may since have passed ours, which hides that. So a
 //! node that finds another server than before tells again what it purged lately; told twice does no harm.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use redis::aio::MultiplexedConnection;
-use redis::{Client, Cmd};
+use redis::{Client, Cmd, ConnectionAddr};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::Shared;
@@ -51,6 +53,8 @@ const PATIENCE_MIN: Duration = Duration::from_millis(500);
 const ROUNDS_MAX: usize = 16;
 /// How often Redis is asked whether it is there, while somebody waits for a word.
 const DOUBT_EVERY: Duration = Duration::from_millis(50);
+/// How often Sentinels are asked whom they name.
+const SENTINELS_EVERY: Duration = Duration::from_millis(500);
 /// Words taken in before anything else is looked at.
 const WORDS_MAX: usize = 1024;
 /// The map of a cluster is asked for this often when nothing is wrong…
@@ -207,6 +211,11 @@ impl Shared {
         };
         let how = (&self.names, self.timeout, self.topology.is_cluster());
         let link = Arc::new(Link::connect(&client, id, how, lost).await?);
+        // Whoever named it may be behind the times; what a replica answers is, too.
+        if self.topology.moves() && link.server.is_replica {
+            let what = "the server that is named as the master is a replica";
+            return Err(Trouble::Lost(what.into()));
+        }
         let here = (
             link.server.run.clone(),
             self.topology
@@ -252,6 +261,11 @@ impl Shared {
         // the request (law 6).
         let mut doubt = interval(DOUBT_EVERY);
         doubt.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let Some(first) = shard.breaker.link() else {
+            return;
+        };
+        // Beside everything else: a Sentinel that does not answer holds up no word.
+        let mut moved = pin!(self.until_moved_from(&first.at).fuse());
         loop {
             let Some(link) = shard.breaker.link() else {
                 return;
@@ -262,6 +276,7 @@ impl Shared {
                 () = self.wake.notified() => self.check(&link, &mut channel).await,
                 _ = doubt.tick(), if self.waiters.any() => self.still_answers(&link).await,
                 () = shard.opened.notified() => Ok(()),
+                () = &mut moved => Err(Trouble::Lost("the Sentinels name another master".into())),
             };
             if let Err(trouble) = step {
                 shard.breaker.failed(&link, &trouble);
@@ -300,9 +315,6 @@ impl Shared {
                 .now_ms()
                 .saturating_sub(self.scripts.matters_ms()),
         );
-        if self.has_moved(link).await {
-            return Err(Trouble::Lost("the Sentinels name another master".into()));
-        }
         // The channel has a connection of its own: that it answers says nothing about the one that requests use.
         if link.is_doubtful() {
             self.head(link, &link.stores).await?;
@@ -327,8 +339,14 @@ impl Shared {
         kept.any(|kept| !kept.numbered || self.link_of_scope(&kept.scope).is_some())
     }
 
-    async fn has_moved(&self, link: &Link) -> bool {
-        self.topology.moves() && self.topology.has_moved_from(&link.at).await
+    /// Returns when the Sentinels name another master than the one there; never, where there are none.
+    async fn until_moved_from(&self, at: &ConnectionAddr) {
+        loop {
+            sleep(SENTINELS_EVERY).await;
+            if self.topology.has_moved_from(at).await {
+                return;
+            }
+        }
     }
 
     /// Whether nothing was missed up to now. Then this node's record is complete as of the moment it was asked.
@@ -444,7 +462,12 @@ impl Shared {
             told.clear();
             for kept in to_tell {
                 match self.tell(link, &kept.scope, kept.mode, patience).await {
-                    Ok(_) => told.push(kept),
+                    Ok(reached) => {
+                        // The next failover may lose it as it may lose any other.
+                        let when = (reached.numbered.seq, self.clock.now_ms());
+                        self.recent.remember(&kept.scope, kept.mode, when);
+                        told.push(kept);
+                    }
                     Err(Untold {
                         numbered: Some(_),
                         trouble: Trouble::Away | Trouble::Moved(_),
@@ -505,8 +528,7 @@ impl Shared {
                 numbered: None,
                 trouble,
             })?;
-        let mut replicas = link.server.replicas.min(1);
-        let mut last = None;
+        let mut holder = None;
         if let Scope::Resource(resource) = scope {
             let raised = async {
                 let holder = self.holder(link, resource).ok_or(Trouble::Away)?;
@@ -523,9 +545,9 @@ impl Shared {
                 Ok(holder)
             };
             match raised.await {
-                Ok(holder) => {
-                    replicas = replicas.min(holder.server.replicas.min(1));
-                    last = Some(holder);
+                Ok(told) => {
+                    let write = self.scripts.raising(resource, mode, numbered);
+                    holder = Some((told, write)).filter(|(told, _)| told.id != link.id);
                 }
                 Err(trouble) => {
                     self.take_over(scope, mode, numbered);
@@ -538,23 +560,23 @@ impl Shared {
         }
         self.wrote(link);
         self.take_over(scope, mode, numbered);
-        let copied = if replicas > 0 {
-            let holder = last.as_deref().filter(|holder| holder.id != link.id);
-            let (one, other) = tokio::join!(copied(link, limit), async {
-                match holder {
-                    Some(holder) => copied(holder, limit).await,
-                    None => u32::MAX,
-                }
-            });
-            Some(one.min(other))
-        } else {
-            None
-        };
         Ok(Reached {
-            seq: numbered.seq,
-            nodes: numbered.nodes,
-            replicas: copied,
+            numbered,
+            group: Arc::clone(link),
+            holder,
         })
+    }
+
+    /// Waits, for about `timeout` at most, until a replica of each server that was told of a purge has it. How many have it, of
+    /// the server of which the fewest have; none where no server has a replica.
+    pub(super) async fn copied(&self, reached: &Reached) -> Option<u32> {
+        let (group, limit) = (&reached.group, self.timeout);
+        let mark = self.scripts.marking(reached.numbered);
+        let (one, other) = tokio::join!(group.copies.of_written(group, &mark, limit), async {
+            let (link, write) = reached.holder.as_ref()?;
+            link.copies.of_written(link, write, limit).await
+        });
+        one.into_iter().chain(other).min()
     }
 
     /// The connections to the server that holds a resource. That of the group is spoken to before requests are let in.
@@ -611,13 +633,12 @@ impl Shared {
 }
 
 /// How far a purge is known to have come.
-#[derive(Clone, Copy, Debug)]
 pub(super) struct Reached {
-    pub(super) seq: u64,
-    /// Nodes that were listening.
-    pub(super) nodes: u64,
-    /// Replicas that have it, of each server it was told to; none where there are no replicas.
-    pub(super) replicas: Option<u32>,
+    pub(super) numbered: Numbered,
+    /// The server of the group.
+    group: Arc<Link>,
+    /// The server of the resource if it is another, and what it was told.
+    holder: Option<(Arc<Link>, Cmd)>,
 }
 
 /// A purge that did not come all the way.
@@ -625,16 +646,4 @@ pub(super) struct Untold {
     /// It has its number, which every node that listens was told: what is missing is the generation of the resource.
     pub(super) numbered: Option<Numbered>,
     pub(super) trouble: Trouble,
-}
-
-/// Waits until a replica has what was written on this connection, for `limit` at most; how many have it.
-async fn copied(link: &Link, limit: Duration) -> u32 {
-    let mut command = redis::cmd("WAIT");
-    command
-        .arg(1)
-        .arg(u64::try_from(limit.as_millis()).unwrap_or(1).max(1));
-    match link.ask(&link.control, &command, limit * 2).await {
-        Ok(answer) => redis::from_redis_value(answer).unwrap_or_default(),
-        Err(_) => 0,
-    }
 }

@@ -10,6 +10,7 @@ use redis::{
     Value,
 };
 
+use super::copies::Copies;
 use super::lane::{Held, Lane};
 use super::names::Names;
 use crate::cache::freshness::millis;
@@ -111,25 +112,33 @@ impl Trouble {
 pub(super) struct Server {
     /// Another one after every start of the server.
     pub(super) run: String,
-    /// Servers that copy it.
-    pub(super) replicas: u32,
+    /// It copies another one.
+    pub(super) is_replica: bool,
 }
 
 impl Server {
     /// From what `INFO` answers.
     fn of(info: &str) -> Self {
-        let field = |name: &str| {
-            info.lines()
-                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-                .map(str::trim)
-        };
         Self {
-            run: field("run_id").unwrap_or_default().to_owned(),
-            replicas: field("connected_slaves")
-                .and_then(|count| count.parse().ok())
-                .unwrap_or_default(),
+            run: field(info, "run_id").unwrap_or_default().to_owned(),
+            is_replica: field(info, "role") == Some("slave"),
         }
     }
+
+    /// How many servers copy the one whose `INFO` this is.
+    pub(super) fn replicas_of(info: &str) -> u32 {
+        let count = field(info, "connected_slaves");
+        count
+            .and_then(|count| count.parse().ok())
+            .unwrap_or_default()
+    }
+}
+
+/// A field of what `INFO` answers.
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .map(str::trim)
 }
 
 /// A set of connections made together, and given up together.
@@ -142,6 +151,10 @@ pub(super) struct Link {
     pub(super) stores: MultiplexedConnection,
     /// For what nobody waits for, so that a long answer holds up no request.
     pub(super) control: MultiplexedConnection,
+    /// For `WAIT`, which holds up what is behind it.
+    pub(super) waits: MultiplexedConnection,
+    /// Whether replicas have what was written.
+    pub(super) copies: Copies,
     /// Who answers there, and where.
     pub(super) server: Server,
     pub(super) at: ConnectionAddr,
@@ -171,7 +184,7 @@ impl Link {
             .set_pipeline_buffer_size(IN_FLIGHT_MAX)
             .set_push_sender(watch);
         let connect = || client.get_multiplexed_async_connection_with_config(&config);
-        let (requests, mut control) = tokio::try_join!(connect(), connect())
+        let (requests, mut control, waits) = tokio::try_join!(connect(), connect(), connect())
             .map_err(|error| Trouble::Lost(error.to_string()))?;
         let info = ask(&mut control, &redis::cmd("INFO"), CONNECT_TIMEOUT).await?;
         let info: String = redis::from_redis_value(info)
@@ -181,6 +194,8 @@ impl Link {
             lane: Lane::new(requests.clone(), names.clone(), (limit, clustered)),
             stores: requests,
             control,
+            waits,
+            copies: Copies::default(),
             server: Server::of(&info),
             at: client.get_connection_info().addr().clone(),
             failures: Failures::default(),

@@ -9,7 +9,7 @@
 //!   [`lane`]: the look-ups of requests, gathered into one command.
 //! - [`lease`]: who loads, of all nodes; [`waiters`]: who waits for that.
 //! - [`keeper`]: the tasks behind: connect, catch up, notice what was missed, tell what could not be told.
-//! - [`channel`]: what other nodes purge and store, heard at once.
+//! - [`channel`]: what other nodes purge and store, heard at once; [`copies`]: whether a replica has a purge.
 //! - [`pending`]: the purges that are yet to be told; [`journal`]: they outlive a restart.
 //! - [`acl`]: what its user must be allowed.
 //! - [`scripts`] and the `.lua` files: what runs in Redis; [`names`]: what things are called there.
@@ -25,6 +25,7 @@
 mod acl;
 mod breaker;
 mod channel;
+mod copies;
 mod counters;
 mod journal;
 mod keeper;
@@ -520,13 +521,15 @@ impl Shared {
             };
             match told {
                 Ok(reached) => {
-                    let told = (reached.seq, self.clock.now_ms());
+                    let told = (reached.numbered.seq, self.clock.now_ms());
                     self.recent.remember(scope, mode, told);
+                    // After the exchange was given back: who waits for it does not wait for a replica.
+                    let replicas = self.copied(&reached).await;
                     return Purged {
-                        seq: reached.seq,
+                        seq: reached.numbered.seq,
                         shared: true,
-                        nodes: Some(reached.nodes),
-                        replicas: reached.replicas,
+                        nodes: Some(reached.numbered.nodes),
+                        replicas,
                         durable: true,
                     };
                 }

@@ -188,6 +188,13 @@ impl Scripts {
         numbered: Numbered,
         limit: Duration,
     ) -> Result<(), Trouble> {
+        let command = self.raising(resource, mode, numbered);
+        run(link, &link.control, &self.raise, &command, limit).await?;
+        Ok(())
+    }
+
+    /// What [`Scripts::raise`] sends. Sent again, it writes the same.
+    pub(super) fn raising(&self, resource: &Resource, mode: Mode, numbered: Numbered) -> Cmd {
         let mut command = call(&self.raise, 1, 4, 128 + resource.text().len());
         self.names.push_generation(&mut command, resource);
         command
@@ -195,8 +202,18 @@ impl Scripts {
             .arg(numbered.seq)
             .arg(mode_text(mode))
             .arg(self.matters_ms);
-        run(link, &link.control, &self.raise, &command, limit).await?;
-        Ok(())
+        command
+    }
+
+    /// A write to the group that changes nothing anybody reads.
+    pub(super) fn marking(&self, numbered: Numbered) -> Cmd {
+        let mut command = Cmd::with_capacity(4, 64 + self.names.group.len());
+        command
+            .arg("HSET")
+            .arg(&self.names.group)
+            .arg("waited")
+            .arg(numbered.seq);
+        command
     }
 
     /// Stores an entry; says whether it was, or refused.

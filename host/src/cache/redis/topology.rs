@@ -5,12 +5,14 @@
 //!
 //! After a failover the old master may still think that it is one, and so may whoever has not heard of it. Of a cluster
 //! several servers are asked, and for each slot the claim with the highest configuration epoch counts: epochs are given
-//! out by votes of the majority, so the newer claim has the higher one. Of Sentinels all are asked, and what they name
-//! must say itself that it is a master.
+//! out by votes of the majority, so the newer claim has the higher one. Of Sentinels all are asked, and whom most name is
+//! believed. Either way the keeper turns away from who says itself that it is a replica.
 
 use std::sync::Arc;
 
+use futures_util::StreamExt as _;
 use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo,
     IntoConnectionInfo as _, ProtocolVersion, RedisError, TlsCertificates, Value,
@@ -216,29 +218,41 @@ impl Topology {
     }
 }
 
-/// The master that the Sentinels name, if it says so itself. The first that answers so wins.
+/// The master that most of the Sentinels name, as soon as most of them have; else whom most of those name that answer.
 async fn master_of(name: &str, sentinels: &[Client]) -> Result<Address, Trouble> {
-    let answers = join_all(sentinels.iter().map(async |sentinel| {
-        let mut command = redis::cmd("SENTINEL");
-        command.arg("GET-MASTER-ADDR-BY-NAME").arg(name);
-        let answer = once(sentinel, &command).await?;
-        let named: Option<(String, u16)> =
-            redis::from_redis_value(answer).map_err(|error| Trouble::Strange(error.to_string()))?;
-        let unknown = || Trouble::Lost(format!("the Sentinels know no master `{name}`"));
-        named
-            .map(|(host, port)| (Arc::from(host), port))
-            .ok_or_else(unknown)
-    }))
-    .await;
+    let mut answers: FuturesUnordered<_> = sentinels
+        .iter()
+        .map(async |sentinel| {
+            let mut command = redis::cmd("SENTINEL");
+            command.arg("GET-MASTER-ADDR-BY-NAME").arg(name);
+            let answer = once(sentinel, &command).await?;
+            let named: Option<(String, u16)> = redis::from_redis_value(answer)
+                .map_err(|error| Trouble::Strange(error.to_string()))?;
+            let unknown = || Trouble::Lost(format!("the Sentinels know no master `{name}`"));
+            named
+                .map(|(host, port)| (Arc::from(host), port))
+                .ok_or_else(unknown)
+        })
+        .collect();
     let mut trouble = Trouble::Lost("no Sentinel answers".into());
     let mut votes: Vec<(Address, usize)> = Vec::new();
-    for answer in answers {
-        match answer {
-            Ok(master) => match votes.iter_mut().find(|(named, _)| *named == master) {
-                Some((_, votes)) => *votes += 1,
-                None => votes.push((master, 1)),
-            },
-            Err(error) => trouble = error,
+    while let Some(answer) = answers.next().await {
+        let master = match answer {
+            Ok(master) => master,
+            Err(error) => {
+                trouble = error;
+                continue;
+            }
+        };
+        let place = votes.iter().position(|(named, _)| *named == master);
+        let place = place.unwrap_or_else(|| {
+            votes.push((master, 0));
+            votes.len() - 1
+        });
+        votes[place].1 += 1;
+        // One that does not answer is waited for only where it could turn the vote.
+        if votes[place].1 * 2 > sentinels.len() {
+            break;
         }
     }
     votes

@@ -1,13 +1,19 @@
 //! Every way to run Redis: a Unix socket, TLS with certificates on both sides, Sentinels and a cluster, while servers die
 //! and slots move under load.
 
+mod acl;
+mod reach;
+mod replicas;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures_util::future::join_all;
-use larder_tests::postgres::certificates;
-use larder_tests::redis_group::{self, Cluster, Watched};
-use larder_tests::{Client, Larder, Origin, Redis, before, call, eventually, json};
+use larder_tests::redis_group::{Cluster, Watched};
+use larder_tests::wait::PATIENCE;
+use larder_tests::{Client, Larder, Origin, before, call, eventually, eventually_within, json};
 
 /// A node whose `[redis]` holds these lines, once it has its Redis.
 async fn node(origin: &Origin, lines: &str) -> Larder {
@@ -27,7 +33,12 @@ async fn unready(origin: &Origin, lines: &str) -> Larder {
 }
 
 async fn until_available(larder: &Larder) {
-    eventually(
+    until_available_within(PATIENCE, larder).await;
+}
+
+async fn until_available_within(bound: Duration, larder: &Larder) {
+    eventually_within(
+        bound,
         "Redis is in use, all of it, and nothing waits to be told",
         async || {
             let ready = larder.admin.get("/readyz").await.json();
@@ -58,15 +69,22 @@ async fn are_one_cache(one: &Larder, other: &Larder, path: &str) {
     }
 }
 
-/// Clients that ask both nodes for keys old and new until they are told to stop. Every answer must be one.
+/// How soon Redis is in use again after another server was promoted.
+const RECOVERY: Duration = Duration::from_secs(2);
+
+/// What a client of one node purged, and the number of calls that the origin had answered before.
+type Purged = HashMap<String, u64>;
+
+/// Clients that ask both nodes for keys old and new, and purge some, until they are told to stop. Every answer must be
+/// one, and on the node that acknowledged a purge none may be older than it.
 struct Load {
     stop: Arc<AtomicBool>,
     asked: Arc<AtomicUsize>,
-    clients: Vec<tokio::task::JoinHandle<()>>,
+    clients: Vec<tokio::task::JoinHandle<Purged>>,
 }
 
 impl Load {
-    fn on(nodes: [&Larder; 2]) -> Self {
+    fn on(origin: &Arc<Origin>, nodes: [&Larder; 2]) -> Self {
         let (stop, asked) = (
             Arc::new(AtomicBool::new(false)),
             Arc::new(AtomicUsize::new(0)),
@@ -75,9 +93,12 @@ impl Load {
             .iter()
             .enumerate()
             .map(|(place, larder)| {
-                let client = Client::new(larder.public.address());
+                let public = Client::new(larder.public.address());
+                let admin = Client::new(larder.admin.address());
                 let (stop, asked) = (Arc::clone(&stop), Arc::clone(&asked));
+                let origin = Arc::clone(origin);
                 tokio::spawn(async move {
+                    let mut purged = Purged::new();
                     while !stop.load(Ordering::Relaxed) {
                         let number = asked.fetch_add(1, Ordering::Relaxed);
                         // The same few again and again, and one that nobody had before.
@@ -85,10 +106,21 @@ impl Load {
                             format!("old-{}", number % 50),
                             format!("new-{place}-{number}"),
                         ] {
-                            let answer = client.get(&format!("/things/{key}")).await;
+                            let answer = public.get(&format!("/things/{key}")).await;
                             assert_eq!(answer.status, 200, "{answer:?}");
+                            let least = purged.get(&key).copied().unwrap_or_default();
+                            assert!(call(&answer) > least, "older than a purge: {answer:?}");
+                        }
+                        if number.is_multiple_of(7) {
+                            let key = format!("old-{}", number % 50);
+                            let given = origin.calls(&format!("/{key}")) as u64;
+                            let what = json!({ "path": format!("/things/{key}") });
+                            let said = admin.post("/purge", &what).await;
+                            assert_eq!(said.status, 200, "{said:?}");
+                            purged.insert(key, given);
                         }
                     }
+                    purged
                 })
             })
             .collect();
@@ -108,136 +140,43 @@ impl Load {
         .await;
     }
 
-    async fn end(self) {
+    /// Ends it, once the nodes are whole again: by then each knows what the other has purged.
+    async fn end(self, nodes: [&Larder; 2]) {
         self.stop.store(true, Ordering::Relaxed);
+        let mut purged = Purged::new();
         for client in join_all(self.clients).await {
-            client.expect("no request failed");
-        }
-    }
-}
-
-#[tokio::test]
-async fn by_a_unix_socket() {
-    let origin = Origin::start();
-    let server = redis_group::on_a_socket().await;
-    let url = format!(
-        "url = \"redis+unix://{}\"",
-        server.path("redis.sock").display()
-    );
-    let (one, other) = (node(&origin, &url).await, node(&origin, &url).await);
-    are_one_cache(&one, &other, "/things/42").await;
-}
-
-#[tokio::test]
-async fn by_tls_with_certificates_on_both_sides() {
-    let (origin, directory) = (Origin::start(), tempfile::tempdir().expect("a directory"));
-    certificates(
-        directory.path(),
-        &["ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"],
-    );
-    let (_server, port) = redis_group::with_tls(directory.path()).await;
-    let file = |name: &str| format!("{:?}", directory.path().join(name).display().to_string());
-    let url = format!("url = \"rediss://127.0.0.1:{port}\"");
-    let all = format!(
-        "{url}\nca = {}\ncert = {}\nkey = {}",
-        file("ca.crt"),
-        file("server.crt"),
-        file("server.key")
-    );
-    let (one, other) = (node(&origin, &all).await, node(&origin, &all).await);
-    are_one_cache(&one, &other, "/things/42").await;
-    // Without the authority, and without a certificate of its own: served without Redis, and said why.
-    let anonymous = format!("{url}\nca = {}", file("ca.crt"));
-    for (lines, word) in [
-        (url.as_str(), "certificate"),
-        (anonymous.as_str(), "certificate"),
-    ] {
-        let larder = unready(&origin, lines).await;
-        assert_eq!(larder.get("/things/42").await.status, 200);
-        eventually("it is said why", async || {
-            let ready = larder.admin.get("/readyz").await.json();
-            let error = ready["redis"]["error"].as_str()?.to_lowercase();
-            error.contains(word).then_some(())
-        })
-        .await;
-    }
-}
-
-/// All that Larder does with Redis, as a user that may do what `larder redis-acl` prints and nothing else.
-#[tokio::test]
-async fn by_a_user_that_may_do_what_is_printed_and_nothing_else() {
-    let (origin, mut redis) = (Origin::start(), Redis::start().await);
-    let home = Larder::with()
-        .section(&format!(
-            "[redis]\nurl = {:?}\nprefix = \"app:x\"",
-            redis.url()
-        ))
-        .write();
-    let printed = home.run(&["redis-acl", "--config", "larder.toml"]).await;
-    assert!(printed.status.success(), "{printed:?}");
-    let line = printed.stdout;
-    let words: Vec<&str> = line.split_whitespace().skip(1).collect();
-    let (set, words) = words.split_first().expect("SETUSER");
-    let words: Vec<&str> = words
-        .iter()
-        .map(|word| {
-            if *word == ">PASSWORD" {
-                ">geheim"
-            } else {
-                word
+            for (key, given) in client.expect("no request failed") {
+                let least = purged.entry(key).or_default();
+                *least = given.max(*least);
             }
-        })
-        .collect();
-    let _: String = redis.run("ACL", &[&[*set][..], &words].concat()).await;
-    let _: String = redis.run("CONFIG", &["RESETSTAT"]).await;
-    let url = redis.url().replace("redis://", "redis://app:x:geheim@");
-    let url = url.replace("app:x:", "app%3Ax:");
-    let lines = format!("url = {url:?}\nprefix = \"app:x\"\ntrust = \"400ms\"");
-    let (one, other) = (node(&origin, &lines).await, node(&origin, &lines).await);
-    are_one_cache(&one, &other, "/things/42").await;
-    one.get("/things/42").await;
-    let listed = one.entries("/things/42").await;
-    let listed = listed.as_array().expect("a list");
-    assert!(
-        listed.iter().any(|entry| entry["tier"] == "redis"),
-        "{listed:?}"
-    );
-    // A load that fails gives its lease back, and one that takes long renews it.
-    origin.on("/failing", larder_tests::Reply::status(500));
-    assert_eq!(one.get("/things/failing").await.status, 502);
-    let gate = origin.gate("/slow");
-    let slow = Client::new(one.public.address());
-    let slow = tokio::spawn(async move { slow.get("/things/slow").await });
-    gate.arrived(1).await;
-    let waiting = Client::new(other.public.address());
-    let waiting = tokio::spawn(async move { waiting.get("/things/slow").await });
-    eventually("everything that is allowed was needed", async || {
-        let used: String = redis.run("INFO", &["commandstats"]).await;
-        let unused = words
-            .iter()
-            .filter_map(|word| word.strip_prefix('+'))
-            .find(|command| {
-                // Where there are replicas; to forget old purges.
-                !["wait", "hdel"].contains(command)
-                    && !used.contains(&format!("cmdstat_{command}:"))
-            });
-        if let Some(unused) = unused {
-            eprintln!("{unused} is yet to be needed");
         }
-        unused.is_none().then_some(())
-    })
-    .await;
-    gate.open();
-    assert_eq!(waiting.await.expect("it is answered").status, 200);
-    assert_eq!(slow.await.expect("it is answered").status, 200);
-    let denied: Vec<redis::Value> = redis.run("ACL", &["LOG"]).await;
-    assert!(denied.is_empty(), "{denied:?}");
-    redis.kill().await;
+        assert!(!purged.is_empty());
+        for larder in nodes {
+            until_available(larder).await;
+        }
+        for (key, given) in purged {
+            for larder in nodes {
+                eventually("what the other has purged is heard", async || {
+                    let answer = larder.get(&format!("/things/{key}")).await;
+                    (call(&answer) > given).then_some(())
+                })
+                .await;
+            }
+        }
+    }
+}
+
+/// Both use all of Redis, soon enough after a promotion.
+async fn are_back(one: &Larder, other: &Larder) {
+    tokio::join!(
+        until_available_within(RECOVERY, one),
+        until_available_within(RECOVERY, other)
+    );
 }
 
 #[tokio::test]
 async fn law_6_a_failover_by_sentinels_fails_no_request_and_loses_no_purge() {
-    let origin = Origin::start();
+    let origin = Arc::new(Origin::start());
     let mut watched = Watched::start().await;
     let settings = watched.settings();
     let (one, other) = (
@@ -245,7 +184,7 @@ async fn law_6_a_failover_by_sentinels_fails_no_request_and_loses_no_purge() {
         node(&origin, &settings).await,
     );
     are_one_cache(&one, &other, "/things/42").await;
-    let load = Load::on([&one, &other]);
+    let load = Load::on(&origin, [&one, &other]);
     load.goes_on(100).await;
     let old = call(&other.get("/things/42").await);
     let said = one.purge(json!({ "path": "/things/42" })).await;
@@ -253,10 +192,9 @@ async fn law_6_a_failover_by_sentinels_fails_no_request_and_loses_no_purge() {
     let port = watched.servers[0].port;
     watched.servers[0].kill().await;
     watched.until_promoted(port).await;
-    until_available(&one).await;
-    until_available(&other).await;
+    are_back(&one, &other).await;
     load.goes_on(100).await;
-    load.end().await;
+    load.end([&one, &other]).await;
     for larder in [&one, &other] {
         assert!(call(&larder.get("/things/42").await) > old);
     }
@@ -265,7 +203,7 @@ async fn law_6_a_failover_by_sentinels_fails_no_request_and_loses_no_purge() {
 
 #[tokio::test]
 async fn law_6_a_cluster_that_loses_servers_fails_no_request_and_loses_no_purge() {
-    let origin = Origin::start();
+    let origin = Arc::new(Origin::start());
     let mut cluster = Cluster::start().await;
     let settings = cluster.settings();
     let (one, other) = (
@@ -275,14 +213,14 @@ async fn law_6_a_cluster_that_loses_servers_fails_no_request_and_loses_no_purge(
     for path in ["/things/1", "/things/2", "/things/3", "/things/4"] {
         are_one_cache(&one, &other, path).await;
     }
-    let load = Load::on([&one, &other]);
+    let load = Load::on(&origin, [&one, &other]);
     load.goes_on(100).await;
     // First the one that holds the group, and then another one.
     let group = cluster.holder_of("larder:{g}", 0).await;
     let another = (0..3)
         .find(|place| *place != group)
         .expect("there are three");
-    let mut alive = (0..6)
+    let alive = (0..6)
         .find(|place| ![group, another].contains(place))
         .expect("there are six");
     for (round, dying) in [group, another].into_iter().enumerate() {
@@ -291,22 +229,14 @@ async fn law_6_a_cluster_that_loses_servers_fails_no_request_and_loses_no_purge(
         let old = call(&other.get(&path).await);
         one.purge(json!({ "path": path })).await;
         cluster.servers[dying].kill().await;
-        if alive == dying {
-            alive = 5;
-        }
-        eventually("every slot is held again", async || {
-            let info: String = cluster.servers[alive].run("CLUSTER", &["INFO"]).await;
-            info.contains("cluster_state:ok").then_some(())
-        })
-        .await;
-        until_available(&one).await;
-        until_available(&other).await;
+        cluster.until_replaced(dying, alive).await;
+        are_back(&one, &other).await;
         load.goes_on(100).await;
         for larder in [&one, &other] {
             assert!(call(&larder.get(&path).await) > old);
         }
     }
-    load.end().await;
+    load.end([&one, &other]).await;
     for path in ["/things/5", "/things/6", "/things/7", "/things/8"] {
         are_one_cache(&one, &other, path).await;
     }
@@ -314,14 +244,14 @@ async fn law_6_a_cluster_that_loses_servers_fails_no_request_and_loses_no_purge(
 
 #[tokio::test]
 async fn law_6_slots_that_move_fail_no_request() {
-    let origin = Origin::start();
+    let origin = Arc::new(Origin::start());
     let cluster = Cluster::start().await;
     let settings = cluster.settings();
     let (one, other) = (
         node(&origin, &settings).await,
         node(&origin, &settings).await,
     );
-    let load = Load::on([&one, &other]);
+    let load = Load::on(&origin, [&one, &other]);
     load.goes_on(100).await;
     // All that the server of the group holds, the group with it.
     let group = cluster.holder_of("larder:{g}", 0).await;
@@ -346,7 +276,7 @@ async fn law_6_slots_that_move_fail_no_request() {
         ])
         .await;
     load.goes_on(100).await;
-    load.end().await;
+    load.end([&one, &other]).await;
     assert_eq!(cluster.holder_of("larder:{g}", another).await, another);
     until_available(&one).await;
     until_available(&other).await;
