@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 
 use super::args::Settings;
+use super::serve::servers;
 use crate::cache::redis::acl;
-use crate::config::{Problem, RedisServers};
+use crate::config::Problem;
 
 /// Prints the command for the configuration's prefix and mode.
 pub(super) fn run(settings: &Settings) -> ExitCode {
@@ -24,7 +25,14 @@ pub(super) fn run(settings: &Settings) -> ExitCode {
         super::complain([problem]);
         return ExitCode::FAILURE;
     };
-    let clustered = matches!(redis.servers, RedisServers::Cluster(_));
-    super::print(&format!("{}\n", acl(&redis.prefix, clustered)));
-    ExitCode::SUCCESS
+    match acl(&servers(&redis.servers), &redis.prefix) {
+        Ok(line) => {
+            super::print(&format!("{line}\n"));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            super::complain([Problem::error(error.to_string())]);
+            ExitCode::FAILURE
+        }
+    }
 }

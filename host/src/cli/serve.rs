@@ -172,14 +172,7 @@ fn redis_tier(
         return Ok(None);
     };
     let settings = RedisSettings {
-        servers: match &redis.servers {
-            RedisServers::Single(url) => Servers::Single(url.clone()),
-            RedisServers::Cluster(urls) => Servers::Cluster(urls.clone()),
-            RedisServers::Sentinel { master, sentinels } => Servers::Sentinel {
-                master: master.clone(),
-                sentinels: sentinels.clone(),
-            },
-        },
+        servers: servers(&redis.servers),
         tls: tls(redis)?,
         prefix: redis.prefix.clone(),
         timeout: redis.timeout,
@@ -195,6 +188,18 @@ fn redis_tier(
     };
     let tier = RedisTier::start(settings, Arc::clone(generations), Arc::clone(clock), hooks)?;
     Ok(Some(tier))
+}
+
+/// Where Redis is, in the words of the tier.
+pub(super) fn servers(configured: &RedisServers) -> Servers {
+    match configured {
+        RedisServers::Single(url) => Servers::Single(url.clone()),
+        RedisServers::Cluster(urls) => Servers::Cluster(urls.clone()),
+        RedisServers::Sentinel { master, sentinels } => Servers::Sentinel {
+            master: master.clone(),
+            sentinels: sentinels.clone(),
+        },
+    }
 }
 
 /// The certificates that the configuration names.

@@ -1,6 +1,8 @@
 //! What a Redis user needs to be allowed for this tier, and nothing more.
 
 use super::names::Names;
+use super::topology::{Servers, login};
+use super::{SetupError, check_prefix};
 
 /// Commands that this node sends.
 const SENT: &[&str] = &[
@@ -16,28 +18,38 @@ const SENT: &[&str] = &[
     "subscribe",
     "wait",
 ];
-/// Commands that the scripts run.
+/// Commands that the scripts run. A node sends `HSET` too.
 const IN_SCRIPTS: &[&str] = &[
     "get", "set", "getrange", "setrange", "del", "pexpire", "pttl", "hget", "hset", "hdel",
     "hgetall", "hlen", "hscan", "publish",
 ];
-/// Commands that a cluster takes besides.
-const IN_A_CLUSTER: &[&str] = &["cluster|nodes"];
+/// What a cluster takes besides.
+const IN_A_CLUSTER: &str = "cluster|nodes";
+/// What a database of another number than 0 takes besides.
+const IN_A_DATABASE: &str = "select";
 
-/// `ACL SETUSER` with a user's name and `PASSWORD` to be filled in.
-pub fn acl(prefix: &str, clustered: bool) -> String {
-    let names = Names::new(prefix);
-    let mut line = format!("ACL SETUSER {prefix} on >PASSWORD resetkeys resetchannels -@all");
+/// `ACL SETUSER` for the user that the servers are logged in to as, else for one that is called as the prefix is, with
+/// `PASSWORD` to be filled in. It takes away whatever that user could do before.
+///
+/// # Errors
+/// [`SetupError`], when no Redis could ever be reached with these settings.
+pub fn acl(servers: &Servers, prefix: &str) -> Result<String, SetupError> {
+    check_prefix(prefix)?;
+    let (names, login) = (Names::new(prefix), login(servers)?);
+    let user = login.username().unwrap_or(prefix);
+    let mut line = format!("ACL SETUSER {user} reset resetchannels on >PASSWORD");
     for pattern in names.patterns() {
         line.push_str(" ~");
         line.push_str(&pattern);
     }
     line.push_str(" &");
     line.push_str(&names.channel);
-    let besides = if clustered { IN_A_CLUSTER } else { &[] };
+    let cluster = matches!(servers, Servers::Cluster(_)).then_some(IN_A_CLUSTER);
+    let database = (login.db() != 0).then_some(IN_A_DATABASE);
+    let besides = cluster.iter().chain(&database);
     for command in SENT.iter().chain(IN_SCRIPTS).chain(besides) {
         line.push_str(" +");
         line.push_str(command);
     }
-    line
+    Ok(line)
 }

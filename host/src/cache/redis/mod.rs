@@ -116,6 +116,16 @@ pub enum SetupError {
     },
 }
 
+fn check_prefix(prefix: &str) -> Result<(), SetupError> {
+    let readable = |c: char| c.is_ascii_alphanumeric() || ".-_~:".contains(c);
+    if prefix.is_empty() || !prefix.chars().all(readable) {
+        return Err(SetupError::Prefix {
+            prefix: prefix.to_owned(),
+        });
+    }
+    Ok(())
+}
+
 /// What is done with what other nodes tell.
 pub struct Hooks {
     /// Purges may have been missed: what is in memory must be dropped.
@@ -190,12 +200,7 @@ impl RedisTier {
         hooks: Hooks,
     ) -> Result<Arc<Self>, SetupError> {
         let topology = Topology::new(&settings.servers, settings.tls)?;
-        let readable = |c: char| c.is_ascii_alphanumeric() || ".-_~:".contains(c);
-        if settings.prefix.is_empty() || !settings.prefix.chars().all(readable) {
-            return Err(SetupError::Prefix {
-                prefix: settings.prefix,
-            });
-        }
+        check_prefix(&settings.prefix)?;
         generations.mirror(millis(settings.trust));
         let names = Names::new(&settings.prefix);
         let clustered = topology.is_cluster();

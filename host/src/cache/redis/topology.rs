@@ -15,7 +15,8 @@ use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo,
-    IntoConnectionInfo as _, ProtocolVersion, RedisError, TlsCertificates, Value,
+    IntoConnectionInfo as _, ProtocolVersion, RedisConnectionInfo, RedisError, TlsCertificates,
+    Value,
 };
 
 use super::SetupError;
@@ -119,9 +120,7 @@ impl Topology {
                     login.get_or_insert(seed);
                 }
                 Kind::Cluster {
-                    login: login.ok_or_else(|| SetupError::Url {
-                        reason: "a cluster needs one at least".into(),
-                    })?,
+                    login: login.ok_or_else(no_servers)?,
                     seeds,
                 }
             }
@@ -362,6 +361,21 @@ fn info(url: &str) -> Result<ConnectionInfo, SetupError> {
         .set_skip_set_lib_name();
     let tcp = info.tcp_settings().clone().set_nodelay(true);
     Ok(info.set_redis_settings(redis).set_tcp_settings(tcp))
+}
+
+/// What it takes to log in to the servers that hold the data.
+pub(super) fn login(servers: &Servers) -> Result<RedisConnectionInfo, SetupError> {
+    let url = match servers {
+        Servers::Single(url) | Servers::Sentinel { master: url, .. } => url,
+        Servers::Cluster(urls) => urls.first().ok_or_else(no_servers)?,
+    };
+    Ok(info(url)?.redis_settings().clone())
+}
+
+fn no_servers() -> SetupError {
+    SetupError::Url {
+        reason: "a cluster needs one at least".into(),
+    }
 }
 
 /// How to reach the server of a URL, without TLS.
