@@ -44,13 +44,17 @@ impl Process {
             .split_first()
             .filter(|(first, _)| !first.starts_with("--"))
         {
-            command.arg(file).args(rest).args(["--port", &text]);
+            command
+                .arg(file)
+                .args(["--port", &text, "--bind", "127.0.0.1"]);
+            command.args(rest);
         } else {
-            command.args(["--port", &text, "--save", "", "--appendonly", "no"]);
+            command.args(["--port", &text, "--bind", "127.0.0.1"]);
+            command.args(["--save", "", "--appendonly", "no"]);
             command.args(arguments);
         }
         let child = command
-            .args(["--bind", "127.0.0.1", "--daemonize", "no"])
+            .args(["--daemonize", "no"])
             .arg("--dir")
             .arg(dir.path())
             .stdin(Stdio::null())
@@ -185,6 +189,10 @@ pub async fn with_tls(directory: &Path, mutual: bool) -> (Process, u16) {
         &file("server.key"),
         "--tls-ca-cert-file",
         &file("ca.crt"),
+        // Where its certificate does not say that it is.
+        "--bind",
+        "127.0.0.1",
+        "127.0.0.2",
         "--tls-auth-clients",
         if mutual { "yes" } else { "no" },
     ]

@@ -13,6 +13,7 @@ use redis::{
 use super::copies::Copies;
 use super::lane::{Held, Lane};
 use super::names::Names;
+use super::refused::explained;
 use crate::cache::freshness::millis;
 use crate::key::Key;
 
@@ -101,8 +102,8 @@ impl Trouble {
     /// What went wrong at connecting means that there is no connection.
     pub(super) fn at_connecting(self) -> Self {
         match self {
-            Self::Slow(_) | Self::Lost(_) => self,
-            other => Self::Lost(other.to_string()),
+            Self::Slow(_) => self,
+            other => Self::Lost(explained(other.to_string())),
         }
     }
 }
@@ -185,7 +186,7 @@ impl Link {
             .set_push_sender(watch);
         let connect = || client.get_multiplexed_async_connection_with_config(&config);
         let (requests, mut control, waits) = tokio::try_join!(connect(), connect(), connect())
-            .map_err(|error| Trouble::Lost(error.to_string()))?;
+            .map_err(|error| Trouble::of(&error).at_connecting())?;
         let info = ask(&mut control, &redis::cmd("INFO"), CONNECT_TIMEOUT).await?;
         let info: String = redis::from_redis_value(info)
             .map_err(|error| Trouble::Strange(error.to_string()).at_connecting())?;

@@ -6,6 +6,7 @@
 //! - this file: the tier as the cache sees it: look up, store, purge.
 //! - [`topology`]: where the servers are (one, a master that Sentinels name, a cluster); [`shard`]: which of them holds what.
 //! - [`breaker`]: whether commands are sent to one at all; [`link`]: the connections, and what a command can end in;
+//!   [`refused`]: why there is none;
 //!   [`lane`]: the look-ups of requests, gathered into one command.
 //! - [`lease`]: who loads, of all nodes; [`waiters`]: who waits for that.
 //! - [`keeper`]: the tasks behind: connect, catch up, notice what was missed, tell what could not be told.
@@ -34,6 +35,7 @@ mod lease;
 mod link;
 mod names;
 mod pending;
+mod refused;
 mod scripts;
 mod shard;
 mod topology;

@@ -269,7 +269,7 @@ async fn once(client: &Client, command: &redis::Cmd) -> Result<Value, Trouble> {
     let mut connection = client
         .get_multiplexed_async_connection_with_config(&config)
         .await
-        .map_err(|error| Trouble::Lost(error.to_string()))?;
+        .map_err(|error| Trouble::of(&error).at_connecting())?;
     ask(&mut connection, command, CONNECT_TIMEOUT).await
 }
 
