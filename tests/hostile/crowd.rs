@@ -10,10 +10,9 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::attack::{Stage, harmful};
 use crate::cases::Case;
-use crate::neighbour::Window;
 
 /// Attackers at once: enough that one of them waits for a place whenever a plugin is free.
-const ATTACKERS: usize = 8;
+pub(crate) const ATTACKERS: usize = 8;
 /// How often each of them asks at most. What is refused at once is no harm, and asked as fast as can be it would only be load.
 const EVERY: Duration = Duration::from_millis(5);
 /// Keys of an attack: each is another one, and what is remembered of them is bounded.
@@ -30,17 +29,22 @@ pub(crate) async fn begin_anew(stage: &Stage, case: &Case) {
     }
 }
 
-/// Keeps the attack of a case up until the window is full. Says how many requests it was.
+/// Keeps the attack of a case up for as long as each attacker, told how often it has asked, is to go on. Says how many requests
+/// it was.
 ///
 /// # Errors
 /// A request was not answered, or with an error that has no type.
-pub(crate) async fn keep_up(stage: &Stage, case: &Case, window: &Window) -> Result<usize, String> {
+pub(crate) async fn keep_up(
+    stage: &Stage,
+    case: &Case,
+    goes_on: impl Fn(usize) -> bool,
+) -> Result<usize, String> {
     let plugins = harmful(case);
     let attackers = (0..ATTACKERS).map(async |attacker| {
         let mut pace = interval(EVERY);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut asked = 0;
-        while !window.is_full() {
+        while goes_on(asked) {
             pace.tick().await;
             let plugin = &plugins[asked % plugins.len()];
             let key = (asked * ATTACKERS + attacker) % KEYS;

@@ -58,7 +58,12 @@ async fn play(passed: &mut usize, faults: &mut Vec<String>) -> Result<(), String
             }
         }
     }
-    let told = memory::comes_back(&stage.larder, before).await?;
+    let all_again = async || {
+        for case in CASES {
+            let _ = again(&stage, case).await;
+        }
+    };
+    let told = memory::comes_back(&stage.larder, before, all_again).await?;
     say(&format!("memory before and after all of them: {told}"));
     Ok(())
 }
@@ -81,17 +86,34 @@ async fn tried(stage: &Stage, neighbour: &Neighbour, case: &Case) -> Result<Stri
         let (crowd, p99) = neighbour
             .watch(
                 async || crowd::begin_anew(stage, case).await,
-                async |_, window| crowd::keep_up(stage, case, window).await,
+                async |_, window| crowd::keep_up(stage, case, |_| !window.is_full()).await,
             )
             .await;
         slow = p99?;
         asked = crowd.unwrap_or(Ok(0))?;
     }
-    let memory = memory::comes_back(&stage.larder, before).await?;
+    let once_more = async || {
+        let _ = match harmful(case).is_empty() {
+            true => again(stage, case).await,
+            false => {
+                crowd::begin_anew(stage, case).await;
+                let each = asked / crowd::ATTACKERS;
+                caught(crowd::keep_up(stage, case, |asked| asked < each))
+                    .await
+                    .map(|_| String::new())
+            }
+        };
+    };
+    let memory = memory::comes_back(&stage.larder, before, once_more).await?;
     Ok(format!(
         "{told:<40} {asked:>5} attacks  p99 {:>7.1?} beside {:>7.1?}  {memory}",
         slow.attacked, slow.control
     ))
+}
+
+/// Does the harm of a case once more; what comes of it was judged.
+async fn again(stage: &Stage, case: &Case) -> Result<String, String> {
+    caught(attack::attack(stage, case, 1)).await
 }
 
 fn unjudged() -> Result<String, String> {
