@@ -1,12 +1,13 @@
 //! Purges: by path, tag, route and all; before, during and after loads; `delete` and `expire`; and what `POST /purge` says.
 
 use futures_util::future::join_all;
-use larder_tests::{Answer, Larder, Origin, Reply, Value, before, call, eventually, json};
+use larder_tests::{Answer, Larder, Origin, Redis, Reply, Value, before, call, eventually, json};
 
 /// The ways to say "purge what `/things/42` holds", the tag being one that only the load reveals.
-fn ways() -> [Value; 5] {
+fn ways() -> [Value; 6] {
     [
         json!({ "path": "/things/42" }),
+        json!({ "path": "/things/42", "exact": true }),
         json!({ "tag": "red" }),
         json!({ "tags": ["green", "red"] }),
         json!({ "route": "/things/{id}" }),
@@ -56,6 +57,7 @@ async fn a_purge_of_something_else_ends_nothing() {
     larder.get("/things/42").await;
     for other in [
         json!({ "path": "/things/43" }),
+        json!({ "path": "/things/43", "exact": true }),
         json!({ "tag": "green" }),
         json!({ "tags": ["green", "re", "blue,red"] }),
         json!({ "route": "/others/{id}" }),
@@ -238,25 +240,17 @@ async fn a_purge_by_path_ends_every_variant() {
     let origin = Origin::start();
     let key = "ttl = \"1h\"\nkey = { path = [\"id\"], query = [\"lang\"], headers = [\"accept-language\"] }";
     let larder = before(&origin, key).start().await;
-    let variants = [
-        ("/things/42", ""),
-        ("/things/42?lang=de", ""),
-        ("/things/42", "fr"),
-        ("/things/42?lang=de", "fr"),
-    ];
-    let ask = async |(path, language): (&str, &str)| {
-        let headers = [("accept-language", language)];
-        larder
-            .get_with(path, if language.is_empty() { &[] } else { &headers })
-            .await
+    let ask = async |(path, language): (&str, Option<&str>)| {
+        let headers = language.map(|language| ("accept-language", language));
+        larder.get_with(path, headers.as_slice()).await
     };
-    for variant in variants {
+    for variant in VARIANTS {
         ask(variant)
             .await
             .expect(200, "larder; fwd=uri-miss; stored");
     }
     larder.purge(json!({ "path": "/things/42" })).await;
-    for variant in variants {
+    for variant in VARIANTS {
         assert!(!ask(variant).await.is_hit(), "{variant:?}");
     }
 }
@@ -283,22 +277,96 @@ async fn a_purge_names_a_resource_as_a_url_does() {
     }
 }
 
+/// Of one resource: the path, and the `accept-language` that is asked with.
+const VARIANTS: [(&str, Option<&str>); 4] = [
+    ("/things/42", None),
+    ("/things/42?lang=de", None),
+    ("/things/42", Some("fr")),
+    ("/things/42?lang=de", Some("fr")),
+];
+
 #[tokio::test]
-async fn what_is_not_built_yet_of_purging_is_refused_and_never_ignored() {
+async fn law_4_a_purge_of_one_variant_ends_that_one_on_every_node_and_no_other() {
+    let (origin, redis) = (Origin::start(), Redis::start().await);
+    let key = "ttl = \"1h\"\nkey = { path = [\"id\"], query = [\"lang\"], headers = [\"accept-language\"] }";
+    let node = async || before(&origin, key).redis(&redis.url()).start().await;
+    let nodes = [node().await, node().await];
+    let ask = async |node: &Larder, (path, language): (&str, Option<&str>)| {
+        let headers = language.map(|language| ("accept-language", language));
+        node.get_with(path, headers.as_slice()).await
+    };
+    for mode in ["delete", "expire"] {
+        for purged in VARIANTS {
+            for variant in VARIANTS {
+                ask(&nodes[0], variant).await;
+                ask(&nodes[1], variant).await;
+                assert!(ask(&nodes[1], variant).await.is_hit(), "{variant:?}");
+            }
+            let mut purge = json!({ "path": purged.0, "exact": true, "mode": mode });
+            if let Some(language) = purged.1 {
+                // By another case of the name, and beside a header that its route does not look at.
+                purge["headers"] = json!({ "Accept-Language": language, "x-other": "1" });
+            }
+            let told = nodes[0].purge(purge).await;
+            assert_eq!(told["pending"], json!([]), "{told}");
+            let seq = told["seq"].as_u64().expect("a seq");
+            eventually("the other node hears of it", async || {
+                (nodes[1].metrics().await.sum("larder_purge_seq") >= seq as f64).then_some(())
+            })
+            .await;
+            for node in [&nodes[1], &nodes[0]] {
+                for variant in VARIANTS.into_iter().filter(|it| *it != purged) {
+                    assert!(ask(node, variant).await.is_hit(), "{purged:?} {variant:?}");
+                }
+            }
+            assert!(!ask(&nodes[1], purged).await.is_hit(), "{mode} {purged:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_purge_of_a_variant_that_cannot_be_says_why_and_ends_nothing() {
     let origin = Origin::start();
-    let larder = before(&origin, "ttl = \"1h\"").start().await;
+    let key = "ttl = \"1h\"\nkey = { path = [\"id\"], query = [\"lang\"] }";
+    let larder = before(&origin, key).start().await;
     larder.get("/things/42").await;
-    let exact =
-        json!({ "path": "/things/42", "headers": { "accept": "text/html" }, "exact": true });
-    let answer = larder.admin.post("/purge", &exact).await;
-    let problem = answer.expect_problem(400, "invalid-purge");
-    assert!(
-        problem["detail"]
-            .as_str()
-            .unwrap_or_default()
-            .contains("not built yet"),
-        "{problem}"
-    );
+    for (asked, status, code, words) in [
+        (
+            json!({ "path": "/things/42", "headers": { "accept": "text/html" } }),
+            400,
+            "invalid-purge",
+            "\"exact\": true",
+        ),
+        (
+            json!({ "tag": "red", "exact": true }),
+            400,
+            "invalid-purge",
+            "goes with `path`",
+        ),
+        (
+            json!({ "path": "/things/42", "headers": { "a b": "c" }, "exact": true }),
+            400,
+            "invalid-purge",
+            "\"a b\"",
+        ),
+        (
+            json!({ "path": "/nothing/42", "exact": true }),
+            404,
+            "unknown-path",
+            "/nothing/42",
+        ),
+        (
+            json!({ "path": "/things/%ff", "exact": true }),
+            422,
+            "no-variant",
+            "path parameter",
+        ),
+    ] {
+        let answer = larder.admin.post("/purge", &asked).await;
+        let problem = answer.expect_problem(status, code);
+        let detail = problem["detail"].as_str().unwrap_or_default();
+        assert!(detail.contains(words), "{asked}: {detail}");
+    }
     larder
         .get("/things/42")
         .await

@@ -140,7 +140,8 @@ impl Model {
         match numbers.below(100) {
             0..60 => self.get(node, path).await,
             60..70 => {
-                self.purge(node, json!({ "path": PATHS[path] }), &[path])
+                let exact = numbers.below(2) == 1;
+                self.purge(node, json!({ "path": PATHS[path], "exact": exact }), &[path])
                     .await;
             }
             70..73 => {

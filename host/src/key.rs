@@ -218,6 +218,11 @@ impl Key {
         &self.text
     }
 
+    /// The parts as its text ends with them: which variant of its resource it is, whatever loaders answer it.
+    pub fn variant(&self) -> &str {
+        variant_of(&self.text)
+    }
+
     /// The resource it is a variant of.
     pub fn resource(&self) -> &Resource {
         &self.resource
@@ -244,6 +249,11 @@ impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.hash);
     }
+}
+
+/// The parts in the text of a key: what follows its last `:`, which no encoded part contains.
+pub fn variant_of(key: &str) -> &str {
+    key.rsplit_once(':').map_or(key, |(_, parts)| parts)
 }
 
 /// Names and values of the parts exceed [`PARTS_BYTES_MAX`].

@@ -52,6 +52,7 @@ fn entry_json(
     let covered = Covered {
         route: &route.pattern,
         resource,
+        variant: crate::key::variant_of(key),
         tags: &entry.content.tags,
     };
     let verdict = admin

@@ -109,7 +109,7 @@ GET  /plugins                    what is loaded, and what is wrong with what is 
 POST /plugins/{name}/reload      judge a plugin's files now
 GET  /routes                     how requests are answered
 GET  /entries?path=/data/42      every stored variant of a resource
-POST /purge                      {\"path\": …} | {\"tag\": …} | {\"tags\": […]} | {\"route\": …} | {\"all\": true}, \"mode\": \"delete\" | \"expire\"
+POST /purge                      {\"path\": …} | {\"path\": …, \"headers\": {…}, \"exact\": true} | {\"tag\": …} | {\"tags\": […]} | {\"route\": …} | {\"all\": true}, \"mode\": \"delete\" | \"expire\"
 ";
 
 async fn index() -> &'static str {

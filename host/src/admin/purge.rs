@@ -1,19 +1,21 @@
 //! `POST /purge`: what is asked, judged strictly, and how far it is known to have reached.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::{Admin, Problem};
 use crate::cache::generations::{Mode, Scope};
+use crate::route::Snapshot;
 
-/// Exactly one of the first five.
+/// Exactly one of the first five; the last two belong to `path`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Purge {
@@ -24,8 +26,11 @@ struct Purge {
     all: Option<bool>,
     #[serde(default)]
     mode: PurgeMode,
-    headers: Option<serde_json::Value>,
-    exact: Option<bool>,
+    /// What the request of the variant has, as far as its route looks at it.
+    headers: Option<BTreeMap<String, String>>,
+    /// Only this variant of the path.
+    #[serde(default)]
+    exact: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
@@ -93,11 +98,6 @@ pub(super) async fn purge(State(admin): State<Admin>, body: Bytes) -> Response {
 
 fn scopes(admin: &Admin, asked: &Purge) -> Result<Vec<Scope>, Problem> {
     let invalid = |detail: &str| Problem::new(StatusCode::BAD_REQUEST, "invalid-purge", detail);
-    if asked.headers.is_some() || asked.exact.is_some() {
-        return Err(invalid(
-            "purging one variant (`headers`, `exact`) is not built yet in this version; leave them out to purge every variant of the path",
-        ));
-    }
     let given = [
         asked.path.is_some(),
         asked.tag.is_some(),
@@ -110,17 +110,22 @@ fn scopes(admin: &Admin, asked: &Purge) -> Result<Vec<Scope>, Problem> {
             "give exactly one of `path`, `tag`, `tags`, `route`, `all`",
         ));
     }
+    if asked.headers.is_some() && !asked.exact {
+        return Err(invalid(
+            "`headers` say which variant of a path is meant: add `\"exact\": true`, or leave them out to purge every variant",
+        ));
+    }
     let routes = admin.routes.load();
     if let Some(path) = &asked.path {
+        if asked.exact {
+            return Ok(vec![variant(admin, &routes, path, asked.headers.as_ref())?]);
+        }
         let (path, _) = path.split_once('?').unwrap_or((path, ""));
-        let (_, resource) = routes.resource(path).ok_or_else(|| {
-            Problem::new(
-                StatusCode::NOT_FOUND,
-                "unknown-path",
-                format!("no route has the path {path}; GET /routes lists them"),
-            )
-        })?;
+        let (_, resource) = routes.resource(path).ok_or_else(|| unknown_path(path))?;
         return Ok(vec![Scope::Resource(resource)]);
+    }
+    if asked.exact {
+        return Err(invalid("`exact` goes with `path` alone"));
     }
     if let Some(pattern) = &asked.route {
         let route = routes
@@ -150,11 +155,59 @@ fn scopes(admin: &Admin, asked: &Purge) -> Result<Vec<Scope>, Problem> {
     }
 }
 
+fn unknown_path(path: &str) -> Problem {
+    let detail = format!("no route has the path {path}; GET /routes lists them");
+    Problem::new(StatusCode::NOT_FOUND, "unknown-path", detail)
+}
+
+/// The variant that a GET of this path and query with these headers would be answered with.
+fn variant(
+    admin: &Admin,
+    routes: &Snapshot,
+    path: &str,
+    headers: Option<&BTreeMap<String, String>>,
+) -> Result<Scope, Problem> {
+    let mut sent = HeaderMap::new();
+    for (name, value) in headers.into_iter().flatten() {
+        let header = HeaderName::try_from(name).ok();
+        let (Some(name), Ok(value)) = (header, HeaderValue::try_from(value)) else {
+            let detail =
+                format!("the header {name:?} has a name or a value that HTTP does not allow");
+            return Err(Problem::new(
+                StatusCode::BAD_REQUEST,
+                "invalid-purge",
+                detail,
+            ));
+        };
+        sent.append(name, value);
+    }
+    let derived = match routes.derive(path, &sent, &admin.metrics) {
+        Ok(derived) => derived,
+        Err((None, _)) => return Err(unknown_path(path)),
+        Err((Some(route), refusal)) => {
+            let detail = format!(
+                "a GET of {path} with these headers has no variant, because {} refuses it: {refusal}; to purge every variant of a path, leave `exact` out",
+                route.pattern
+            );
+            return Err(Problem::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "no-variant",
+                detail,
+            ));
+        }
+    };
+    let key = &derived.ask.key;
+    Ok(Scope::Variant(key.resource().clone(), key.variant().into()))
+}
+
 fn describe(scope: &Scope) -> serde_json::Value {
     match scope {
         Scope::All => json!({"all": true}),
         Scope::Route(pattern) => json!({"route": &**pattern}),
         Scope::Resource(resource) => json!({"resource": resource.text()}),
+        Scope::Variant(resource, variant) => {
+            json!({"resource": resource.text(), "variant": &**variant})
+        }
         Scope::Tag(tag) => json!({"tag": &**tag}),
     }
 }

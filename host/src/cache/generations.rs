@@ -1,8 +1,8 @@
 //! Which entries are older than a purge: one sequence, and the seq of the last purge of everything, of a route, of a
-//! resource, of a tag. Purging is O(1); nothing is searched, and no clocks are compared (law 4, DESIGN section 7).
+//! resource, of one variant of it, of a tag. Purging is O(1); nothing is searched, and no clocks are compared (law 4, DESIGN section 7).
 //!
 //! This is the node's own record. Alone it is the truth (memory only); with a shared tier it mirrors what that tier
-//! holds for everything, routes and tags, and adds the purges this node made itself.
+//! holds for everything, routes, variants and tags, and adds the purges this node made itself.
 //!
 //! # The order that makes it right
 //!
@@ -60,6 +60,9 @@ pub enum Scope {
     Route(Arc<str>),
     /// Every variant of one resource.
     Resource(Resource),
+    /// One variant of a resource, by the parts as [`Key::variant`](crate::key::Key::variant) gives them; under every
+    /// identity, because purges cross versions.
+    Variant(Resource, Arc<str>),
     /// Every entry that carries the tag.
     Tag(Arc<str>),
 }
@@ -162,6 +165,15 @@ impl ScopeKey {
     fn resource(resource: &Resource) -> Self {
         Self::new(b'o', resource.text())
     }
+    fn variant(resource: &Resource, variant: &str) -> Self {
+        let mut hasher = Xxh3Default::new();
+        hasher.update(b"v");
+        hasher.update(resource.text().as_bytes());
+        // It is in no resource: the two cannot be cut elsewhere.
+        hasher.update(b"}");
+        hasher.update(variant.as_bytes());
+        Self(hasher.digest128())
+    }
     fn tag(tag: &str) -> Self {
         Self::new(b't', tag)
     }
@@ -171,6 +183,7 @@ impl ScopeKey {
             Scope::All => None,
             Scope::Route(pattern) => Some(Self::route(pattern)),
             Scope::Resource(resource) => Some(Self::resource(resource)),
+            Scope::Variant(resource, variant) => Some(Self::variant(resource, variant)),
             Scope::Tag(tag) => Some(Self::tag(tag)),
         }
     }
@@ -191,6 +204,8 @@ pub struct Covered<'a> {
     pub route: &'a str,
     /// The resource.
     pub resource: &'a Resource,
+    /// Which variant of it: the parts, as its key has them.
+    pub variant: &'a str,
     /// The tags it carries; empty when they are not known yet.
     pub tags: &'a [String],
 }
@@ -279,6 +294,7 @@ impl Generations {
         let keys = [
             ScopeKey::route(covered.route),
             ScopeKey::resource(covered.resource),
+            ScopeKey::variant(covered.resource, covered.variant),
         ];
         for key in keys
             .into_iter()
@@ -302,6 +318,7 @@ impl Generations {
         let keys = [
             ScopeKey::route(covered.route),
             ScopeKey::resource(covered.resource),
+            ScopeKey::variant(covered.resource, covered.variant),
         ];
         let tags = covered.tags.iter().map(|tag| ScopeKey::tag(tag));
         for key in keys.into_iter().chain(tags) {
@@ -520,6 +537,7 @@ mod tests {
             let covered = Covered {
                 route: "/data/{key}",
                 resource: &self.resource,
+                variant: "key=42",
                 tags: &self.tags,
             };
             self.generations.judge(stamp, checked, covered)
@@ -535,6 +553,7 @@ mod tests {
             Scope::All,
             Scope::Route("/data/{key}".into()),
             Scope::Resource(resource("42")),
+            Scope::Variant(resource("42"), "key=42".into()),
             Scope::Tag("red".into()),
         ];
         for scope in scopes {
@@ -561,6 +580,9 @@ mod tests {
         let case = Case::new();
         let before = case.generations.stamp();
         case.purge(Scope::Resource(resource("43")), Mode::Delete);
+        let variant = |key, parts: &str| Scope::Variant(resource(key), parts.into());
+        case.purge(variant("43", "key=42"), Mode::Delete);
+        case.purge(variant("42", "key=42&lang=de"), Mode::Delete);
         case.purge(Scope::Tag("blue".into()), Mode::Delete);
         case.purge(Scope::Route("/other".into()), Mode::Delete);
         assert_eq!(case.judge(before, None), Verdict::Alive);

@@ -426,6 +426,7 @@ impl Cache {
         let covered = Covered {
             route: &binding.route,
             resource: key.resource(),
+            variant: key.variant(),
             tags: &entry.content.tags,
         };
         let now_ms = self.clock.now_ms();
@@ -478,6 +479,7 @@ impl Cache {
         Covered {
             route: &ask.binding.route,
             resource: ask.key.resource(),
+            variant: ask.key.variant(),
             tags: &[],
         }
     }

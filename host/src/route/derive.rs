@@ -1,6 +1,7 @@
 //! Request → parts → key, by the listed names or by a key policy. What is not in the parts never reaches a loader
 //! (law 1), and this file is where a request is last seen whole.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -62,6 +63,22 @@ pub enum Refusal {
     Rejected(Failure),
     /// The key policy itself failed: 500, or 503 when it is overloaded or not loaded.
     PolicyFailed(Failure),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoRoute => f.write_str("no route has the path"),
+            Self::Starting => f.write_str("the plugins are still being judged"),
+            Self::NotUtf8(error) => error.fmt(f),
+            Self::Invalid(faults) => {
+                let messages: Vec<&str> = faults.iter().map(|it| it.message.as_str()).collect();
+                f.write_str(&messages.join("; "))
+            }
+            Self::KeyTooLarge(error) | Self::PolicyKeyTooLarge(error) => error.fmt(f),
+            Self::Rejected(failure) | Self::PolicyFailed(failure) => f.write_str(&failure.message),
+        }
+    }
 }
 
 /// One parameter that does not fit.

@@ -157,6 +157,9 @@ pub(super) fn field(scope: &Scope, mode: Mode) -> String {
     match scope {
         Scope::All => format!("all:{mode}"),
         Scope::Route(pattern) => format!("r:{}:{mode}", encode(pattern)),
+        Scope::Variant(resource, variant) => {
+            format!("v:{{{}}}:{variant}:{mode}", resource.text())
+        }
         Scope::Tag(tag) => format!("t:{}:{mode}", encode(tag)),
         Scope::Resource(_) => String::new(),
     }
@@ -181,6 +184,10 @@ pub(super) fn scope_of(told: &str) -> Option<(Scope, Mode)> {
         None if what == "all" => Scope::All,
         Some(("r", pattern)) => Scope::Route(decode(pattern)?),
         Some(("t", tag)) => Scope::Tag(decode(tag)?),
+        Some(("v", text)) => {
+            let (resource, variant) = text.strip_prefix('{')?.split_once("}:")?;
+            Scope::Variant(Resource::from_text(resource), variant.into())
+        }
         Some(("o", text)) => Scope::Resource(Resource::from_text(text)),
         _ => return None,
     };
@@ -210,6 +217,8 @@ mod tests {
             Scope::All,
             Scope::Route("/data/{key}:d".into()),
             Scope::Tag("a:b % é".into()),
+            Scope::Variant(Resource::new("/data/{key}", ["4:2", ""]), "".into()),
+            Scope::Variant(Resource::new("/", []), "key=4%3A2&lang=de".into()),
         ];
         for scope in scopes {
             for mode in [Mode::Delete, Mode::Expire] {
@@ -240,6 +249,7 @@ mod tests {
             Scope::Route("/data/{key}".into()),
             Scope::Tag("a:b".into()),
             Scope::Resource(Resource::new("/data/{key}", ["4:2", ""])),
+            Scope::Variant(Resource::new("/data/{key}", ["4:2", ""]), "key=4&a=".into()),
         ];
         for scope in scopes {
             for mode in [Mode::Delete, Mode::Expire] {

@@ -164,6 +164,7 @@ impl Node {
                 let covered = Covered {
                     route: ROUTE,
                     resource: key.resource(),
+                    variant: key.variant(),
                     tags: &entry.content.tags,
                 };
                 let own = self
