@@ -4,7 +4,9 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use larder_tests::{Answer, Larder, Origin, Reply, before, call, eventually, throughout};
+use larder_tests::{
+    Answer, Larder, Origin, Redis, Reply, before, call, eventually, json, throughout,
+};
 
 /// Asks until the answer is no fresh hit any more.
 async fn until_expired(larder: &Larder, path: &str) -> Answer {
@@ -389,4 +391,105 @@ async fn a_consumer_that_has_the_entity_is_answered_304() {
         .get_with("/things/43", &[("if-none-match", "*")])
         .await;
     cold.expect(304, "larder; fwd=uri-miss; stored");
+}
+
+/// Of one hour: over after 36 ms, when a hit is to begin a reload.
+const AHEAD: &str =
+    "ttl = \"1h\"\njitter = 0\nrefresh_ahead = \"0.001%\"\nfailure_ttl = \"1h\"\ntimeout = \"20s\"";
+
+/// Asks until a hit has begun to reload ahead: each answer is the first value, and a hit.
+async fn until_refreshing(larder: &Larder) {
+    eventually("a hit reloads ahead", async || {
+        let answer = larder.get("/things/42").await;
+        answer.expect(200, "larder; hit; ttl=N; detail=memory");
+        assert_eq!(call(&answer), 1);
+        let metrics = larder.metrics().await;
+        (metrics.sum("larder_refreshes_ahead_total") > 0.0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_hit_reloads_ahead_once_and_nobody_waits_for_it() {
+    let origin = Origin::start();
+    let larder = before(&origin, AHEAD).start().await;
+    larder.get("/things/42").await;
+    let gate = origin.gate("/42");
+    until_refreshing(&larder).await;
+    gate.arrived(1).await;
+    for _ in 0..10 {
+        let answer = larder.get("/things/42").await;
+        answer.expect(200, "larder; hit; ttl=N; detail=memory");
+        assert_eq!(call(&answer), 1);
+    }
+    assert_eq!(origin.calls("/42"), 2, "one reload");
+    gate.open();
+    eventually("the reloaded value is a hit", async || {
+        let answer = larder.get("/things/42").await;
+        answer.expect(200, "larder; hit; ttl=N; detail=memory");
+        (call(&answer) > 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_reload_ahead_that_fails_leaves_the_fresh_value_and_is_not_tried_again_at_once() {
+    let origin = Origin::start();
+    origin.script("/42", [Reply::counted(), Reply::status(503)]);
+    let larder = before(&origin, AHEAD).start().await;
+    larder.get("/things/42").await;
+    until_refreshing(&larder).await;
+    eventually("it has failed", async || {
+        let failed = larder.metrics().await;
+        (failed.sum_where("larder_loads_total", &[("result", "failed")]) > 0.0).then_some(())
+    })
+    .await;
+    for _ in 0..10 {
+        let answer = larder.get("/things/42").await;
+        answer.expect(200, "larder; hit; ttl=N; detail=memory");
+        assert_eq!(call(&answer), 1);
+    }
+    assert_eq!(origin.calls("/42"), 2, "within failure_ttl");
+}
+
+#[tokio::test]
+async fn law_4_a_purge_keeps_a_reload_ahead_from_being_stored() {
+    let origin = Origin::start();
+    let larder = before(&origin, AHEAD).start().await;
+    larder.get("/things/42").await;
+    let gate = origin.gate("/42");
+    until_refreshing(&larder).await;
+    gate.arrived(1).await;
+    larder.purge(json!({ "path": "/things/42" })).await;
+    let asked = async { larder.get("/things/42").await };
+    let release = async {
+        gate.arrived(2).await;
+        gate.open();
+    };
+    let (answer, ()) = tokio::join!(asked, release);
+    answer.expect(200, "larder; fwd=uri-miss; stored");
+    assert_eq!(call(&answer), 3);
+}
+
+#[tokio::test]
+async fn law_3_of_all_nodes_one_reloads_ahead() {
+    let (origin, redis) = (Origin::start(), Redis::start().await);
+    let node = async || before(&origin, AHEAD).redis(&redis.url()).start().await;
+    let [one, other] = [node().await, node().await];
+    one.get("/things/42").await;
+    assert!(other.get("/things/42").await.is_hit());
+    let gate = origin.gate("/42");
+    until_refreshing(&one).await;
+    gate.arrived(1).await;
+    until_refreshing(&other).await;
+    gate.release_one();
+    for node in [&one, &other] {
+        eventually("the reload has reached the node", async || {
+            let answer = node.get("/things/42").await;
+            assert!(answer.is_hit(), "{answer:?}");
+            (call(&answer) == 2).then_some(())
+        })
+        .await;
+    }
+    gate.open();
 }

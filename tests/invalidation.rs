@@ -346,7 +346,7 @@ async fn a_purge_of_a_variant_that_cannot_be_says_why_and_ends_nothing() {
         (
             json!({ "path": "/things/42", "headers": { "a b": "c" }, "exact": true }),
             400,
-            "invalid-purge",
+            "invalid-header",
             "\"a b\"",
         ),
         (

@@ -141,8 +141,12 @@ impl Model {
             0..60 => self.get(node, path).await,
             60..70 => {
                 let exact = numbers.below(2) == 1;
-                self.purge(node, json!({ "path": PATHS[path], "exact": exact }), &[path])
-                    .await;
+                self.purge(
+                    node,
+                    json!({ "path": PATHS[path], "exact": exact }),
+                    &[path],
+                )
+                .await;
             }
             70..73 => {
                 self.purge(node, json!({ "route": "/things/{id}" }), &all)

@@ -632,3 +632,78 @@ async fn many_requests_on_one_connection_are_answered_in_their_order() {
         .collect();
     assert_eq!(paths, expected);
 }
+
+#[tokio::test]
+async fn what_is_warmed_is_there_when_it_is_asked_for() {
+    let origin = Origin::start();
+    origin.on("/broken", Reply::status(503));
+    let key = "ttl = \"1h\"\nkey = { path = [\"id\"], query = [\"lang\"], headers = [\"accept-language\"] }";
+    let larder = before(&origin, key).start().await;
+    larder.get("/things/1").await;
+    let warm = json!({
+        "paths": ["/things/2?lang=de", "/things/3", "/things/broken", "/nothing", "/things/3"],
+        "headers": { "accept-language": "fr" },
+        "rate": 1000,
+    });
+    let told = larder.admin.post("/warm", &warm).await;
+    assert_eq!(told.status, 200, "{told:?}");
+    let told = told.json();
+    // One of the two that are the same may have joined the other's load, or found it.
+    let (loaded, fresh) = (&told["loaded"], &told["fresh"]);
+    let both = loaded.as_u64().zip(fresh.as_u64());
+    assert!(matches!(both, Some((3, 0) | (2, 1))), "{told}");
+    assert_eq!((&told["asked"], &told["failed"]), (&json!(5), &json!(2)));
+    let mut failures: Vec<_> = told["failures"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|failure| (failure["path"].to_string(), failure["code"].to_string()))
+        .collect();
+    failures.sort();
+    let expect = [
+        ("/nothing", "unknown-path"),
+        ("/things/broken", "origin-fails"),
+    ];
+    let expect = expect.map(|(path, code)| (format!("{path:?}"), format!("{code:?}")));
+    assert_eq!(failures, expect, "{told}");
+    for path in ["/things/2?lang=de", "/things/3"] {
+        let answer = larder.get_with(path, &[("accept-language", "fr")]).await;
+        answer.expect(200, "larder; hit; ttl=N; detail=memory");
+    }
+    assert!(!larder.get("/things/3").await.is_hit(), "another variant");
+    let again = json!({ "paths": ["/things/1"] });
+    let again = larder.admin.post("/warm", &again).await;
+    assert_eq!(again.json()["fresh"], 1);
+    for (body, words) in [
+        (json!({ "paths": [] }), "1 to 10000 paths"),
+        (json!({ "path": "/things/1" }), "unknown field `path`"),
+        (json!({ "paths": ["/things/1"], "rate": 0 }), "from 1 to"),
+    ] {
+        let answer = larder.admin.post("/warm", &body).await;
+        let problem = answer.expect_problem(400, "invalid-warm");
+        let detail = problem["detail"].as_str().unwrap_or_default();
+        assert!(detail.contains(words), "{detail}");
+    }
+}
+
+#[tokio::test]
+async fn law_12_warming_loads_a_few_at_once() {
+    let origin = Origin::start();
+    let gate = origin.gate("/*");
+    let larder = before(&origin, "ttl = \"1h\"\ntimeout = \"20s\"")
+        .start()
+        .await;
+    let paths: Vec<String> = (0..40).map(|id| format!("/things/{id}")).collect();
+    let warm = json!({ "paths": paths, "rate": 10_000 });
+    let warming = larder.admin.post("/warm", &warm);
+    let watching = async {
+        for done in 0..40_usize {
+            let arrived = (done + 16).min(40);
+            gate.arrived(arrived).await;
+            assert_eq!(gate.count(), arrived, "16 at once");
+            gate.release_one();
+        }
+    };
+    let (told, ()) = tokio::join!(warming, watching);
+    assert_eq!(told.json()["loaded"], 40);
+}

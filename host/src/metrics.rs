@@ -197,6 +197,7 @@ impl Metrics {
         let dropped = Family::<RouteLabel, Counter>::default();
         let clamped = Family::<RouteLabel, Counter>::default();
         let fallbacks = Family::<RouteLabel, Counter>::default();
+        let ahead = Family::<RouteLabel, Counter>::default();
         let overtaken = Family::<RouteLabel, Counter>::default();
         for (route, handles) in self.routes.lock().iter() {
             let counts = &handles.loads;
@@ -226,6 +227,9 @@ impl Metrics {
             fallbacks
                 .get_or_create(&label)
                 .inc_by(counts.chain_fallbacks.load(Relaxed));
+            ahead
+                .get_or_create(&label)
+                .inc_by(counts.refreshed_ahead.load(Relaxed));
             overtaken
                 .get_or_create(&label)
                 .inc_by(counts.not_stored_purged.load(Relaxed));
@@ -245,6 +249,11 @@ impl Metrics {
             "chain_fallbacks",
             "Loaders asked after the first of a chain",
             fallbacks,
+        );
+        registry.register(
+            "refreshes_ahead",
+            "Loads that a hit began before the end of the ttl (refresh_ahead)",
+            ahead,
         );
         registry.register(
             "loads_overtaken",

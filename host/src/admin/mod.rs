@@ -2,8 +2,10 @@
 //!
 //! Knows nothing of the public listener: both stand beside each other on the same rooms.
 
+mod described;
 mod entries;
 mod purge;
+mod warm;
 
 use std::sync::Arc;
 
@@ -17,6 +19,7 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use crate::cache::freshness::RefreshAhead;
 use crate::cache::{Cache, Link};
 use crate::metrics::{Metrics, Sample};
 use crate::plugin::{PluginState, PluginStatus, Registry, ReloadError};
@@ -52,6 +55,7 @@ impl Admin {
             .route("/routes", get(routes))
             .route("/entries", get(entries::entries))
             .route("/purge", post(purge::purge))
+            .route("/warm", post(warm::warm))
             .layer(middleware::from_fn_with_state(self.clone(), once_judged));
         let guarded = Router::new()
             .route("/", get(index))
@@ -110,6 +114,7 @@ POST /plugins/{name}/reload      judge a plugin's files now
 GET  /routes                     how requests are answered
 GET  /entries?path=/data/42      every stored variant of a resource
 POST /purge                      {\"path\": …} | {\"path\": …, \"headers\": {…}, \"exact\": true} | {\"tag\": …} | {\"tags\": […]} | {\"route\": …} | {\"all\": true}, \"mode\": \"delete\" | \"expire\"
+POST /warm                       {\"paths\": [\"/data/42\", …], \"headers\": {…}, \"rate\": 100}
 ";
 
 async fn index() -> &'static str {
@@ -333,6 +338,11 @@ fn route_json(route: &Route) -> Value {
         "ttl": text(policy.ttl),
         "ttl_max": text(policy.ttl_max),
         "jitter": policy.jitter,
+        "refresh_ahead": match policy.refresh_ahead {
+            RefreshAhead::Off => "off".to_owned(),
+            RefreshAhead::Auto => "auto".to_owned(),
+            RefreshAhead::After(share) => format!("{}%", share * 100.0),
+        },
         "stale_while_revalidate": text(policy.stale_while_revalidate),
         "stale_if_error": text(policy.stale_if_error),
         "missing_ttl": text(policy.missing_ttl),

@@ -1,19 +1,18 @@
 //! `POST /purge`: what is asked, judged strictly, and how far it is known to have reached.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::json;
 
+use super::described::{Headers, derived, unknown_path};
 use super::{Admin, Problem};
 use crate::cache::generations::{Mode, Scope};
-use crate::route::Snapshot;
 
 /// Exactly one of the first five; the last two belong to `path`.
 #[derive(Debug, Deserialize)]
@@ -27,7 +26,7 @@ struct Purge {
     #[serde(default)]
     mode: PurgeMode,
     /// What the request of the variant has, as far as its route looks at it.
-    headers: Option<BTreeMap<String, String>>,
+    headers: Option<Headers>,
     /// Only this variant of the path.
     #[serde(default)]
     exact: bool,
@@ -118,7 +117,10 @@ fn scopes(admin: &Admin, asked: &Purge) -> Result<Vec<Scope>, Problem> {
     let routes = admin.routes.load();
     if let Some(path) = &asked.path {
         if asked.exact {
-            return Ok(vec![variant(admin, &routes, path, asked.headers.as_ref())?]);
+            let derived = derived(admin, &routes, path, asked.headers.as_ref())?;
+            let key = &derived.ask.key;
+            let variant = key.variant().into();
+            return Ok(vec![Scope::Variant(key.resource().clone(), variant)]);
         }
         let (path, _) = path.split_once('?').unwrap_or((path, ""));
         let (_, resource) = routes.resource(path).ok_or_else(|| unknown_path(path))?;
@@ -153,51 +155,6 @@ fn scopes(admin: &Admin, asked: &Purge) -> Result<Vec<Scope>, Problem> {
             "give exactly one of `path`, `tag`, `tags`, `route`, `all`",
         )),
     }
-}
-
-fn unknown_path(path: &str) -> Problem {
-    let detail = format!("no route has the path {path}; GET /routes lists them");
-    Problem::new(StatusCode::NOT_FOUND, "unknown-path", detail)
-}
-
-/// The variant that a GET of this path and query with these headers would be answered with.
-fn variant(
-    admin: &Admin,
-    routes: &Snapshot,
-    path: &str,
-    headers: Option<&BTreeMap<String, String>>,
-) -> Result<Scope, Problem> {
-    let mut sent = HeaderMap::new();
-    for (name, value) in headers.into_iter().flatten() {
-        let header = HeaderName::try_from(name).ok();
-        let (Some(name), Ok(value)) = (header, HeaderValue::try_from(value)) else {
-            let detail =
-                format!("the header {name:?} has a name or a value that HTTP does not allow");
-            return Err(Problem::new(
-                StatusCode::BAD_REQUEST,
-                "invalid-purge",
-                detail,
-            ));
-        };
-        sent.append(name, value);
-    }
-    let derived = match routes.derive(path, &sent, &admin.metrics) {
-        Ok(derived) => derived,
-        Err((None, _)) => return Err(unknown_path(path)),
-        Err((Some(route), refusal)) => {
-            let detail = format!(
-                "a GET of {path} with these headers has no variant, because {} refuses it: {refusal}; to purge every variant of a path, leave `exact` out",
-                route.pattern
-            );
-            return Err(Problem::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "no-variant",
-                detail,
-            ));
-        }
-    };
-    let key = &derived.ask.key;
-    Ok(Scope::Variant(key.resource().clone(), key.variant().into()))
 }
 
 fn describe(scope: &Scope) -> serde_json::Value {

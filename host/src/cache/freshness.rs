@@ -14,6 +14,8 @@ pub struct Policy {
     pub ttl_max: Duration,
     /// 0.0–1.0 of the ttl, taken off at random.
     pub jitter: f64,
+    /// When a hit reloads behind what is still fresh.
+    pub refresh_ahead: RefreshAhead,
     /// Counted from the end of the ttl.
     pub stale_while_revalidate: Duration,
     /// Counted from the end of the ttl.
@@ -26,6 +28,30 @@ pub struct Policy {
     pub soft_timeout: Option<Duration>,
     /// How long one load may take.
     pub timeout: Duration,
+}
+
+/// When a hit reloads behind what is still fresh, so that nobody has to wait once it no longer is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RefreshAhead {
+    /// Never.
+    Off,
+    /// By chance, likelier the nearer the end is and the longer loads take: XFetch (Vattani, Chierichetti and Lowenstein,
+    /// "Optimal Probabilistic Cache Stampede Prevention", VLDB 2015) with β = 1.
+    Auto,
+    /// When this share of the ttl is over.
+    After(f64),
+}
+
+impl RefreshAhead {
+    /// Whether an entry that is fresh for `left_ms` more of its `ttl_ms` is to be reloaded now, where a load takes
+    /// `load_ms`; `random` is uniform in 0.0–1.0.
+    pub fn is_due(self, left_ms: u64, ttl_ms: u64, load_ms: f64, random: f64) -> bool {
+        match self {
+            Self::Off => false,
+            Self::Auto => (left_ms as f64) < load_ms * -random.ln(),
+            Self::After(share) => ttl_ms.saturating_sub(left_ms) as f64 >= ttl_ms as f64 * share,
+        }
+    }
 }
 
 /// The times of one entry, in milliseconds. Durations, not instants, except for when it was loaded.
@@ -134,6 +160,7 @@ mod tests {
         ttl: Duration::from_secs(60),
         ttl_max: Duration::from_secs(3600),
         jitter: 0.0,
+        refresh_ahead: RefreshAhead::Off,
         stale_while_revalidate: Duration::from_secs(30),
         stale_if_error: Duration::from_secs(600),
         missing_ttl: Duration::from_secs(5),
@@ -220,6 +247,22 @@ mod tests {
         assert_eq!(
             given.freshness(1_010_000, Verdict::Alive, &policy),
             Freshness::Fresh { left_ms: 50_000 }
+        );
+    }
+
+    #[test]
+    fn a_reload_ahead_is_due_by_share_or_by_chance_and_load_time() {
+        let due =
+            |ahead: RefreshAhead, left_ms, random| ahead.is_due(left_ms, 60_000, 100.0, random);
+        assert!(!due(RefreshAhead::Off, 0, 0.0));
+        let last_fifth = RefreshAhead::After(0.8);
+        assert!(!due(last_fifth, 12_002, 0.0) && due(last_fifth, 12_000, 1.0));
+        // With an even chance within 69 ms of the end, for loads of 100 ms: e^-0.69 is a half.
+        assert!(due(RefreshAhead::Auto, 69, 0.5) && !due(RefreshAhead::Auto, 70, 0.5));
+        assert!(!due(RefreshAhead::Auto, 1, 1.0));
+        assert!(
+            !RefreshAhead::Auto.is_due(1, 60_000, 0.0, 0.0),
+            "no load was measured"
         );
     }
 

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use super::entry::Entry;
 use super::freshness::Freshness;
 use super::generations::{Stamp, Verdict};
+use super::load::Seen;
 use super::path::Ask;
 use super::tier::{Claim, Ended, Lease, Leasing, Lookup, SharedTier};
 use super::{Cache, tier};
@@ -36,12 +37,13 @@ pub(super) enum Taken {
 }
 
 impl Cache {
-    /// Takes the lease of a key, or waits for who has it. `asked` is when the shared tier was asked for the key.
+    /// Takes the lease of a key, or waits for who has it. `asked` is since when something may have been stored that this
+    /// flight's leader has not seen.
     pub(super) async fn take_lease(
         &self,
         ask: &Ask,
         shared: &Arc<dyn SharedTier>,
-        mut asked: Instant,
+        (mut asked, seen): (Instant, Seen),
     ) -> Taken {
         let patience = ask.binding.policy.timeout + tier::LIVENESS;
         let started = Instant::now();
@@ -59,7 +61,7 @@ impl Cache {
                     if stored_ago.is_none_or(|ago| ago > asked.elapsed()) {
                         return Taken::Lease(lease, stamp);
                     }
-                    return match self.look_again(ask, shared).await {
+                    return match self.look_again(ask, shared, seen).await {
                         Some(entry) => Taken::Loaded(entry),
                         None => Taken::Lease(lease, stamp),
                     };
@@ -76,7 +78,7 @@ impl Cache {
             given_back = matches!(ended, Ok(Ended::GivenBack));
             if !given_back {
                 asked = Instant::now();
-                if let Some(entry) = self.look_again(ask, shared).await {
+                if let Some(entry) = self.look_again(ask, shared, seen).await {
                     return Taken::Loaded(entry);
                 }
             }
@@ -84,7 +86,12 @@ impl Cache {
     }
 
     /// What another node has stored meanwhile, if it is fresh. This node keeps it.
-    async fn look_again(&self, ask: &Ask, shared: &Arc<dyn SharedTier>) -> Option<Arc<Entry>> {
+    async fn look_again(
+        &self,
+        ask: &Ask,
+        shared: &Arc<dyn SharedTier>,
+        seen: Seen,
+    ) -> Option<Arc<Entry>> {
         let mark = self.memory.mark();
         let Lookup::Found(entry, by_tier) = shared.get(&ask.key).await else {
             return None;
@@ -92,7 +99,7 @@ impl Cache {
         let (own, freshness) = self.judge(&ask.binding, &ask.key, &entry);
         let fresh =
             own.max(by_tier) == Verdict::Alive && matches!(freshness, Freshness::Fresh { .. });
-        if !fresh {
+        if !fresh || !seen.is_news(&entry) {
             return None;
         }
         self.memory.insert_unless_dropped(mark, &ask.key, &entry);

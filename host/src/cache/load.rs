@@ -14,7 +14,7 @@ use super::memory::Mark;
 use super::path::Ask;
 use super::source::{Outcome, Question};
 use super::tier::Put;
-use super::{Cache, Link};
+use super::{Cache, Counters, Link};
 use crate::error::{Failure, FailureKind, Origin};
 use crate::key::Visibility;
 
@@ -23,31 +23,67 @@ pub(super) struct Known {
     pub entry: Arc<Entry>,
 }
 
+/// What a flight's leader has seen of the tiers, so that it knows what another flight has stored since.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    /// When the shared tier was asked in vain, if it answered.
+    pub(super) asked: Option<Instant>,
+    /// An entry that was loaded by then, by this node's clock, is what is to be replaced although it is fresh.
+    pub(super) until_ms: u64,
+}
+
+impl Seen {
+    /// Whether an entry may stand for the flight's own load, as far as its age goes.
+    pub(super) fn is_news(self, entry: &Entry) -> bool {
+        entry.times.loaded_ms > self.until_ms
+    }
+}
+
+impl Counters {
+    /// Notes how long a load took.
+    fn took(&self, time: Duration) {
+        let us = u64::try_from(time.as_micros())
+            .unwrap_or(u64::MAX / 8)
+            .max(1);
+        // Two loads that end at once may count as one: it is an average.
+        let before = self.load_us.load(Ordering::Relaxed);
+        let now = if before == 0 {
+            us
+        } else {
+            before - before / 8 + us / 8
+        };
+        self.load_us.store(now.max(1), Ordering::Relaxed);
+    }
+}
+
 impl Cache {
-    /// Flies once. `stamp` was noted before this began; `asked` is when the shared tier was asked in vain, if it answered.
+    /// Flies once. `stamp` was noted before this began.
     pub(super) async fn fly(
         &self,
         ask: &Ask,
         stamp: Stamp,
         known: Option<Known>,
-        asked: Option<Instant>,
+        seen: Seen,
     ) -> FlightResult {
         let counters = &ask.binding.counters;
         // Another flight may have landed between the leader's look-up and its boarding (see `flight`).
-        if let Some(entry) = self.stored_meanwhile(ask) {
+        if let Some(entry) = self.stored_meanwhile(ask, seen) {
             return Ok(self.earlier(ask, entry));
         }
         // Without an answer from the shared tier a moment ago there is no use in waiting for it again.
-        let shared = self.shared.as_ref().zip(asked);
+        let shared = self.shared.as_ref().zip(seen.asked);
         let (lease, stamp) = match shared {
             None => (None, stamp),
-            Some((shared, asked)) => match self.take_lease(ask, shared, asked).await {
+            Some((shared, asked)) => match self.take_lease(ask, shared, (asked, seen)).await {
                 Taken::Loaded(entry) => return Ok(self.earlier(ask, entry)),
                 Taken::Lease(lease, stamp) => (Some(lease), stamp),
                 Taken::Alone(stamp) => (None, stamp),
             },
         };
-        match self.ask_chain(ask, stamp, known.as_ref()).await {
+        let started = Instant::now();
+        let loaded = self.ask_chain(ask, stamp, known.as_ref()).await;
+        counters.took(started.elapsed());
+        match loaded {
             Ok((entry, by)) => {
                 let counter = match (by, entry.content.kind) {
                     (LoadedBy::Revalidation, _) => &counters.loads_not_modified,
@@ -86,8 +122,11 @@ impl Cache {
         }
     }
 
-    fn stored_meanwhile(&self, ask: &Ask) -> Option<Arc<Entry>> {
+    fn stored_meanwhile(&self, ask: &Ask, seen: Seen) -> Option<Arc<Entry>> {
         let entry = self.memory.get(&ask.key)?;
+        if !seen.is_news(&entry) {
+            return None;
+        }
         let (verdict, freshness) = self.judge(&ask.binding, &ask.key, &entry);
         let fresh = verdict == Verdict::Alive && matches!(freshness, Freshness::Fresh { .. });
         fresh.then_some(entry)

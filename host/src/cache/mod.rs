@@ -75,6 +75,10 @@ pub struct Counters {
     pub loads_not_modified: AtomicU64,
     pub loads_failed: AtomicU64,
     pub loads_earlier: AtomicU64,
+    /// Loads that a hit began before the end of the ttl.
+    pub refreshed_ahead: AtomicU64,
+    /// How long a load takes, in microseconds: a moving average, in which each of the last few counts most.
+    pub load_us: AtomicU64,
     /// Calls of loaders after the first of a chain.
     pub chain_fallbacks: AtomicU64,
     /// Headers of loaders that the host does not send.

@@ -6,13 +6,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::entry::{Entry, EntryKind};
 use super::flight::{Boarding, Flight, FlightGuard, FlightResult, Loaded, LoadedBy, overloaded};
-use super::freshness::Freshness;
+use super::freshness::{Freshness, RefreshAhead};
 use super::generations::{Covered, Verdict};
-use super::load::Known;
+use super::load::{Known, Seen};
 use super::tier::Lookup;
 use super::{Binding, Cache};
 use crate::error::{Failure, FailureKind};
@@ -139,6 +139,7 @@ impl Cache {
         if let Some(entry) = self.memory.get(&ask.key) {
             match self.judge(&ask.binding, &ask.key, &entry) {
                 (_, Freshness::Fresh { left_ms }) => {
+                    self.refresh_ahead(ask, &entry, left_ms);
                     return Answer::Hit {
                         entry,
                         tier: TierName::Memory,
@@ -156,17 +157,21 @@ impl Cache {
         }
 
         // Shared tier. Its trouble is not the request's trouble (law 6).
-        let mut asked = None;
+        let mut seen = Seen {
+            asked: None,
+            until_ms: 0,
+        };
         if let Some(shared) = &self.shared {
             let (mark, now) = (self.memory.mark(), Instant::now());
             match shared.get(&ask.key).await {
                 Lookup::Unavailable => {}
-                Lookup::Absent => asked = Some(now),
+                Lookup::Absent => seen.asked = Some(now),
                 Lookup::Found(entry, by_tier) => {
-                    asked = Some(now);
+                    seen.asked = Some(now);
                     let (verdict, freshness) = self.judge_both(ask, &entry, by_tier);
                     if let Freshness::Fresh { left_ms } = freshness {
                         self.memory.insert_unless_dropped(mark, &ask.key, &entry);
+                        self.refresh_ahead(ask, &entry, left_ms);
                         return Answer::Hit {
                             entry,
                             tier: TierName::Redis,
@@ -199,7 +204,7 @@ impl Cache {
             } = self.judge_held(ask, held)
         {
             match failure {
-                None => self.refresh_behind(ask, held, asked),
+                None => self.refresh_behind(ask, held, seen),
                 // Nothing is reloaded behind: it is given because the load failed, and says so.
                 Some(failure) if if_error => {
                     return self.failed(ask, candidate.as_ref(), failure, forward);
@@ -228,7 +233,7 @@ impl Cache {
             let failure = Arc::new(overloaded("too-many-waiters", message));
             return self.failed(ask, candidate.as_ref(), failure, forward);
         };
-        self.load_in_foreground(ask, candidate, forward, arrival, asked)
+        self.load_in_foreground(ask, candidate, forward, arrival, seen)
             .await
     }
 
@@ -239,7 +244,7 @@ impl Cache {
         candidate: Option<Candidate>,
         forward: Forward,
         arrival: u64,
-        asked: Option<Instant>,
+        seen: Seen,
     ) -> Answer {
         loop {
             let (flight, collapsed) = match self.board(ask) {
@@ -248,7 +253,7 @@ impl Cache {
                 }
                 Ok(Boarding::Join(flight)) => (flight, true),
                 Ok(Boarding::Lead(guard)) => {
-                    (self.take_off(ask, candidate.as_ref(), guard, asked), false)
+                    (self.take_off(ask, candidate.as_ref(), guard, seen), false)
                 }
             };
             let result = match self.wait(ask, &flight, candidate.as_ref()).await {
@@ -330,10 +335,50 @@ impl Cache {
         Answer::Failed { failure, forward }
     }
 
+    /// Reloads behind what is still fresh for `left_ms` more, if its route wants that by now.
+    #[inline]
+    pub fn refresh_ahead(self: &Arc<Self>, ask: &Ask, entry: &Arc<Entry>, left_ms: u64) {
+        if ask.binding.policy.refresh_ahead != RefreshAhead::Off {
+            self.refresh_if_due(ask, entry, left_ms);
+        }
+    }
+
+    /// One flight of all nodes reloads: a node that finds the lease taken waits for what comes of it, and one that comes
+    /// late finds what was stored since its own entry was.
+    fn refresh_if_due(self: &Arc<Self>, ask: &Ask, entry: &Arc<Entry>, left_ms: u64) {
+        /// How far two readings of when one entry was loaded may lie apart: the offset between this node's clock and the
+        /// tier's is known within half a round trip.
+        const WOBBLE_MS: u64 = 100;
+        let (policy, counters) = (&ask.binding.policy, &ask.binding.counters);
+        let load_ms = counters.load_us.load(Ordering::Relaxed) as f64 / 1000.0;
+        let ttl_ms = entry.times.ttl_within(policy);
+        let ahead = policy.refresh_ahead;
+        if !ahead.is_due(left_ms, ttl_ms, load_ms, rand::random())
+            || self.remembered_failure(ask).is_some()
+        {
+            return;
+        }
+        let Ok(Boarding::Lead(guard)) = self.board(ask) else {
+            return;
+        };
+        counters.refreshed_ahead.fetch_add(1, Ordering::Relaxed);
+        let age = Duration::from_millis(entry.times.age_ms(self.clock.now_ms()));
+        let now = Instant::now();
+        let seen = Seen {
+            asked: Some(now.checked_sub(age).unwrap_or(now)),
+            until_ms: entry.times.loaded_ms.saturating_add(WOBBLE_MS),
+        };
+        let held = Candidate {
+            entry: Arc::clone(entry),
+            by_tier: Verdict::Alive,
+        };
+        self.take_off(ask, Some(&held), guard, seen);
+    }
+
     /// Starts a reload that nobody waits for, unless one is in the air or the bound on loads is reached.
-    fn refresh_behind(self: &Arc<Self>, ask: &Ask, held: &Candidate, asked: Option<Instant>) {
+    fn refresh_behind(self: &Arc<Self>, ask: &Ask, held: &Candidate, seen: Seen) {
         if let Ok(Boarding::Lead(guard)) = self.board(ask) {
-            self.take_off(ask, Some(held), guard, asked);
+            self.take_off(ask, Some(held), guard, seen);
         }
     }
 
@@ -353,7 +398,7 @@ impl Cache {
         ask: &Ask,
         held: Option<&Candidate>,
         guard: FlightGuard,
-        asked: Option<Instant>,
+        seen: Seen,
     ) -> Arc<Flight> {
         let flight = Arc::clone(guard.flight());
         // Judged now that the flight has its stamp: a purge may have come while a tier was asked, and a 304 to a
@@ -365,7 +410,7 @@ impl Cache {
             });
         let (cache, ask) = (Arc::clone(self), ask.clone());
         tokio::spawn(async move {
-            let result = cache.fly(&ask, guard.flight().stamp, known, asked).await;
+            let result = cache.fly(&ask, guard.flight().stamp, known, seen).await;
             guard.land(result);
         });
         flight

@@ -195,6 +195,7 @@ settings! {
         ttl: Period = "60s", "How long a value is fresh. The loader's own time to live wins.";
         ttl_max: Period = "30d", "The longest time to live: longer ones, a loader's own too, are cut to this and counted.";
         jitter: Ratio = "0.1", "The share of the time to live that is taken off at random, so that values stored together do not end together.";
+        refresh_ahead: Ahead = "off", "A hit reloads behind what is still fresh, so that nobody waits for it later: `\"80%\"` when that share of the ttl is over, `\"auto\"` at random shortly before its end, the earlier the longer loads of the route take.";
         stale_while_revalidate: Period = "0", "After the ttl: answer the stale value and reload behind. Counted from the end of the ttl.";
         stale_if_error: Period = "0", "After the ttl: answer the stale value if the load fails. Counted from the end of the ttl.";
         missing_ttl: Period = "5s", "How long an absence is remembered when the loader does not say.";

@@ -162,6 +162,8 @@ pub struct Route {
     pub ttl_max: Duration,
     /// 0.0–1.0 of the ttl, taken off at random, so that entries stored together do not end together.
     pub jitter: f64,
+    /// When a hit reloads behind what is still fresh.
+    pub refresh_ahead: RefreshAhead,
     /// After the ttl: answer the stale entry and reload behind. Counted from the end of the ttl.
     pub stale_while_revalidate: Duration,
     /// After the ttl: answer the stale entry when the load fails. Counted from the end of the ttl.
@@ -180,6 +182,17 @@ pub struct Route {
     pub batch_max: usize,
     /// The line in the file, for messages; 0 when there is no file.
     pub line: usize,
+}
+
+/// When a hit reloads behind what is still fresh.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RefreshAhead {
+    /// Never.
+    Off,
+    /// Shortly before the end, by how long loads take.
+    Auto,
+    /// When this share of the ttl is over, above 0.0 and below 1.0.
+    After(f64),
 }
 
 /// A route's `key` (and `key_headers`).

@@ -72,11 +72,13 @@ impl Service {
         };
         drop(snapshot);
         derived.route.metrics.request();
-        // The hit path: nothing is awaited, spawned or locked from here to the response.
+        // The hit path: nothing is awaited or locked from here to the response, nor spawned but for a route that refreshes
+        // ahead.
         if derived.bypass.is_none()
             && let Some((entry, left_ms)) = self.cache.peek(&derived.ask.binding, &derived.ask.key)
         {
             let now_ms = self.cache.clock().now_ms();
+            self.cache.refresh_ahead(&derived.ask, &entry, left_ms);
             let answer = Answer::Hit {
                 entry,
                 tier: crate::cache::TierName::Memory,

@@ -19,7 +19,7 @@ use std::sync::atomic::AtomicU64;
 
 use http::HeaderName;
 
-use crate::cache::freshness::Policy;
+use crate::cache::freshness::{Policy, RefreshAhead};
 use crate::cache::{Batching, Binding, Link};
 use crate::config::{self, Config, KeySource, Problem};
 use crate::key::KeyPolicy;
@@ -443,6 +443,11 @@ fn policy(config: &config::Route) -> Policy {
         ttl: config.ttl,
         ttl_max: config.ttl_max,
         jitter: config.jitter,
+        refresh_ahead: match config.refresh_ahead {
+            config::RefreshAhead::Off => RefreshAhead::Off,
+            config::RefreshAhead::Auto => RefreshAhead::Auto,
+            config::RefreshAhead::After(share) => RefreshAhead::After(share),
+        },
         stale_while_revalidate: config.stale_while_revalidate,
         stale_if_error: config.stale_if_error,
         missing_ttl: config.missing_ttl,

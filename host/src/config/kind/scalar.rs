@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Fault, Form, Kind, Scalar, units};
+use crate::config::RefreshAhead;
 use crate::config::sidecar::DirMode;
 
 /// The longest duration of any setting: times are counted in milliseconds and added to instants, and must not overflow there.
@@ -266,6 +267,40 @@ impl Scalar for Ratio {
             Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(ratio),
             _ => Err(Fault::new(
                 format!("{text} is not between 0 and 1"),
+                format!("write {}", Self::EXAMPLE),
+            )),
+        }
+    }
+}
+
+/// When a hit begins to reload what is still fresh.
+#[derive(Debug)]
+pub struct Ahead;
+
+impl Kind for Ahead {
+    fn name() -> String {
+        "\"off\", \"auto\" or a percentage".to_owned()
+    }
+}
+
+impl Scalar for Ahead {
+    type Value = RefreshAhead;
+    const EXAMPLE: &'static str = "\"off\", \"auto\", or a share of the ttl such as \"80%\"";
+
+    fn parse(text: &str) -> Result<RefreshAhead, Fault> {
+        let share = text.strip_suffix('%').map(str::parse::<f64>);
+        match (text, share) {
+            ("off", _) => Ok(RefreshAhead::Off),
+            ("auto", _) => Ok(RefreshAhead::Auto),
+            (_, Some(Ok(share))) if share > 0.0 && share < 100.0 => {
+                Ok(RefreshAhead::After(share / 100.0))
+            }
+            (_, Some(_)) => Err(Fault::new(
+                format!("{text:?} is not between 0% and 100%"),
+                format!("write {}", Self::EXAMPLE),
+            )),
+            _ => Err(Fault::new(
+                format!("{text:?} is no moment of the ttl"),
                 format!("write {}", Self::EXAMPLE),
             )),
         }

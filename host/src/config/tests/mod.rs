@@ -93,6 +93,7 @@ fn the_example_of_the_documentation_is_read_whole() {
         missing_ttl = "0"
         failure_ttl = "1.5s"
         soft_timeout = "200ms"
+        refresh_ahead = "80%"
         timeout = "5s"
         batch_window = "5ms"
         batch_max = 500
@@ -154,6 +155,7 @@ fn the_example_of_the_documentation_is_read_whole() {
         (Duration::from_millis(5), 500)
     );
     assert_eq!(data.soft_timeout, Some(Duration::from_millis(200)));
+    assert_eq!(data.refresh_ahead, RefreshAhead::After(0.8));
     assert_eq!(data.timeout, Duration::from_secs(5));
     assert_eq!(
         tenants.key,
@@ -364,6 +366,7 @@ fn the_defaults_are_the_ones_that_are_promised() {
     assert_eq!(route.missing_ttl, Duration::from_secs(5));
     assert_eq!(route.failure_ttl, Duration::from_secs(1));
     assert_eq!(route.soft_timeout, None);
+    assert_eq!(route.refresh_ahead, RefreshAhead::Off);
     assert_eq!(route.timeout, Duration::from_secs(2));
     assert_eq!(
         (route.batch_window, route.batch_max),

@@ -242,6 +242,32 @@ warning: larder.toml:7: batch_window of [[routes]]: it is not shorter than timeo
 }
 
 #[test]
+fn a_reload_ahead_is_off_auto_or_a_share_of_the_ttl() {
+    check(
+        r##"
+[[routes]]
+path = "/a"
+loader = "a"
+refresh_ahead = "100%"
+[[routes]]
+path = "/b"
+loader = "a"
+refresh_ahead = "soon"
+[[routes]]
+path = "/c"
+loader = "a"
+refresh_ahead = "auto"
+"##,
+        r##"
+error: larder.toml:4: refresh_ahead of [[routes]]: "100%" is not between 0% and 100%
+  remedy: write "off", "auto", or a share of the ttl such as "80%"
+error: larder.toml:8: refresh_ahead of [[routes]]: "soon" is no moment of the ttl
+  remedy: write "off", "auto", or a share of the ttl such as "80%"
+"##,
+    );
+}
+
+#[test]
 fn a_batch_has_a_size_and_its_window_is_of_whole_milliseconds() {
     check(
         r##"
