@@ -309,11 +309,7 @@ async fn law_4_a_purge_of_one_variant_ends_that_one_on_every_node_and_no_other()
             }
             let told = nodes[0].purge(purge).await;
             assert_eq!(told["pending"], json!([]), "{told}");
-            let seq = told["seq"].as_u64().expect("a seq");
-            eventually("the other node hears of it", async || {
-                (nodes[1].metrics().await.sum("larder_purge_seq") >= seq as f64).then_some(())
-            })
-            .await;
+            nodes[1].until_heard(&told).await;
             for node in [&nodes[1], &nodes[0]] {
                 for variant in VARIANTS.into_iter().filter(|it| *it != purged) {
                     assert!(ask(node, variant).await.is_hit(), "{purged:?} {variant:?}");

@@ -35,9 +35,10 @@ fn tagged() -> Reply {
 }
 
 /// The ways to say "purge what `/things/42` holds".
-fn ways() -> [Value; 5] {
+fn ways() -> [Value; 6] {
     [
         json!({ "path": "/things/42" }),
+        json!({ "path": "/things/42", "exact": true }),
         json!({ "tag": "red" }),
         json!({ "tags": ["green", "red"] }),
         json!({ "route": "/things/{id}" }),
@@ -266,4 +267,71 @@ async fn law_4_a_node_that_hears_nothing_trusts_what_it_has_no_longer_than_it_sa
             .map(|_| ())
     })
     .await;
+}
+
+#[tokio::test]
+async fn while_versions_run_side_by_side_entries_never_mix_and_purges_cross() {
+    let (old, new, redis) = (Origin::start(), Origin::start(), Redis::start().await);
+    for origin in [&old, &new] {
+        origin.on("/42", tagged());
+    }
+    // Another setting of the plugin is another identity, as another version is.
+    let [one, other]: [Larder; 2] = nodes(&old, &redis).await;
+    let newer = node(&new, &redis.url(), "1h").start().await;
+    let mut loads = 0;
+    for way in ways() {
+        loads += 1;
+        assert_eq!(call(&one.get("/things/42").await), loads);
+        assert_eq!(call(&other.get("/things/42").await), loads);
+        let answer = newer.get("/things/42").await;
+        answer.expect(200, "larder; fwd=uri-miss; stored");
+        assert_eq!(
+            (old.calls("/42"), new.calls("/42")),
+            (loads as usize, loads as usize)
+        );
+        // From the newer to the older, and back.
+        let purging = if loads % 2 == 0 { &one } else { &newer };
+        let told = purging.purge(way.clone()).await;
+        assert_eq!(told["nodes"], 3, "{told}");
+        for larder in [&one, &other, &newer] {
+            larder.until_heard(&told).await;
+            let asked = [("cache-control", "only-if-cached")];
+            assert_eq!(
+                larder.get_with("/things/42", &asked).await.status,
+                504,
+                "{way}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn law_3_batches_of_two_nodes_ask_for_each_key_once() {
+    let redis = Redis::start().await;
+    let node = async || {
+        Larder::with()
+            .guest("batching", "[limits]\ntimeout = \"20s\"\n")
+            .route(
+                "/things/{key}",
+                "batching",
+                "ttl = \"1h\"\ntimeout = \"20s\"",
+            )
+            .redis(&redis.url())
+            .start()
+            .await
+    };
+    let nodes = [node().await, node().await];
+    let asked = (0..200).map(async |i| {
+        // Each key on both nodes, first on the one and then on the other.
+        let (key, larder) = (i / 2, &nodes[(i / 2 + i) % 2]);
+        let answer = larder.get(&format!("/things/k{key}")).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(answer.json()["key"], format!("k{key}"));
+    });
+    join_all(asked).await;
+    let mut questions = 0.0;
+    for larder in &nodes {
+        questions += larder.metrics().await.sum("larder_batch_questions_total");
+    }
+    assert_eq!(questions, 100.0);
 }

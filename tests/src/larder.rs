@@ -407,6 +407,15 @@ impl Larder {
         answer.json()
     }
 
+    /// Waits until it has heard of a purge that was answered so, here or by another node.
+    pub async fn until_heard(&self, told: &Value) {
+        let seq = told["seq"].as_f64().expect("a purge has a seq");
+        eventually("the purge is heard", async || {
+            (self.metrics().await.sum("larder_purge_seq") >= seq).then_some(())
+        })
+        .await;
+    }
+
     /// `GET /plugins`, the one of this name.
     ///
     /// # Panics
