@@ -22,10 +22,10 @@ EXAMPLE ?= quickstart
 # make bench BENCH="--quick --only larder-memory,axum-moka"
 BENCH   ?=
 
-.PHONY: help setup build run test soak model bench lint
+.PHONY: help setup build run test soak model bench bench-purge lint
 
 help: ## lists the commands
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 setup: ## installs what `make build` and `make run` need and is missing
 	@.ci/setup build
@@ -66,6 +66,11 @@ bench: build ## measures Larder beside what people would pick instead, and print
 	@.ci/setup bench
 	$(CARGO) build $(FLAGS) --manifest-path bench/Cargo.toml --target-dir $(TARGET)
 	$(TARGET)/release/larder-bench run $(BENCH)
+
+bench-purge: build ## measures a purge of a tag that covers 100,000 entries beside one that covers 10
+	@.ci/setup bench
+	$(CARGO) build $(FLAGS) --manifest-path bench/Cargo.toml --target-dir $(TARGET)
+	$(TARGET)/release/larder-bench purge $(BENCH)
 
 lint: ## checks formatting and runs clippy, on the components too
 	@.ci/setup lint

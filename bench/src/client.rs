@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result};
 use axum::body::Bytes;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::{
     Request, StatusCode,
     client::conn::http1::{SendRequest, handshake},
@@ -39,7 +39,7 @@ impl Answer {
 
 /// A connection to a contestant.
 pub(crate) struct Client {
-    sender: SendRequest<Empty<Bytes>>,
+    sender: SendRequest<Full<Bytes>>,
     host: String,
 }
 
@@ -58,12 +58,22 @@ impl Client {
 
     /// GET, with the header that the load sends too.
     pub(crate) async fn get(&mut self, path: &str) -> Result<Answer> {
+        let request = Request::get(path)
+            .header(TENANT.0, TENANT.1)
+            .header(HOST, &self.host);
+        self.send(request.body(Full::default())?).await
+    }
+
+    /// POST of a text.
+    pub(crate) async fn post(&mut self, path: &str, body: String) -> Result<Answer> {
+        let request = Request::post(path).header(HOST, &self.host);
+        self.send(request.body(Full::from(body))?).await
+    }
+
+    async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Answer> {
+        let asked = format!("{} {}", request.method(), request.uri());
         timeout(PATIENCE, async {
             self.sender.ready().await?;
-            let request = Request::get(path)
-                .header(HOST, &self.host)
-                .header(TENANT.0, TENANT.1)
-                .body(Empty::new())?;
             let (head, body) = self.sender.send_request(request).await?.into_parts();
             Ok(Answer {
                 status: head.status,
@@ -72,6 +82,6 @@ impl Client {
             })
         })
         .await
-        .with_context(|| format!("GET {path}: no answer within {PATIENCE:?}"))?
+        .with_context(|| format!("{asked}: no answer within {PATIENCE:?}"))?
     }
 }

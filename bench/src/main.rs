@@ -12,6 +12,7 @@
 //! - [`load`]: `wrk`, one slice at a time
 //! - [`redis_server`]: the Redis of a run, and how many keys it was asked for
 //! - [`run`]: start, fill, check, measure in rounds
+//! - [`purge`]: what a purge of a tag costs, by how much it covers
 //! - [`report`]: medians, ratios paired by round, the table
 
 mod body;
@@ -21,6 +22,7 @@ mod larder;
 mod load;
 mod peer;
 mod process;
+mod purge;
 mod redis_server;
 mod report;
 mod run;
@@ -41,6 +43,8 @@ struct Arguments {
 enum Command {
     /// Starts the contestants, measures them in interleaved rounds and prints a table in Markdown.
     Run(run::Options),
+    /// Purges a tag that covers many entries beside one that covers few, and prints a table in Markdown.
+    Purge(purge::Options),
     /// Serves one hand-written handler until it is killed.
     Peer(peer::Options),
 }
@@ -64,6 +68,10 @@ fn execute(command: Command) -> anyhow::Result<()> {
             .enable_all()
             .build()?
             .block_on(run::run(options)),
+        Command::Purge(options) => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?
+            .block_on(purge::run(options)),
         Command::Peer(options) => tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()?

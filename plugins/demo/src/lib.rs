@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | `text` | `"Data for key {key}"` | the answer; each `{name}` is a part of that name |
 //! | `latency_ms` | `150` | how long it pretends to work |
+//! | `tags` | `[]` | tags to purge the answer by; each `{name}` is a part of that name |
 //!
 //! Grants: none. A sidecar, `demo.toml`:
 //!
@@ -38,6 +39,8 @@ struct Config {
     text: String,
     /// How long it pretends to work, in milliseconds.
     latency_ms: u64,
+    /// Tags to purge the answer by; each {name} is a part of that name.
+    tags: Vec<String>,
 }
 
 impl Default for Config {
@@ -45,6 +48,7 @@ impl Default for Config {
         Self {
             text: "Data for key {key}".to_owned(),
             latency_ms: 150,
+            tags: Vec::new(),
         }
     }
 }
@@ -54,11 +58,16 @@ struct Sentence {
     data: String,
 }
 
-async fn load(_: Params, context: Context<Config>) -> Result<Sentence, Error> {
+async fn load(_: Params, context: Context<Config>) -> Result<Reply<Sentence>, Error> {
     // Awaiting lets the other loads of this instance go on: a thousand of them wait at the same time.
     sleep(Duration::from_millis(context.latency_ms)).await;
-    let data = Template::parse(&context.text).fill(|name| context.part_of_template(name))?;
-    Ok(Sentence { data })
+    let fill = |text: &str| Template::parse(text).fill(|name| context.part_of_template(name));
+    let data = fill(&context.text)?;
+    let mut reply = Reply::found(Sentence { data });
+    for tag in &context.tags {
+        reply = reply.tag(fill(tag)?);
+    }
+    Ok(reply)
 }
 
 larder_plugin::plugin! {
@@ -77,6 +86,10 @@ mod tests {
     fn it_says_a_sentence_about_its_parts() {
         let answer = Test::new().load(load, &[("key", "42")]).unwrap();
         assert_eq!(answer.json(), json!({ "data": "Data for key 42" }));
+        assert!(answer.tags().is_empty());
+        let tagged = Test::new().config(json!({ "tags": ["all", "key:{key}"] }));
+        let answer = tagged.load(load, &[("key", "42")]).unwrap();
+        assert_eq!(answer.tags(), ["all", "key:42"]);
         let test = Test::new().config(json!({ "text": "{a}{b}" }));
         let answer = test.load(load, &[("a", "1"), ("b", "2")]).unwrap();
         assert_eq!(answer.json(), json!({ "data": "12" }));

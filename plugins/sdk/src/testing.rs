@@ -170,6 +170,16 @@ impl Answer {
         }
     }
 
+    /// The tags that it is purged by; "unchanged" has none of its own.
+    #[must_use]
+    pub fn tags(&self) -> &[String] {
+        match &self.0 {
+            Outcome::Found(entry) => &entry.tags,
+            Outcome::Missing(absence) => &absence.tags,
+            Outcome::NotModified(_) => &[],
+        }
+    }
+
     /// The contract's own record of it.
     #[must_use]
     pub const fn outcome(&self) -> &Outcome {
