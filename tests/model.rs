@@ -236,7 +236,7 @@ impl Model {
 
 #[tokio::test]
 async fn laws_3_4_and_6_hold_on_three_nodes_whatever_fails() {
-    let wanted = std::env::var("LARDER_MODEL").unwrap_or_else(|_| "1-6".into());
+    let wanted = std::env::var("LARDER_MODEL").unwrap_or_else(|_| "1-12".into());
     let (first, last) = wanted.split_once('-').unwrap_or((&wanted, &wanted));
     let number = |text: &str| {
         text.parse::<u64>()
