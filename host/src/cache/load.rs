@@ -9,14 +9,15 @@ use super::failures::Remembered;
 use super::flight::{FlightResult, Loaded, LoadedBy};
 use super::freshness::{Freshness, Times, jittered, millis};
 use super::generations::{Checked, Stamp, Verdict};
-use super::lease::Taken;
+use super::lease::{Right, Taken};
 use super::memory::Mark;
 use super::path::Ask;
+use super::patience::{Patience, Waited};
 use super::source::{Outcome, Question};
-use super::tier::Put;
+use super::tier::{Put, SharedTier};
 use super::{Cache, Counters, Link};
 use crate::error::{Failure, FailureKind, Origin};
-use crate::key::Visibility;
+use crate::key::{Key, Visibility};
 
 /// The entry in hand when a load begins: its validator is shown to the loader that made it.
 pub(super) struct Known {
@@ -28,6 +29,8 @@ pub(super) struct Known {
 pub(super) struct Seen {
     /// When the shared tier was asked in vain, if it answered.
     pub(super) asked: Option<Instant>,
+    /// How long it has waited for that.
+    pub(super) waited: Duration,
     /// An entry that was loaded by then, by this node's clock, is what is to be replaced although it is fresh.
     pub(super) until_ms: u64,
 }
@@ -72,13 +75,17 @@ impl Cache {
         }
         // Without an answer from the shared tier a moment ago there is no use in waiting for it again.
         let shared = self.shared.as_ref().zip(seen.asked);
-        let (lease, stamp) = match shared {
+        let (right, stamp) = match shared {
             None => (None, stamp),
-            Some((shared, asked)) => match self.take_lease(ask, shared, (asked, seen)).await {
-                Taken::Loaded(entry) => return Ok(self.earlier(ask, entry)),
-                Taken::Lease(lease, stamp) => (Some(lease), stamp),
-                Taken::Alone(stamp) => (None, stamp),
-            },
+            Some((shared, asked)) => {
+                let mut patience = Patience::of(shared.patience(), seen.waited);
+                let taken = self.take_lease(ask, shared, (asked, seen), &mut patience);
+                match taken.await {
+                    Taken::Loaded(entry) => return Ok(self.earlier(ask, entry)),
+                    Taken::Lease(right, stamp) => (Some((shared, right, patience)), stamp),
+                    Taken::Alone(stamp) => (None, stamp),
+                }
+            }
         };
         let started = Instant::now();
         let loaded = self.ask_chain(ask, stamp, known.as_ref()).await;
@@ -94,9 +101,9 @@ impl Cache {
                 self.failures.forget(&ask.key);
                 let entry = Arc::new(entry);
                 let mark = self.memory.mark();
-                let put = match (shared, &lease) {
-                    (Some((shared, _)), Some(lease)) if self.may_store(ask, &entry) => {
-                        Some(shared.put(&ask.key, &entry, lease).await)
+                let put = match right {
+                    Some((shared, right, patience)) if self.may_store(ask, &entry) => {
+                        put(shared, (&ask.key, &entry), right, patience).await
                     }
                     _ => None,
                 };
@@ -350,6 +357,25 @@ impl Cache {
             swr_ms: millis(swr),
             sie_ms: millis(sie),
         }
+    }
+}
+
+/// Stores an entry in the shared tier, if the right to do so is or will be given. None if it is not, or not in time: then it
+/// is stored behind, or not.
+async fn put(
+    shared: &Arc<dyn SharedTier>,
+    (key, entry): (&Key, &Arc<Entry>),
+    right: Right,
+    mut patience: Patience,
+) -> Option<Put> {
+    let (shared, key, entry) = (Arc::clone(shared), key.clone(), Arc::clone(entry));
+    let put = patience.wait(async move {
+        let lease = right.lease().await?;
+        Some(shared.put(&key, &entry, &lease).await)
+    });
+    match put.await {
+        Waited::Done(put) => put,
+        Waited::Late(_) | Waited::Lost => None,
     }
 }
 

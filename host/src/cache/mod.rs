@@ -21,6 +21,7 @@ mod lease;
 mod load;
 pub mod memory;
 mod path;
+mod patience;
 pub mod redis;
 pub mod source;
 pub mod tier;

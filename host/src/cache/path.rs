@@ -159,11 +159,14 @@ impl Cache {
         // Shared tier. Its trouble is not the request's trouble (law 6).
         let mut seen = Seen {
             asked: None,
+            waited: Duration::ZERO,
             until_ms: 0,
         };
         if let Some(shared) = &self.shared {
             let (mark, now) = (self.memory.mark(), Instant::now());
-            match shared.get(&ask.key).await {
+            let found = shared.get(&ask.key).await;
+            seen.waited = now.elapsed();
+            match found {
                 Lookup::Unavailable => {}
                 Lookup::Absent => seen.asked = Some(now),
                 Lookup::Found(entry, by_tier) => {
@@ -366,6 +369,7 @@ impl Cache {
         let now = Instant::now();
         let seen = Seen {
             asked: Some(now.checked_sub(age).unwrap_or(now)),
+            waited: Duration::ZERO,
             until_ms: entry.times.loaded_ms.saturating_add(WOBBLE_MS),
         };
         let held = Candidate {

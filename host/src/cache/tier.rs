@@ -136,6 +136,9 @@ pub trait SharedTier: Send + Sync {
     /// Every stored variant of a resource, for the operator; bounded.
     fn variants<'a>(&'a self, resource: &'a Resource) -> BoxFuture<'a, Vec<(String, Arc<Entry>)>>;
 
+    /// How long a request waits for it at most, in all that it asks of it.
+    fn patience(&self) -> Duration;
+
     /// How it is.
     fn health(&self) -> TierHealth;
 }

@@ -277,6 +277,10 @@ impl SharedTier for RedisTier {
         Box::pin(self.shared.variants(resource))
     }
 
+    fn patience(&self) -> Duration {
+        self.shared.timeout
+    }
+
     fn health(&self) -> TierHealth {
         let map = self.shared.map.load();
         let lost: Vec<_> = map
