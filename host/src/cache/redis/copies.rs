@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use redis::{Cmd, Value};
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::link::{Link, Server, Trouble, ask};
 use crate::cache::freshness::millis;
@@ -36,12 +37,13 @@ struct Answered {
 
 impl Copies {
     /// Waits until a replica has what the server has answered so far, for about `limit` at most. `write` is any write to a
-    /// key that the server holds. How many replicas have it; none where there is no replica.
+    /// key that the server holds. How many replicas have it; none where there is no replica, which the server must say
+    /// before `deadline`.
     pub(super) async fn of_written(
         &self,
         link: &Link,
         write: &Cmd,
-        limit: Duration,
+        (deadline, limit): (Instant, Duration),
     ) -> Option<u32> {
         let mine = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
         let mut answered = self.answered.lock().await;
@@ -49,19 +51,25 @@ impl Copies {
             // Whoever has asked by now had its write answered before ours is sent.
             let asked = self.asked.load(Ordering::Acquire);
             // That there are replicas, and that they have it, is not known when this fails.
-            let replicas = wait(link, write, limit).await.unwrap_or(Some(0));
+            let replicas = wait(link, write, (deadline, limit))
+                .await
+                .unwrap_or(Some(0));
             *answered = Answered { asked, replicas };
         }
         answered.replicas
     }
 }
 
-async fn wait(link: &Link, write: &Cmd, limit: Duration) -> Result<Option<u32>, Trouble> {
+async fn wait(
+    link: &Link,
+    write: &Cmd,
+    (deadline, limit): (Instant, Duration),
+) -> Result<Option<u32>, Trouble> {
     let mut connection = link.waits.clone();
     // They come and go while a connection stands.
     let mut info = redis::cmd("INFO");
     info.arg("replication");
-    let info: String = read(ask(&mut connection, &info, limit).await?)?;
+    let info: String = read(ask(&mut connection, &info, deadline - Instant::now()).await?)?;
     if Server::replicas_of(&info) == 0 {
         return Ok(None);
     }

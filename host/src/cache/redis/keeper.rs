@@ -461,7 +461,8 @@ impl Shared {
             to_tell.retain(|kept| !kept.numbered || self.link_of_scope(&kept.scope).is_some());
             told.clear();
             for kept in to_tell {
-                match self.tell(link, &kept.scope, kept.mode, patience).await {
+                let deadline = Instant::now() + patience;
+                match self.tell(link, &kept.scope, kept.mode, deadline).await {
                     Ok(reached) => {
                         // The next failover may lose it as it may lose any other.
                         let when = (reached.numbered.seq, self.clock.now_ms());
@@ -507,7 +508,7 @@ impl Shared {
         }
     }
 
-    /// Tells Redis of a purge and takes over the number it gave. The caller holds `exchange`, shared or not.
+    /// Tells Redis of a purge, until `deadline`, and takes over the number it gave. The caller holds `exchange`, shared or not.
     ///
     /// The group's seq is raised before the resource's generation is: whoever reads the seq and then stores (see
     /// `store.lua`) either reads it before, and the generation written after covers what was stored; or after, and is
@@ -517,9 +518,10 @@ impl Shared {
         link: &Arc<Link>,
         scope: &Scope,
         mode: Mode,
-        limit: Duration,
+        deadline: Instant,
     ) -> Result<Reached, Untold> {
         let own_seq = self.generations.seq();
+        let limit = deadline - Instant::now();
         let numbered = self
             .scripts
             .purge(link, (scope, mode), own_seq, limit)
@@ -532,6 +534,7 @@ impl Shared {
         if let Scope::Resource(resource) = scope {
             let raised = async {
                 let holder = self.holder(link, resource).ok_or(Trouble::Away)?;
+                let limit = deadline - Instant::now();
                 let raised = self.scripts.raise(&holder, resource, mode, numbered, limit);
                 // Told to the server of the resource, whose trouble is not that of the group's.
                 if let Err(trouble) = raised.await {
@@ -569,12 +572,13 @@ impl Shared {
 
     /// Waits, for about `timeout` at most, until a replica of each server that was told of a purge has it. How many have it, of
     /// the server of which the fewest have; none where no server has a replica.
-    pub(super) async fn copied(&self, reached: &Reached) -> Option<u32> {
-        let (group, limit) = (&reached.group, self.timeout);
+    /// Whether there are replicas must be known by `deadline`, or it is not known of any.
+    pub(super) async fn copied(&self, reached: &Reached, deadline: Instant) -> Option<u32> {
+        let (group, limits) = (&reached.group, (deadline, self.timeout));
         let mark = self.scripts.marking(reached.numbered);
-        let (one, other) = tokio::join!(group.copies.of_written(group, &mark, limit), async {
+        let (one, other) = tokio::join!(group.copies.of_written(group, &mark, limits), async {
             let (link, write) = reached.holder.as_ref()?;
-            link.copies.of_written(link, write, limit).await
+            link.copies.of_written(link, write, limits).await
         });
         one.into_iter().chain(other).min()
     }

@@ -520,11 +520,13 @@ impl Shared {
     }
 
     async fn purge(&self, scope: &Scope, mode: Mode) -> Purged {
+        // All steps together take no longer than one command may.
+        let deadline = tokio::time::Instant::now() + self.timeout;
         let mut numbered = None;
         if let Some(link) = self.group_link() {
             // The keeper may hold the exchange for longer than a purge may take.
-            let told = match tokio::time::timeout(self.timeout, self.exchange.read()).await {
-                Ok(_on_its_way) => self.tell(&link, scope, mode, self.timeout).await,
+            let told = match tokio::time::timeout_at(deadline, self.exchange.read()).await {
+                Ok(_on_its_way) => self.tell(&link, scope, mode, deadline).await,
                 Err(_) => Err(Untold {
                     numbered: None,
                     trouble: Trouble::Crowded,
@@ -535,7 +537,7 @@ impl Shared {
                     let told = (reached.numbered.seq, self.clock.now_ms());
                     self.recent.remember(scope, mode, told);
                     // After the exchange was given back: who waits for it does not wait for a replica.
-                    let replicas = self.copied(&reached).await;
+                    let replicas = self.copied(&reached, deadline).await;
                     return Purged {
                         seq: reached.numbered.seq,
                         shared: true,

@@ -1,7 +1,7 @@
 //! The scripts that run in Redis, and their arguments and answers as Rust sees them. The texts are in the `.lua` files
 //! beside this one.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Script, Value};
@@ -328,7 +328,8 @@ fn call(script: &Script, keys: usize, arguments: usize, room: usize) -> Cmd {
     command
 }
 
-/// Runs a script, loading it first where Redis does not have it (a restart, `SCRIPT FLUSH`, another shard).
+/// Runs a script, loading it first where Redis does not have it (a restart, `SCRIPT FLUSH`, another shard). `limit` is for
+/// all of that.
 async fn run(
     link: &Link,
     connection: &MultiplexedConnection,
@@ -336,14 +337,16 @@ async fn run(
     command: &Cmd,
     limit: Duration,
 ) -> Result<Value, Trouble> {
+    let started = Instant::now();
     match link.ask(connection, command, limit).await {
         Err(Trouble::NoScript) => {
+            let left = || limit.saturating_sub(started.elapsed());
             let mut loading = connection.clone();
-            tokio::time::timeout(limit, script.load_async(&mut loading))
+            tokio::time::timeout(left(), script.load_async(&mut loading))
                 .await
                 .map_err(|_| Trouble::Slow(limit))?
                 .map_err(|error| Trouble::of(&error))?;
-            link.ask(connection, command, limit).await
+            link.ask(connection, command, left()).await
         }
         answer => answer,
     }
