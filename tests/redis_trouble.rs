@@ -1,10 +1,10 @@
-//! The Redis tier: what it keeps, what a restart finds, and every trouble a Redis can be in. The memory tier is turned off
-//! where a test is about Redis, so that every hit is a hit there.
+//! The Redis tier: what it keeps, what a restart finds, and what its troubles cost and tell; `redis_faults` plays each of
+//! them. The memory tier is turned off where a test is about Redis, so that every hit is a hit there.
 
 use std::time::{Duration, Instant};
 
 use larder_tests::{
-    Larder, Link, Origin, Redis, Reply, before, call, eventually, eventually_within, json, metrics,
+    Larder, Origin, Redis, Reply, before, call, eventually, eventually_within, json, metrics,
 };
 
 /// "The cache works again within 2 s of healing."
@@ -132,66 +132,6 @@ async fn what_redis_gives_back_is_what_was_stored() {
 }
 
 #[tokio::test]
-async fn law_6_a_killed_redis_is_not_request_trouble() {
-    let (origin, mut redis) = (Origin::start(), Redis::start().await);
-    let larder = larder(&origin, &redis.url()).await;
-    larder.get("/things/before").await;
-    redis.kill().await;
-    answers_keep_coming(&larder, "killed").await;
-    redis.restart().await;
-    until_works(&larder, "/things/killed-0").await;
-}
-
-#[tokio::test]
-async fn law_6_a_stopped_redis_is_not_request_trouble() {
-    let (origin, redis) = (Origin::start(), Redis::start().await);
-    let larder = larder(&origin, &redis.url()).await;
-    larder.get("/things/before").await;
-    redis.freeze();
-    answers_keep_coming(&larder, "stopped").await;
-    redis.thaw();
-    until_works(&larder, "/things/stopped-0").await;
-}
-
-#[tokio::test]
-async fn law_6_a_full_redis_is_not_request_trouble() {
-    let (origin, redis) = (Origin::start(), Redis::start().await);
-    let larder = larder(&origin, &redis.url()).await;
-    larder.get("/things/before").await;
-    redis.fill().await;
-    answers_keep_coming(&larder, "full").await;
-    redis.empty().await;
-    until_works(&larder, "/things/full-0").await;
-}
-
-#[tokio::test]
-async fn law_6_a_read_only_redis_is_not_request_trouble() {
-    let (origin, redis) = (Origin::start(), Redis::start().await);
-    let larder = larder(&origin, &redis.url()).await;
-    larder.get("/things/before").await;
-    redis.make_read_only().await;
-    answers_keep_coming(&larder, "read-only").await;
-    redis.make_writable().await;
-    until_works(&larder, "/things/read-only-0").await;
-}
-
-#[tokio::test]
-async fn law_6_a_refused_password_is_not_request_trouble() {
-    let (origin, mut redis) = (Origin::start(), Redis::start_with_password("old").await);
-    let larder = larder(&origin, &redis.url()).await;
-    larder.get("/things/before").await;
-    redis.change_password("new").await;
-    answers_keep_coming(&larder, "password").await;
-    let ready = larder.admin.get("/readyz").await;
-    assert_eq!(
-        ready.status, 200,
-        "told in the body, never a 503: {ready:?}"
-    );
-    redis.change_password("old").await;
-    until_works(&larder, "/things/password-0").await;
-}
-
-#[tokio::test]
 async fn law_6_a_server_started_beside_a_dead_redis_serves_and_finds_it_later() {
     let (origin, mut redis) = (Origin::start(), Redis::start().await);
     redis.kill().await;
@@ -212,26 +152,6 @@ async fn law_6_a_server_started_beside_a_dead_redis_serves_and_finds_it_later() 
         larder.admin.get("/readyz").await.json()["redis"]["available"],
         json!(true)
     );
-}
-
-#[tokio::test]
-async fn law_6_a_faulty_network_is_not_request_trouble() {
-    let (origin, redis) = (Origin::start(), Redis::start().await);
-    let link = Link::to(redis.address());
-    let larder = larder(&origin, &format!("redis://{}", link.address())).await;
-    larder.get("/things/before").await;
-    link.cut();
-    answers_keep_coming(&larder, "cut").await;
-    link.heal().await;
-    until_works(&larder, "/things/cut-0").await;
-    link.stall();
-    answers_keep_coming(&larder, "stalled").await;
-    link.heal().await;
-    until_works(&larder, "/things/stalled-0").await;
-    link.refuse().await;
-    answers_keep_coming(&larder, "refused").await;
-    link.heal().await;
-    until_works(&larder, "/things/refused-0").await;
 }
 
 #[tokio::test]
@@ -386,39 +306,6 @@ async fn law_11_truncation_at_every_length_is_a_miss_and_never_a_crash() {
             .expect(200, "larder; fwd=uri-miss; stored");
     }
     assert!(larder.runs());
-}
-
-#[tokio::test]
-async fn law_6_keys_of_the_wrong_type_are_not_request_trouble() {
-    let (origin, redis) = (Origin::start(), Redis::start().await);
-    let larder = larder(&origin, &redis.url()).await;
-    larder.get("/things/42").await;
-    let entry = redis.entries().await.pop().expect("the entry");
-    redis.make_list(&entry).await;
-    assert_eq!(larder.get("/things/42").await.status, 200);
-    until_works(&larder, "/things/42").await;
-    // The generation of the resource, and what every node mirrors.
-    let generation = redis
-        .keys("larder:g:*")
-        .await
-        .pop()
-        .expect("the resource's generation");
-    for key in [generation.as_str(), "larder:{g}"] {
-        redis.make_list(key).await;
-        answers_keep_coming(&larder, "wrong-type").await;
-        assert_eq!(larder.get("/things/42").await.status, 200, "{key}");
-        assert_eq!(
-            larder
-                .admin
-                .post("/purge", &json!({ "all": true }))
-                .await
-                .status,
-            200,
-            "{key}"
-        );
-        redis.run::<()>("DEL", &[key]).await;
-        until_works(&larder, "/things/42").await;
-    }
 }
 
 #[tokio::test]

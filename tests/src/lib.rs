@@ -10,7 +10,7 @@
 //! - [`origin`]: an HTTP source that does what a script says and counts who asked.
 //! - [`echo`]: a TCP server that says what it is told.
 //! - [`source`]: the usual pair: an origin with Larder in front of it.
-//! - [`network`]: a TCP link that can be cut, stalled and refused.
+//! - [`network`]: a TCP link, and the weather on it: late, narrow, cut, half-open…
 //! - [`usage`]: what a process uses of the machine.
 //! - [`wait`]: how a test waits: for a condition, with a bound; never for a time.
 //!

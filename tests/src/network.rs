@@ -1,12 +1,14 @@
-//! A TCP link between two parties that can be cut, stalled and refused: the faulty network. Knows nothing of what is
-//! spoken over it.
+//! A TCP link between two parties, and the weather on it: the faulty network. Knows nothing of what is spoken over it.
+//! [`flow`] is how bytes pass in each kind of weather.
+
+mod flow;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -15,7 +17,7 @@ use crate::wait::eventually;
 
 /// How the network is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Weather {
+pub enum Weather {
     /// Bytes pass.
     Fair,
     /// Connections stand, and are made, and no byte passes.
@@ -24,6 +26,21 @@ enum Weather {
     Cut,
     /// Connections break, and nobody listens.
     Refused,
+    /// Every byte takes this long, in each direction.
+    Late(Duration),
+    /// Every third segment is lost and sent again after this long, as TCP does; what is behind it waits.
+    Lossy(Duration),
+    /// The other end is gone without a word: what is sent vanishes, nothing comes, and that is so for ever for each
+    /// connection that stands or is made.
+    HalfOpen,
+    /// What is sent arrives; what is answered vanishes. That is so for ever for each connection that stands or is made.
+    Unanswered,
+    /// Connections are reset after this many bytes in one direction.
+    Resetting(usize),
+    /// This many bytes at a time.
+    Sliced(usize),
+    /// This many bytes a second, in each direction.
+    Narrow(u32),
 }
 
 /// A link to one address. Dropping it breaks what passes over it.
@@ -86,19 +103,20 @@ impl Link {
 
     /// Breaks every connection and stops listening.
     pub async fn refuse(&self) {
-        self.weather.send_replace(Weather::Refused);
-        self.until_listening(false).await;
+        self.turn(Weather::Refused).await;
     }
 
     /// Lets bytes pass again; what was held back passes first.
     pub async fn heal(&self) {
-        self.weather.send_replace(Weather::Fair);
-        self.until_listening(true).await;
+        self.turn(Weather::Fair).await;
     }
 
-    async fn until_listening(&self, expect: bool) {
+    /// From now on the weather is this.
+    pub async fn turn(&self, weather: Weather) {
+        self.weather.send_replace(weather);
+        let listens = weather != Weather::Refused;
         eventually("the link follows the weather", async || {
-            (*self.listening.borrow() == expect).then_some(())
+            (*self.listening.borrow() == listens).then_some(())
         })
         .await;
     }
@@ -131,7 +149,8 @@ async fn run(
                 .ok();
         }
         told.send_replace(listener.is_some());
-        if matches!(now, Weather::Cut | Weather::Refused) {
+        let broken = matches!(now, Weather::Cut | Weather::Refused);
+        if broken {
             connections.abort_all();
         }
         let accept = async {
@@ -146,45 +165,11 @@ async fn run(
             client = accept => {
                 let Ok((client, _)) = client else { continue };
                 accepted.fetch_add(1, Ordering::SeqCst);
-                // In the other kinds of weather it is dropped here: closed as soon as it was made.
-                if matches!(now, Weather::Fair | Weather::Stalled) {
-                    connections.spawn(pass(client, target, changes.clone()));
+                // Where it is broken, it is dropped here: closed as soon as it was made.
+                if !broken {
+                    connections.spawn(flow::pass(client, target, changes.clone()));
                 }
             }
-        }
-    }
-}
-
-async fn pass(client: TcpStream, target: SocketAddr, weather: watch::Receiver<Weather>) {
-    let Ok(server) = TcpStream::connect(target).await else {
-        return;
-    };
-    let (client_out, client_in) = client.into_split();
-    let (server_out, server_in) = server.into_split();
-    // Either direction's end ends both: a half-open connection is not what this link is for.
-    tokio::select! {
-        () = pump(client_out, server_in, weather.clone()) => {}
-        () = pump(server_out, client_in, weather) => {}
-    }
-}
-
-async fn pump(
-    mut from: impl AsyncReadExt + Unpin,
-    mut to: impl AsyncWriteExt + Unpin,
-    mut weather: watch::Receiver<Weather>,
-) {
-    let mut buffer = vec![0; 16 * 1024];
-    while let Ok(n) = from.read(&mut buffer).await {
-        if n == 0
-            || weather
-                .wait_for(|now| *now != Weather::Stalled)
-                .await
-                .is_err()
-        {
-            return;
-        }
-        if to.write_all(&buffer[..n]).await.is_err() {
-            return;
         }
     }
 }

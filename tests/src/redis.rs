@@ -16,6 +16,8 @@ use crate::wait::eventually;
 pub struct Redis {
     port: u16,
     password: Option<String>,
+    /// Further arguments.
+    further: &'static [&'static str],
     child: Child,
     dir: tempfile::TempDir,
 }
@@ -23,23 +25,24 @@ pub struct Redis {
 impl Redis {
     /// Starts one that asks for no password.
     pub async fn start() -> Self {
-        Self::start_with(None).await
+        Self::start_with(&[]).await
     }
 
-    /// Starts one that asks for this password.
-    pub async fn start_with_password(password: &str) -> Self {
-        Self::start_with(Some(password.to_owned())).await
+    /// Starts one that can be told to [load](Redis::begin_loading).
+    pub async fn start_to_load() -> Self {
+        Self::start_with(&["--enable-debug-command", "local"]).await
     }
 
-    async fn start_with(password: Option<String>) -> Self {
+    async fn start_with(further: &'static [&'static str]) -> Self {
         let mut dir = tempfile::tempdir().expect("a temporary directory");
         // Another process may take the port between the look and the start: then the server exits, and another is tried.
         for _ in 0..5 {
             let port = ports::free();
-            let child = spawn(port, password.as_deref(), &dir);
+            let child = spawn(port, None, further, &dir);
             let mut redis = Self {
                 port,
-                password: password.clone(),
+                password: None,
+                further,
                 child,
                 dir,
             };
@@ -75,7 +78,8 @@ impl Redis {
     /// When it does not start.
     pub async fn restart(&mut self) {
         self.child.kill().await.ok();
-        self.child = spawn(self.port, self.password.as_deref(), &self.dir);
+        let password = self.password.as_deref();
+        self.child = spawn(self.port, password, self.further, &self.dir);
         assert!(self.until_ready().await, "redis-server does not come back");
     }
 
@@ -109,6 +113,46 @@ impl Redis {
     /// Takes writes again.
     pub async fn make_writable(&self) {
         self.run::<()>("REPLICAOF", &["NO", "ONE"]).await;
+    }
+
+    /// Reads its own data anew, and so slowly that it does so until [`Redis::finish_loading`]: connections stand, and what
+    /// is asked is answered with LOADING. It must have been started to allow that.
+    pub async fn begin_loading(&self) {
+        self.set("loading-process-events-interval-bytes", "1024")
+            .await;
+        self.set("key-load-delay", "1000").await;
+        // A millisecond for each, after which it looks who asks: seconds for all of them.
+        self.run::<Value>("DEBUG", &["POPULATE", "5000", "filler", "2048"])
+            .await;
+        let url = self.url();
+        tokio::spawn(async move {
+            let mut connection = redis::Client::open(url)?
+                .get_multiplexed_async_connection_with_config(
+                    &redis::AsyncConnectionConfig::new().set_response_timeout(None),
+                )
+                .await?;
+            let mut reload = redis::cmd("DEBUG");
+            reload
+                .arg("RELOAD")
+                .query_async::<()>(&mut connection)
+                .await
+        });
+        self.until_loading(true).await;
+    }
+
+    /// Reads the rest of it at once.
+    pub async fn finish_loading(&self) {
+        self.set("key-load-delay", "0").await;
+        self.until_loading(false).await;
+    }
+
+    async fn until_loading(&self, loading: bool) {
+        let wanted = format!("loading:{}\r\n", u8::from(loading));
+        eventually("redis-server is loading, or has loaded", async || {
+            let info: String = self.run("INFO", &["persistence"]).await;
+            info.contains(&wanted).then_some(())
+        })
+        .await;
     }
 
     /// Asks for another password from now on (the empty one: none), and drops every connection that came in with the old one.
@@ -209,11 +253,12 @@ impl Redis {
     }
 }
 
-fn spawn(port: u16, password: Option<&str>, dir: &tempfile::TempDir) -> Child {
+fn spawn(port: u16, password: Option<&str>, further: &[&str], dir: &tempfile::TempDir) -> Child {
     let mut command = Command::new("redis-server");
     command
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
         .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
+        .args(further)
         .arg("--dir")
         .arg(dir.path())
         .stdin(Stdio::null())

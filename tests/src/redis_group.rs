@@ -104,6 +104,26 @@ impl Process {
         Self::start_in(dir, &[&file, "--sentinel"]).await
     }
 
+    /// Of a Sentinel: waits until it knows of this many replicas of `mymaster`.
+    pub async fn until_watching(&self, replicas: usize) {
+        eventually_within(PATIENCE, "the Sentinel knows of the replicas", async || {
+            let known: Vec<Value> = self.run("SENTINEL", &["replicas", "mymaster"]).await;
+            (known.len() >= replicas).then_some(())
+        })
+        .await;
+    }
+
+    /// Of a Sentinel: waits until it names another master than the one on `port`.
+    pub async fn until_promoted(&self, port: u16) {
+        eventually_within(PATIENCE, "a replica is promoted", async || {
+            let named: Vec<String> = self
+                .run("SENTINEL", &["get-master-addr-by-name", "mymaster"])
+                .await;
+            (named.get(1)? != &port.to_string()).then_some(())
+        })
+        .await;
+    }
+
     /// SIGSTOP: connections stand, nothing answers.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
@@ -224,13 +244,11 @@ impl Watched {
         let watched = Self { servers, sentinels };
         eventually_within(PATIENCE, "the Sentinels know of everybody", async || {
             for sentinel in &watched.sentinels {
-                let known = sentinel
-                    .run::<Vec<Value>>("SENTINEL", &["replicas", "mymaster"])
-                    .await;
+                sentinel.until_watching(2).await;
                 let others = sentinel
                     .run::<Vec<Value>>("SENTINEL", &["sentinels", "mymaster"])
                     .await;
-                if known.len() < 2 || others.len() < 2 {
+                if others.len() < 2 {
                     return None;
                 }
             }
@@ -249,13 +267,7 @@ impl Watched {
 
     /// Waits until the Sentinels name another master than the one on `port`.
     pub async fn until_promoted(&self, port: u16) {
-        eventually_within(PATIENCE, "a replica is promoted", async || {
-            let named: Vec<String> = self.sentinels[0]
-                .run("SENTINEL", &["get-master-addr-by-name", "mymaster"])
-                .await;
-            (named.get(1)? != &port.to_string()).then_some(())
-        })
-        .await;
+        self.sentinels[0].until_promoted(port).await;
     }
 }
 

@@ -41,6 +41,26 @@ pub async fn eventually_within<T>(
     }
 }
 
+/// Tries until it succeeds; a try that begins before the deadline counts.
+///
+/// # Errors
+/// What the last one failed with.
+pub async fn tried_until<T, E>(
+    deadline: Instant,
+    mut attempt: impl AsyncFnMut() -> Result<T, E>,
+) -> Result<T, E> {
+    let mut tick = tokio::time::interval(EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let late = Instant::now() > deadline;
+        match attempt().await {
+            Err(_) if !late => {}
+            ended => return ended,
+        }
+    }
+}
+
 /// Waits until `deadline` has passed on this process's clock: for what must *not* happen until then, or must not be so
 /// any more after it. `probe` is called all the while and may assert.
 pub async fn throughout(deadline: Instant, mut probe: impl AsyncFnMut()) {
