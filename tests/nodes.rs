@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use larder_tests::network::Weather;
 use larder_tests::{
     Answer, Builder, Client, Larder, Link, Origin, Redis, Reply, Value, before, call, eventually,
     json,
@@ -212,6 +213,26 @@ async fn what_one_node_stores_replaces_the_older_copy_of_another() {
         (call(&other.get("/things/42").await) > old).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn law_6_what_a_slow_redis_is_too_late_for_is_stored_behind() {
+    let (origin, redis) = (Origin::start(), Redis::start().await);
+    let link = Link::to(redis.address());
+    let far = node(&origin, &format!("redis://{}", link.address()), "1h")
+        .start()
+        .await;
+    let [near]: [Larder; 1] = nodes(&origin, &redis).await;
+    // A command is answered before `timeout` is over, and a second one is not.
+    link.turn(Weather::Late(Duration::from_millis(30))).await;
+    assert_eq!(call(&far.get("/things/42").await), 1);
+    eventually("it is stored, and its lease has ended", async || {
+        let stored = redis.entries().await.len() == 1;
+        (stored && redis.keys("larder:l:*").await.is_empty()).then_some(())
+    })
+    .await;
+    let answer = near.get("/things/42").await;
+    answer.expect(200, "larder; hit; ttl=N; detail=redis");
 }
 
 #[tokio::test]

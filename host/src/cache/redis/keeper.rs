@@ -216,6 +216,9 @@ impl Shared {
             let what = "the server that is named as the master is a replica";
             return Err(Trouble::Lost(what.into()));
         }
+        // In a slow network, who runs one that is not loaded is too late for it, every time. Nobody waits for this.
+        let (shared, loading) = (Arc::clone(self), Arc::clone(&link));
+        tokio::spawn(async move { shared.scripts.load(&loading, shared.patience()).await });
         let here = (
             link.server.run.clone(),
             self.topology

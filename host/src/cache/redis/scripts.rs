@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Script, Value};
 
@@ -137,6 +138,25 @@ impl Scripts {
     /// How long a purge matters: after that, every entry it could cover is past its life.
     pub(super) fn matters_ms(&self) -> u64 {
         self.matters_ms
+    }
+
+    /// Loads all of them, before anybody waits for one. Where that fails, each is loaded when it is first run.
+    pub(super) async fn load(&self, link: &Link, limit: Duration) {
+        let all = [
+            &self.sync,
+            &self.purge,
+            &self.raise,
+            &self.store,
+            &self.acquire,
+            &self.renew,
+            &self.release,
+        ];
+        let loads = all.map(|script| async {
+            // Not in the way of what requests and the keeper ask.
+            let mut connection = link.waits.clone();
+            script.load_async(&mut connection).await
+        });
+        let _ = tokio::time::timeout(limit, join_all(loads)).await;
     }
 
     /// Reads the group.
