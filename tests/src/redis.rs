@@ -231,7 +231,7 @@ impl Redis {
             .await
     }
 
-    /// Whether it answers a PING; false if it has exited.
+    /// Whether it, and no other, answers a PING; false if it has exited.
     async fn until_ready(&mut self) -> bool {
         eventually("redis-server answers or exits", async || {
             if self.child.try_wait().is_ok_and(|exit| exit.is_some()) {
@@ -239,7 +239,12 @@ impl Redis {
             }
             let mut connection = self.connection().await.ok()?;
             let pong: String = connection.ping().await.ok()?;
-            (pong == "PONG").then_some(true)
+            let mut info = redis::cmd("INFO");
+            info.arg("server");
+            let info: String = info.query_async(&mut connection).await.ok()?;
+            // Another test's server may have the port; then this one is about to exit.
+            let ours = format!("process_id:{}\r\n", self.child.id()?);
+            (pong == "PONG" && info.contains(&ours)).then_some(true)
         })
         .await
     }
