@@ -1,6 +1,7 @@
 //! A change feed tells the cache what changed, and the next response shows it: by resource, by tag, everything; across
 //! restarts, failures and swaps.
 
+use futures_util::future::join_all;
 use larder_tests::{Builder, Larder, Origin, Redis, Reply, Value, Wasm, call, eventually, json};
 
 /// The sidecar of `feeding` in front of an origin. Another label is another source.
@@ -311,4 +312,181 @@ async fn a_component_that_is_a_feed_alone_is_read_too() {
         (answer.json()["load"].as_u64()? >= 3).then_some(())
     })
     .await;
+}
+
+/// Nodes that share Redis, of which the first reads the feed: its poll from the head is held by the gate.
+async fn share<const N: usize>(origin: &Origin, redis: &Redis) -> [Larder; N] {
+    let node = || before(origin).redis(&redis.url()).section("trust = \"1h\"");
+    let mut nodes = vec![node().start().await];
+    origin.called("/feed", 1).await;
+    let others = join_all((1..N).map(|_| node().start())).await;
+    nodes.extend(others);
+    nodes.try_into().expect("as many as were started")
+}
+
+/// Polls without a cursor.
+fn heads(origin: &Origin) -> usize {
+    cursors(origin).iter().filter(|it| it.is_none()).count()
+}
+
+async fn reads(larder: &Larder) -> bool {
+    larder.metrics().await.sum("larder_feeds_read") == 1.0
+}
+
+/// Waits until the answer of this node shows that a purge has arrived there.
+async fn until_gone(larder: &Larder, path: &str) {
+    eventually(&format!("{path} is gone"), async || {
+        let fresh = larder.get(path).await.is(HIT);
+        (!fresh).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_three_nodes_one_reads_the_feed_and_all_hear_what_it_tells() {
+    let (origin, redis) = (Origin::start(), Redis::start().await);
+    let item = json!([{ "params": { "id": "7" } }]);
+    let idle = Reply::json(r#"{"poll_after_ms": 10}"#);
+    origin.script("/feed", [page(json!([]), "c0"), page(item, "c1"), idle]);
+    let gate = origin.gate("/feed");
+    let nodes: [Larder; 3] = share(&origin, &redis).await;
+    gate.release_one();
+    gate.arrived(2).await;
+    for larder in &nodes {
+        larder.get("/things/7").await;
+        larder.get("/things/7").await.expect(200, HIT);
+    }
+    assert_eq!(origin.calls("/7"), 1);
+    gate.open();
+    for larder in &nodes {
+        until_gone(larder, "/things/7").await;
+    }
+    assert_eq!(origin.calls("/7"), 2);
+    until_read_to(&origin, "c1").await;
+    let polls = origin.calls("/feed");
+    origin.called("/feed", polls + 20).await;
+    assert!(reads(&nodes[0]).await);
+    for larder in &nodes[1..] {
+        let metrics = larder.metrics().await;
+        assert_eq!(metrics.sum("larder_feeds_read"), 0.0);
+        assert_eq!(metrics.sum("larder_feed_polls_total"), 0.0);
+    }
+    assert_eq!(heads(&origin), 1);
+}
+
+#[tokio::test]
+async fn a_dead_reader_has_one_successor_that_goes_on_from_the_saved_cursor() {
+    let (origin, redis) = (Origin::start(), Redis::start().await);
+    let told = |tag: &str, cursor| page(json!([{ "tag": tag }]), cursor);
+    let idle = Reply::json(r#"{"poll_after_ms": 10}"#);
+    let lost = told("lost with its reader", "c1");
+    let again = told("x", "c1");
+    origin.script("/feed", [page(json!([]), "c0"), lost, again, idle]);
+    let gate = origin.gate("/feed");
+    let [mut dying, one, other]: [Larder; 3] = share(&origin, &redis).await;
+    gate.release_one();
+    gate.arrived(2).await;
+    // It dies before its page has come.
+    dying.kill().await;
+    gate.arrived(3).await;
+    gate.open();
+    until_read_to(&origin, "c1").await;
+    let found = cursors(&origin);
+    assert_eq!(found[1..3], [Some("c0".into()), Some("c0".into())]);
+    assert_eq!(heads(&origin), 1, "{found:?}");
+    assert!(reads(&one).await ^ reads(&other).await, "one of them");
+}
+
+#[tokio::test]
+async fn a_reader_that_stops_hands_over_and_a_rollout_of_another_source_is_another_feed() {
+    let (origin, redis) = (Origin::start(), Redis::start().await);
+    let idle = Reply::json(r#"{"poll_after_ms": 10}"#);
+    origin.script("/feed", [page(json!([]), "c0"), idle]);
+    let [mut first, second]: [Larder; 2] = share(&origin, &redis).await;
+    until_read_to(&origin, "c0").await;
+    first.terminate();
+    first.exit().await;
+    eventually("the other reads", async || {
+        reads(&second).await.then_some(())
+    })
+    .await;
+    assert_eq!(heads(&origin), 1);
+    // A third with other settings beside it: its feed is not that of the second, and both are read.
+    let third = before(&origin)
+        .component("feeding", Wasm::guest("feeding"), &sidecar(&origin, "two"))
+        .redis(&redis.url())
+        .start()
+        .await;
+    eventually("the third reads its own", async || {
+        (heads(&origin) == 2 && reads(&third).await).then_some(())
+    })
+    .await;
+    assert!(reads(&second).await);
+}
+
+#[tokio::test]
+async fn law_4_a_reader_that_was_frozen_saves_nothing_over_its_successor() {
+    let (origin, redis) = (Origin::start(), Redis::start().await);
+    let told = |tag: &str, cursor| page(json!([{ "tag": tag }]), cursor);
+    let idle = Reply::json(r#"{"poll_after_ms": 10}"#);
+    let pages = [told("x", "c1"), told("x", "c1"), told("y", "c2")];
+    origin.script(
+        "/feed",
+        std::iter::once(page(json!([]), "c0"))
+            .chain(pages)
+            .chain([idle]),
+    );
+    let gate = origin.gate("/feed");
+    let [frozen, mut second]: [Larder; 2] = share(&origin, &redis).await;
+    gate.release_one();
+    gate.arrived(2).await;
+    frozen.freeze();
+    // The successor's poll, from where the frozen one was.
+    gate.arrived(3).await;
+    gate.open();
+    until_read_to(&origin, "c2").await;
+    frozen.thaw();
+    // What it had in its hands is applied, and that is all.
+    eventually("it has stopped to read", async || {
+        let metrics = frozen.metrics().await;
+        (metrics.sum("larder_feeds_read") == 0.0).then_some(())
+    })
+    .await;
+    assert!(reads(&second).await);
+    second.kill().await;
+    let polls = origin.calls("/feed");
+    origin.called("/feed", polls + 1).await;
+    let found = cursors(&origin);
+    assert_eq!(found[polls].as_deref(), Some("c2"), "{found:?}");
+    assert_eq!(heads(&origin), 1, "{found:?}");
+}
+
+#[tokio::test]
+async fn law_4_nobody_reads_the_feed_while_redis_is_away_and_that_is_told() {
+    let (origin, redis) = (Origin::start(), Redis::start().await);
+    let idle = Reply::json(r#"{"poll_after_ms": 10}"#);
+    origin.script("/feed", [page(json!([]), "c0"), idle.clone()]);
+    let nodes: [Larder; 2] = share(&origin, &redis).await;
+    until_read_to(&origin, "c0").await;
+    redis.freeze();
+    for larder in &nodes {
+        larder
+            .until_refused("feeding", &["change feed is not read", "Redis is away"])
+            .await;
+        assert!(!reads(larder).await);
+    }
+    let polls = origin.calls("/feed");
+    let item = json!([{ "params": { "id": "7" } }]);
+    origin.script("/feed", [page(item, "c1"), idle]);
+    nodes[0].get("/things/7").await.expect(200, MISS);
+    redis.thaw();
+    until_read_to(&origin, "c1").await;
+    until_gone(&nodes[0], "/things/7").await;
+    let found = cursors(&origin);
+    assert_eq!(found[polls].as_deref(), Some("c0"), "{found:?}");
+    for larder in &nodes {
+        larder
+            .until_plugin("feeding", "is well", |plugin| plugin["state"] == "ready")
+            .await;
+    }
 }

@@ -513,11 +513,25 @@ impl Larder {
 
     /// SIGTERM.
     pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// SIGSTOP: its connections stand, and it does nothing.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
         let pid = self
             .child
             .id()
             .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-        kill_process(pid.expect("the server runs"), Signal::TERM).expect("it can be signalled");
+        kill_process(pid.expect("the server runs"), signal).expect("it can be signalled");
     }
 
     /// SIGKILL: nothing is said or saved.

@@ -81,6 +81,22 @@ async fn load_in_every_way(origin: &Origin, one: &Larder, other: &Larder) {
     }
 }
 
+/// A node that reads a change feed, until it has saved how far it came.
+async fn read_a_feed(server: &Process, lines: &str) {
+    let _reader = Larder::with()
+        .guest("feed-alone", "")
+        .guest("echo", "")
+        .route("/echo/{key}", "echo", "ttl = \"1h\"")
+        .section(&format!("[redis]\n{lines}"))
+        .start()
+        .await;
+    eventually("how far it came is saved", async || {
+        let saved: Vec<String> = server.run("KEYS", &["app:x:d:*"]).await;
+        (!saved.is_empty()).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_user_that_may_do_what_is_printed_can_do_everything_and_needs_all_of_it() {
     let (origin, server) = (Origin::start(), Process::alone().await);
@@ -98,6 +114,7 @@ async fn a_user_that_may_do_what_is_printed_can_do_everything_and_needs_all_of_i
     let _: u64 = server.run("HSET", &aged).await;
     are_one_cache(&one, &other, "/things/42").await;
     load_in_every_way(&origin, &one, &other).await;
+    read_a_feed(&server, &lines).await;
     all_are_needed(&[&server], &words).await;
     assert_eq!(denied(&server).await, []);
     // The test itself has asked for INFO: that nodes need it shows when they may not.

@@ -101,6 +101,48 @@ pub enum Ended {
     Unknown,
 }
 
+/// What became of the wish to do what one node of all does at a time, such as reading a change feed.
+pub enum Duty {
+    /// It is this node's.
+    Ours(Box<dyn Tenure>),
+    /// It is another node's. Ends when it may be to be had.
+    Others(BoxFuture<'static, ()>),
+    /// The tier is not to be had now, so nobody knows whose it is.
+    Unavailable,
+}
+
+/// A duty while this node has it. Given back when it is dropped, so that another node may take it at once.
+///
+/// What is done with it must do no harm when it is done twice: a node that was frozen finds out afterwards that its duty
+/// has gone to another. Only what it saves is safe from that.
+pub trait Tenure: Send + Sync {
+    /// How far the duty had come when it was taken, as whoever had it saved; none if nobody did, or it was lost.
+    fn progress(&self) -> Option<Vec<u8>>;
+
+    /// Whether it is still known to be this node's: no other node has it before this turns false.
+    fn stands(&self) -> bool;
+
+    /// Ends when it is not known to be this node's any more.
+    fn lost(&self) -> BoxFuture<'_, ()>;
+
+    /// Writes down how far it has come, if it is still this node's. After that, whoever has it next goes on from there.
+    fn save<'a>(&'a self, progress: &'a [u8]) -> BoxFuture<'a, Saved>;
+
+    /// Gives it back and waits until that is told.
+    fn end(self: Box<Self>) -> BoxFuture<'static, ()>;
+}
+
+/// What became of a progress that was to be saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Saved {
+    /// It is written down.
+    Saved,
+    /// The duty is another node's by now, or nobody's.
+    Lost,
+    /// The tier is not to be had now.
+    Unavailable,
+}
+
 /// The health of the shared tier, for `/readyz` and the metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TierHealth {
@@ -132,6 +174,9 @@ pub trait SharedTier: Send + Sync {
     /// Purges: raises the generation here and in the tier. Always succeeds on this node; what the tier could not be
     /// told is kept and sent later.
     fn purge<'a>(&'a self, scope: &'a Scope, mode: Mode) -> BoxFuture<'a, Purged>;
+
+    /// The duty of this name, for this node, if no other has it.
+    fn duty<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Duty>;
 
     /// Every stored variant of a resource, for the operator; bounded.
     fn variants<'a>(&'a self, resource: &'a Resource) -> BoxFuture<'a, Vec<(String, Arc<Entry>)>>;

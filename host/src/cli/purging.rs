@@ -9,6 +9,7 @@ use tracing::warn;
 
 use crate::cache::Cache;
 use crate::cache::generations::Mode;
+use crate::cache::tier::Duty;
 use crate::plugin::{Change, Changes};
 use crate::route::Snapshot;
 
@@ -24,6 +25,15 @@ pub(super) struct Purging {
 }
 
 impl Changes for Purging {
+    fn duty<'a>(&'a self, feed: &'a str) -> BoxFuture<'a, Option<Duty>> {
+        Box::pin(async move {
+            match self.cache.shared() {
+                Some(shared) => Some(shared.duty(feed).await),
+                None => None,
+            }
+        })
+    }
+
     fn is_settled(&self) -> bool {
         let shared = self.cache.shared();
         shared.is_none_or(|shared| shared.health().pending_purges == 0)

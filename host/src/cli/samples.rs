@@ -62,6 +62,12 @@ pub(super) fn samples(
                 "Changes that change feeds told",
                 plugins.feed_changes,
             ),
+            Sample {
+                name: "feeds_read",
+                help: "Change feeds that this node reads now; of nodes that share Redis, one does",
+                value: plugins.feeds_read,
+                counter: false,
+            },
         ];
         if let Some(redis) = &redis {
             let counts = redis.counters();

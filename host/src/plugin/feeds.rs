@@ -1,10 +1,16 @@
 //! Reading change feeds: polls, has the changes applied, saves the cursor, waits, and polls again. One reader for each
-//! served plugin that has a feed. Knows neither instances (see `feed`) nor what applying a change means.
+//! served plugin that has a feed. Knows neither instances (see `feed`) nor what applying a change means, nor where nodes agree on
+//! who reads.
 //!
 //! **The order that makes it right.** A page is applied and *then* its cursor saved, when every tier has been told: whoever
 //! dies in between reads the page again, and a purge that comes twice costs a load. Without a cursor the first page says where the head of the feed is,
 //! and everything of the loader is purged *after* it: what changed before that head is in no page, and nothing that was
 //! loaded before it is left.
+//!
+//! **Several nodes.** Where they share a tier, one of them reads for all ([`Duty`]) and keeps the cursor there; the others hear
+//! its purges as any. Whoever comes next begins at the cursor that was saved last, and so repeats what was applied and not
+//! saved. A page that a node read before it was frozen is applied when it wakes up, and again that costs loads; its cursor is
+//! not saved any more. Who cannot read the feed lets another try.
 //!
 //! **A swap.** The reader of the version before is told to stop, and the new one begins when that has ended: two never
 //! apply and save at once. It finds the saved cursor if it is the same source (the identity of the plugin), else none.
@@ -19,6 +25,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,6 +33,7 @@ use super::backoff::Backoff;
 use super::cursors::Cursors;
 use super::runtime::{Change, ChangeFeed, Page};
 use super::version::Plugin;
+use crate::cache::tier::{Duty, Saved, Tenure};
 use crate::error::Failure;
 
 /// The shortest wait after a page with changes: there may be more at once.
@@ -34,16 +42,20 @@ const AFTER_CHANGES_MIN: Duration = Duration::from_millis(1);
 const AFTER_NOTHING_MIN: Duration = Duration::from_millis(100);
 /// The longest wait that a feed may ask for, and the longest after a failure that says when to come back.
 const AFTER_MAX: Duration = Duration::from_secs(60);
-/// How long until it is asked again whose turn it is.
-const NOT_OURS: Duration = Duration::from_secs(1);
+/// How long until it is asked again whose duty it is, when nobody knows.
+const AWAY_EVERY: Duration = Duration::from_millis(100);
+/// For so long that is not told: at every start it takes a moment.
+const AWAY_TOLD_AFTER: Duration = Duration::from_secs(2);
+const AWAY: &str = "its change feed is not read: while Redis is away nobody knows which node is to read it; until then what a \
+                    node has is trusted for [redis] trust";
+/// A place that does not change is written down again, so that it is not forgotten where it lies.
+const SAVE_AGAIN: Duration = Duration::from_secs(3600);
 
 /// What becomes of what feeds tell. Implemented where routes and tiers are known.
 pub trait Changes: Send + Sync {
-    /// Whether this node is the one to read the feed of a plugin now. Asked before every poll; where nodes do not share
-    /// their purges, each reads for itself.
-    fn may_poll<'a>(&'a self, _plugin: &'a str) -> BoxFuture<'a, bool> {
-        Box::pin(std::future::ready(true))
-    }
+    /// The duty to read this feed, where one node reads for all; none: nodes do not share their purges, so each reads for
+    /// itself.
+    fn duty<'a>(&'a self, feed: &'a str) -> BoxFuture<'a, Option<Duty>>;
 
     /// Whether all that was applied so far is in every tier that there is. Until then no cursor is saved: what a tier could
     /// not be told is kept in memory, so after a restart only reading the page again brings it back (law 4).
@@ -80,6 +92,8 @@ pub(super) struct Counts {
     pub(super) polls: AtomicU64,
     pub(super) failures: AtomicU64,
     pub(super) changes: AtomicU64,
+    /// Feeds that this node reads now.
+    pub(super) reading: AtomicU64,
 }
 
 impl Feeds {
@@ -175,11 +189,60 @@ struct Reader {
     trouble: Option<String>,
 }
 
+/// Where it is written down how far a feed was read.
+enum Bookmark {
+    /// On this node's disk: it reads for itself.
+    Own,
+    /// With the tier that nodes share: it reads for all of them, as long as that is its duty.
+    Shared(Box<dyn Tenure>),
+}
+
+impl Bookmark {
+    /// Ends when another node may read; for who reads for itself, never.
+    async fn lost(&self) {
+        match self {
+            Self::Own => std::future::pending().await,
+            Self::Shared(tenure) => tenure.lost().await,
+        }
+    }
+
+    fn stands(&self) -> bool {
+        match self {
+            Self::Own => true,
+            Self::Shared(tenure) => tenure.stands(),
+        }
+    }
+
+    async fn end(self) {
+        if let Self::Shared(tenure) = self {
+            tenure.end().await;
+        }
+    }
+}
+
 /// How far one reader has come.
-#[derive(Default)]
 struct Place {
     cursor: Option<Vec<u8>>,
     saved: Option<Vec<u8>>,
+    saved_at: Instant,
+    /// Another reads by now.
+    lost: bool,
+}
+
+impl Place {
+    fn at(cursor: Option<Vec<u8>>) -> Self {
+        Self {
+            saved: cursor.clone(),
+            cursor,
+            saved_at: Instant::now(),
+            lost: false,
+        }
+    }
+
+    /// Whether the place is not, or only long ago, written down.
+    fn is_unsaved(&self) -> bool {
+        self.saved != self.cursor || self.saved_at.elapsed() >= SAVE_AGAIN
+    }
 }
 
 impl Reader {
@@ -187,45 +250,93 @@ impl Reader {
         if let Some(before) = before {
             let _ = before.await;
         }
-        let cursor = self.cursors.load(&self.plugin, &self.identity).await;
-        let mut place = Place {
-            saved: cursor.clone(),
-            cursor,
-        };
+        // Another source is another duty: while two versions are served side by side, each feed is read by one node.
+        let feed = format!("feed:{}:{}", self.plugin, self.identity);
+        let (changes, stop) = (Arc::clone(&self.changes), self.stop.clone());
         let mut backoff = Backoff::of_feed();
-        // Stopped only here and while it polls: what was read is applied and saved to the end.
-        while !self.stop.is_cancelled() {
-            let wait = if self.changes.may_poll(&self.plugin).await {
-                // A page that has come is applied, even by who is to stop: its source may count it as told.
-                let polled = tokio::select! {
-                    biased;
-                    polled = self.feed.poll(place.cursor.clone()) => polled,
-                    () = self.stop.cancelled() => return,
-                };
-                self.counts.polls.fetch_add(1, Ordering::Relaxed);
-                match polled {
-                    Ok(page) => {
-                        backoff.reset();
-                        self.take(page, &mut place).await
-                    }
-                    Err(failure) => {
-                        self.counts.failures.fetch_add(1, Ordering::Relaxed);
-                        self.say(Some(format!("its change feed fails: {failure}")));
-                        wait_after(&failure, backoff.next_delay())
-                    }
+        let mut away_since = None;
+        while !stop.is_cancelled() {
+            let duty = tokio::select! {
+                duty = changes.duty(&feed) => duty,
+                () = stop.cancelled() => return,
+            };
+            if !matches!(duty, Some(Duty::Unavailable)) {
+                away_since = None;
+            }
+            let wait: BoxFuture<'static, ()> = match duty {
+                None => Box::pin(sleep(self.read(Bookmark::Own, &mut backoff).await)),
+                Some(Duty::Ours(tenure)) => {
+                    let bookmark = Bookmark::Shared(tenure);
+                    Box::pin(sleep(self.read(bookmark, &mut backoff).await))
                 }
-            } else {
-                NOT_OURS
+                Some(Duty::Others(end)) => {
+                    self.say(None);
+                    end
+                }
+                Some(Duty::Unavailable) => {
+                    let since = *away_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= AWAY_TOLD_AFTER {
+                        self.say(Some(AWAY.to_owned()));
+                    }
+                    Box::pin(sleep(AWAY_EVERY))
+                }
             };
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = self.stop.cancelled() => return,
+                () = wait => {}
+                () = stop.cancelled() => return,
             }
         }
     }
 
+    /// Reads until it is to stop, until another reads, or, if another could, until the feed fails. Says how long not to read
+    /// then.
+    async fn read(&mut self, bookmark: Bookmark, backoff: &mut Backoff) -> Duration {
+        let cursor = match &bookmark {
+            Bookmark::Own => self.cursors.load(&self.plugin, &self.identity).await,
+            Bookmark::Shared(tenure) => tenure.progress(),
+        };
+        let mut place = Place::at(cursor);
+        let _counted = Reading::new(&self.counts);
+        let mut rest = Duration::ZERO;
+        // Stopped only here and while it polls: what was read is applied and saved to the end.
+        while !self.stop.is_cancelled() && bookmark.stands() && !place.lost {
+            // A page that has come is applied, even by who is to stop: its source may count it as told.
+            let polled = tokio::select! {
+                biased;
+                polled = self.feed.poll(place.cursor.clone()) => polled,
+                () = self.stop.cancelled() => break,
+                () = bookmark.lost() => break,
+            };
+            self.counts.polls.fetch_add(1, Ordering::Relaxed);
+            let wait = match polled {
+                Ok(page) => {
+                    backoff.reset();
+                    self.take(page, &mut place, &bookmark).await
+                }
+                Err(failure) => {
+                    self.counts.failures.fetch_add(1, Ordering::Relaxed);
+                    self.say(Some(format!("its change feed fails: {failure}")));
+                    let wait = wait_after(&failure, backoff.next_delay());
+                    if let Bookmark::Shared(_) = &bookmark {
+                        // Another node may reach the source.
+                        rest = wait;
+                        break;
+                    }
+                    wait
+                }
+            };
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = self.stop.cancelled() => break,
+                () = bookmark.lost() => break,
+            }
+        }
+        bookmark.end().await;
+        rest
+    }
+
     /// Applies a page and saves where it ends; says how long to wait for the next.
-    async fn take(&mut self, page: Page, place: &mut Place) -> Duration {
+    async fn take(&mut self, page: Page, place: &mut Place, bookmark: &Bookmark) -> Duration {
         let Page {
             mut changes,
             cursor,
@@ -249,22 +360,44 @@ impl Reader {
                 .fetch_add(changes.len() as u64, Ordering::Relaxed);
             self.changes.apply(&self.plugin, changes).await;
         }
-        let mut trouble = None;
-        if place.saved.as_ref() != Some(&cursor) && self.changes.is_settled() {
-            let saved = self.cursors.save(&self.plugin, &self.identity, &cursor);
-            match saved.await {
-                Ok(()) => place.saved = Some(cursor.clone()),
-                // It is read on: purging late would be worse than purging again after a restart.
-                Err(error) => {
-                    trouble = Some(format!(
-                        "how far its change feed was read cannot be saved: {error}; [storage] dir must be writable"
-                    ));
-                }
-            }
-        }
         place.cursor = Some(cursor);
+        // It is read on where that fails: purging late would be worse than purging again after a restart.
+        let mut trouble = None;
+        if place.is_unsaved() && self.changes.is_settled() {
+            trouble = self.save(place, bookmark).await.err();
+        }
         self.say(trouble);
         poll_after.clamp(least, AFTER_MAX)
+    }
+
+    /// Writes down how far was read.
+    async fn save(&self, place: &mut Place, bookmark: &Bookmark) -> Result<(), String> {
+        let Some(cursor) = &place.cursor else {
+            return Ok(());
+        };
+        match bookmark {
+            Bookmark::Own => {
+                let saved = self.cursors.save(&self.plugin, &self.identity, cursor);
+                saved.await.map_err(|error| {
+                    format!(
+                        "how far its change feed was read cannot be saved: {error}; [storage] dir must be writable"
+                    )
+                })?;
+            }
+            Bookmark::Shared(tenure) => match tenure.save(cursor).await {
+                Saved::Saved => {}
+                Saved::Lost => {
+                    place.lost = true;
+                    return Ok(());
+                }
+                Saved::Unavailable => {
+                    return Err("how far its change feed was read cannot be saved in Redis".into());
+                }
+            },
+        }
+        place.saved.clone_from(&place.cursor);
+        place.saved_at = Instant::now();
+        Ok(())
     }
 
     /// Shown with the version, and logged when it says something new.
@@ -280,6 +413,22 @@ impl Reader {
             version.set_feed_trouble(trouble.clone());
         }
         self.trouble = trouble;
+    }
+}
+
+/// Counts a reader while it reads.
+struct Reading(Arc<Counts>);
+
+impl Reading {
+    fn new(counts: &Arc<Counts>) -> Self {
+        counts.reading.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(counts))
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.reading.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

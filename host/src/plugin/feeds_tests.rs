@@ -28,7 +28,8 @@ enum Step {
 struct Stage {
     pages: Mutex<VecDeque<Result<Page, Failure>>>,
     steps: Mutex<Vec<Step>>,
-    turns: Mutex<VecDeque<bool>>,
+    /// What becomes of the wish to read, one after another; after the last, as in the beginning: each reads for itself.
+    duties: Mutex<VecDeque<Duty>>,
     /// One permit lets one page be applied.
     applying: Semaphore,
     /// Whether some tier has not been told yet.
@@ -52,9 +53,9 @@ impl ChangeFeed for Stage {
 }
 
 impl Changes for Stage {
-    fn may_poll<'a>(&'a self, _: &'a str) -> BoxFuture<'a, bool> {
-        let turn = self.turns.lock().pop_front();
-        Box::pin(std::future::ready(turn.unwrap_or(true)))
+    fn duty<'a>(&'a self, feed: &'a str) -> BoxFuture<'a, Option<Duty>> {
+        assert!(feed.starts_with("feed:pg:pg~"), "{feed}");
+        Box::pin(std::future::ready(self.duties.lock().pop_front()))
     }
 
     fn is_settled(&self) -> bool {
@@ -165,7 +166,7 @@ fn stage(pages: impl IntoIterator<Item = Result<Page, Failure>>) -> Arc<Stage> {
     Arc::new(Stage {
         pages: Mutex::new(pages.into_iter().collect()),
         steps: Mutex::default(),
-        turns: Mutex::default(),
+        duties: Mutex::default(),
         applying: Semaphore::new(1000),
         unsettled: AtomicBool::new(false),
         begun: Instant::now(),
@@ -329,18 +330,185 @@ async fn a_feed_is_asked_when_it_says_so_within_bounds() {
     assert_waits(&stage.waits(7).await, &[300, 1, 100, 60_000, 7000, 60_000]);
 }
 
+/// Where nodes keep how far they read, and whether this one still may.
+#[derive(Clone)]
+struct Shelf {
+    progress: Arc<Mutex<Option<Vec<u8>>>>,
+    stands: tokio::sync::watch::Sender<bool>,
+    ended: Arc<AtomicBool>,
+}
+
+impl Shelf {
+    fn new(progress: Option<&str>) -> Self {
+        let progress = progress.map(|progress| progress.as_bytes().to_vec());
+        Self {
+            progress: Arc::new(Mutex::new(progress)),
+            stands: tokio::sync::watch::Sender::new(true),
+            ended: Arc::default(),
+        }
+    }
+
+    fn ours(&self) -> Duty {
+        Duty::Ours(Box::new(self.clone()))
+    }
+
+    fn holds(&self) -> Option<String> {
+        let progress = self.progress.lock().clone();
+        progress.map(|progress| String::from_utf8(progress).unwrap())
+    }
+}
+
+impl Tenure for Shelf {
+    fn progress(&self) -> Option<Vec<u8>> {
+        self.progress.lock().clone()
+    }
+
+    fn stands(&self) -> bool {
+        *self.stands.borrow()
+    }
+
+    fn lost(&self) -> BoxFuture<'_, ()> {
+        let mut stands = self.stands.subscribe();
+        Box::pin(async move { drop(stands.wait_for(|stands| !stands).await) })
+    }
+
+    fn save<'a>(&'a self, progress: &'a [u8]) -> BoxFuture<'a, Saved> {
+        Box::pin(async move {
+            if !self.stands() {
+                return Saved::Lost;
+            }
+            *self.progress.lock() = Some(progress.to_vec());
+            Saved::Saved
+        })
+    }
+
+    fn end(self: Box<Self>) -> BoxFuture<'static, ()> {
+        self.ended.store(true, Ordering::Relaxed);
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// A duty that another has for this long.
+fn others(ms: u64) -> Duty {
+    Duty::Others(Box::pin(async move {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+    }))
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_feed_is_polled_only_by_whose_turn_it_is() {
+async fn a_feed_is_polled_only_by_who_has_the_duty_and_from_where_the_last_one_came() {
     let house = House::new();
-    let stage = stage([page(&[], "head", 5)]);
-    stage.turns.lock().extend([false, false, true]);
+    let shelf = Shelf::new(Some("7"));
+    let stage = stage([page(&["a"], "8", 5)]);
+    let duties = [others(700), Duty::Unavailable, others(1000), shelf.ours()];
+    stage.duties.lock().extend(duties);
     let plugin = house.version(&stage, "pg~1");
     let _feeds = house.begin(&stage, &plugin);
-    let steps = stage.polled(1).await;
+    let steps = stage.polled(2).await;
+    assert_eq!(cursor(&steps[0]), Some("7"));
     assert!(
-        matches!(steps[0], Step::Polled(None, 2000..=2050)),
+        matches!(steps[0], Step::Polled(_, 1800..=1850)),
         "{steps:?}"
     );
+    assert_eq!(steps[1], Step::Applied(tags(&["a"])));
+    assert_eq!(shelf.holds().as_deref(), Some("8"));
+    let own = Cursors::open(house.storage.path()).unwrap();
+    assert_eq!(own.load("pg", "pg~1").await, None, "not on its own disk");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_lost_the_duty_polls_no_more_and_saves_nothing() {
+    let house = House::new();
+    let shelf = Shelf::new(Some("7"));
+    let stage = stage([page(&["a"], "8", 5)]);
+    stage.applying.forget_permits(1000);
+    stage
+        .duties
+        .lock()
+        .extend([shelf.ours(), others(3_600_000)]);
+    let plugin = house.version(&stage, "pg~1");
+    let feeds = house.begin(&stage, &plugin);
+    stage.polled(1).await;
+    // It is frozen while it applies a page, and another has read that page meanwhile.
+    shelf.stands.send_replace(false);
+    *shelf.progress.lock() = Some(b"9".to_vec());
+    stage.applying.add_permits(1);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(stage.waits(1).await, [], "polled once");
+    assert_eq!(shelf.holds().as_deref(), Some("9"));
+    assert_eq!(feeds.counts().reading.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poll_that_waits_is_given_up_with_the_duty_and_the_next_begins_where_the_other_came_to() {
+    let house = House::new();
+    let (first, second) = (Shelf::new(Some("7")), Shelf::new(Some("9")));
+    let stage = stage([]);
+    stage.duties.lock().extend([first.ours(), second.ours()]);
+    let plugin = house.version(&stage, "pg~1");
+    let _feeds = house.begin(&stage, &plugin);
+    stage.polled(1).await;
+    first.stands.send_replace(false);
+    let steps = stage.polled(2).await;
+    assert_eq!(
+        [cursor(&steps[0]), cursor(&steps[1])],
+        [Some("7"), Some("9")]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_cannot_read_the_feed_lets_another_try_and_a_stop_hands_over() {
+    let house = House::new();
+    let (first, second) = (Shelf::new(Some("7")), Shelf::new(Some("7")));
+    let stage = stage([down(Some(7000))]);
+    stage.duties.lock().extend([first.ours(), second.ours()]);
+    let plugin = house.version(&stage, "pg~1");
+    let feeds = house.begin(&stage, &plugin);
+    stage.polled(1).await;
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert!(first.ended.load(Ordering::Relaxed));
+    assert!(plugin.feed_trouble().unwrap().contains("feed-down"));
+    // It asks for the duty again when it would have polled again.
+    assert_waits(&stage.waits(2).await, &[7000]);
+    feeds.stop_all();
+    house.stops.close();
+    drop(plugin);
+    house.stops.wait().await;
+    assert!(second.ended.load(Ordering::Relaxed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_duty_that_nobody_knows_is_told_after_a_while_and_forgotten_when_one_is_known() {
+    let house = House::new();
+    let stage = stage([]);
+    let away = std::iter::repeat_with(|| Duty::Unavailable).take(30);
+    stage.duties.lock().extend(away);
+    stage.duties.lock().push_back(others(3_600_000));
+    let plugin = house.version(&stage, "pg~1");
+    let _feeds = house.begin(&stage, &plugin);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(plugin.feed_trouble(), None);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(plugin.feed_trouble().unwrap().contains("Redis is away"));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(plugin.feed_trouble(), None);
+    assert_eq!(*stage.steps.lock(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_that_does_not_change_is_written_down_again() {
+    let house = House::new();
+    let shelf = Shelf::new(Some("7"));
+    let idle = (0..62).map(|_| page(&[], "7", 60_000));
+    let stage = stage(idle);
+    stage.duties.lock().push_back(shelf.ours());
+    let plugin = house.version(&stage, "pg~1");
+    let _feeds = house.begin(&stage, &plugin);
+    stage.polled(59).await;
+    // Lost where it lay.
+    *shelf.progress.lock() = None;
+    stage.polled(63).await;
+    assert_eq!(shelf.holds().as_deref(), Some("7"));
 }
 
 #[tokio::test(start_paused = true)]

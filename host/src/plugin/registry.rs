@@ -182,6 +182,8 @@ pub struct RegistryCounts {
     pub feed_failures: u64,
     /// Changes that feeds told, a new start among them.
     pub feed_changes: u64,
+    /// Change feeds that this node reads now, for all nodes or for itself.
+    pub feeds_read: u64,
 }
 
 /// Told of each new set, in order, before whoever caused it goes on. It must not block, and may call [`Registry::set`].
@@ -342,6 +344,7 @@ impl Registry {
             feed_polls: feeds.polls.load(Ordering::Relaxed),
             feed_failures: feeds.failures.load(Ordering::Relaxed),
             feed_changes: feeds.changes.load(Ordering::Relaxed),
+            feeds_read: feeds.reading.load(Ordering::Relaxed),
             swaps: self.shared.swaps.load(Ordering::Relaxed),
             refusals: self.shared.refusals.load(Ordering::Relaxed),
             retired: self.shared.retired.load(Ordering::Relaxed),

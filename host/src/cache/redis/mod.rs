@@ -8,7 +8,7 @@
 //! - [`breaker`]: whether commands are sent to one at all; [`link`]: the connections, and what a command can end in;
 //!   [`refused`]: why there is none;
 //!   [`lane`]: the look-ups of requests, gathered into one command.
-//! - [`lease`]: who loads, of all nodes; [`waiters`]: who waits for that.
+//! - [`lease`]: who loads, of all nodes; [`waiters`]: who waits for that; [`duty`]: what one of them does for all.
 //! - [`keeper`]: the tasks behind: connect, catch up, notice what was missed, tell what could not be told.
 //! - [`channel`]: what other nodes purge and store, heard at once; [`copies`]: whether a replica has a purge.
 //! - [`pending`]: the purges that are yet to be told; [`journal`]: they outlive a restart.
@@ -28,6 +28,7 @@ mod breaker;
 mod channel;
 mod copies;
 mod counters;
+mod duty;
 mod journal;
 mod keeper;
 mod lane;
@@ -71,7 +72,7 @@ use super::entry::Entry;
 use super::envelope;
 use super::freshness::millis;
 use super::generations::{Generations, Mode, Scope, Verdict};
-use super::tier::{Claim, Lease, Leasing, Lookup, Purged, Put, SharedTier, TierHealth};
+use super::tier::{Claim, Duty, Lease, Leasing, Lookup, Purged, Put, SharedTier, TierHealth};
 use crate::key::{Key, Resource};
 
 /// Variants of a resource that are listed at most.
@@ -271,6 +272,10 @@ impl SharedTier for RedisTier {
 
     fn purge<'a>(&'a self, scope: &'a Scope, mode: Mode) -> BoxFuture<'a, Purged> {
         Box::pin(self.shared.purge(scope, mode))
+    }
+
+    fn duty<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Duty> {
+        Box::pin(self.shared.take_duty(name))
     }
 
     fn variants<'a>(&'a self, resource: &'a Resource) -> BoxFuture<'a, Vec<(String, Arc<Entry>)>> {

@@ -15,8 +15,10 @@ pub(super) struct Names {
     pub(super) group: String,
     /// `PREFIX:e:`, which a key's text follows.
     pub(super) entry: String,
-    /// `PREFIX:l:`, which a key's text follows.
+    /// `PREFIX:l:`, which a key's text follows, or that of a duty.
     lease: String,
+    /// `PREFIX:d:`, which the text of a duty follows: how far it has come.
+    progress: String,
     /// `PREFIX:push`: the channel on which nodes tell each other what changed.
     pub(super) channel: String,
     /// `PREFIX:g:`, which a resource in braces follows.
@@ -49,20 +51,27 @@ impl Names {
             group: format!("{prefix}:{{{GROUP_TAG}}}"),
             entry: format!("{prefix}:e:"),
             lease: format!("{prefix}:l:"),
+            progress: format!("{prefix}:d:"),
             channel: format!("{prefix}:push"),
             generation: format!("{prefix}:g:"),
         }
     }
 
     /// Glob patterns of all keys.
-    pub(super) fn patterns(&self) -> [String; 4] {
+    pub(super) fn patterns(&self) -> [String; 5] {
         let all = |beginning: &str| format!("{beginning}*");
         [
             self.group.clone(),
             all(&self.entry),
             all(&self.generation),
             all(&self.lease),
+            all(&self.progress),
         ]
+    }
+
+    /// A duty as its lease and its progress are named after: in the slot of the group, which is no resource's text.
+    pub(super) fn duty(name: &str) -> String {
+        format!("{{{GROUP_TAG}}}:{}", encode(name))
     }
 
     /// Bytes that both keys of an entry take in a command.
@@ -82,6 +91,11 @@ impl Names {
     /// Appends the key of a lease, by the key's text, to a command.
     pub(super) fn push_lease(&self, command: &mut Cmd, key: &str) {
         push(command, &[&self.lease, key]);
+    }
+
+    /// The key of a duty's progress, by its text.
+    pub(super) fn progress(&self, duty: &str) -> String {
+        format!("{}{duty}", self.progress)
     }
 
     /// Appends the key of a resource's generation to a command.

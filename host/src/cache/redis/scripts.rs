@@ -24,6 +24,10 @@ const MARGIN_MS: u64 = 600_000;
 /// No life is longer: ten years, which every Redis takes as an expiry.
 const LIFE_MS_MAX: u64 = 315_360_000_000;
 
+/// How far a duty has come is kept at least this long after it was last saved. Whoever finds nothing begins anew, as for the
+/// first time; after the longest life of an entry there is nothing left for which that would be dear.
+const PROGRESS_MS_MIN: u64 = 86_400_000;
+
 /// The scripts, their names hashed once.
 pub(super) struct Scripts {
     names: Names,
@@ -34,6 +38,7 @@ pub(super) struct Scripts {
     acquire: Script,
     renew: Script,
     release: Script,
+    save: Script,
     /// How long a purge matters.
     matters_ms: u64,
     fields_max: usize,
@@ -125,6 +130,7 @@ impl Scripts {
             acquire: Script::new(include_str!("acquire.lua")),
             renew: Script::new(include_str!("renew.lua")),
             release: Script::new(include_str!("release.lua")),
+            save: Script::new(include_str!("save.lua")),
             matters_ms: longest_life_ms.saturating_add(MARGIN_MS).min(LIFE_MS_MAX),
             fields_max: FIELDS_MAX,
         }
@@ -150,6 +156,7 @@ impl Scripts {
             &self.acquire,
             &self.renew,
             &self.release,
+            &self.save,
         ];
         let loads = all.map(|script| async {
             // Not in the way of what requests and the keeper ask.
@@ -260,22 +267,22 @@ impl Scripts {
             .arg(storing.envelope)
             .arg(token_text(storing.token))
             .arg(&self.names.channel)
-            .arg(word("s", storing.node, storing.key));
+            .arg(word("s", storing.node, storing.key.text()));
         let answer = run(link, &link.stores, &self.store, &command, limit).await?;
         Ok(answer == Value::Int(1))
     }
 
-    /// Takes the lease of a key.
+    /// Takes the lease of a key or of a duty, by its text.
     pub(super) async fn acquire(
         &self,
         link: &Link,
-        key: &Key,
+        text: &str,
         (token, claim): (u64, Claim),
         limit: Duration,
     ) -> Result<Acquired, Trouble> {
-        let mut command = call(&self.acquire, 2, 7, 128 + 2 * self.names.len_of(key));
-        self.names.push_lease(&mut command, key.text());
-        self.names.push_entry(&mut command, key.text());
+        let mut command = call(&self.acquire, 2, 7, 192 + 2 * text.len());
+        self.names.push_lease(&mut command, text);
+        self.names.push_entry(&mut command, text);
         command
             .arg(token_text(token))
             .arg(epoch_text(claim.stamp.epoch))
@@ -301,12 +308,12 @@ impl Scripts {
     pub(super) async fn renew(
         &self,
         link: &Link,
-        key: &Key,
+        text: &str,
         token: u64,
         limit: Duration,
     ) -> Result<bool, Trouble> {
-        let mut command = call(&self.renew, 1, 2, 64 + self.names.len_of(key));
-        self.names.push_lease(&mut command, key.text());
+        let mut command = call(&self.renew, 1, 2, 96 + text.len());
+        self.names.push_lease(&mut command, text);
         command.arg(token_text(token)).arg(millis(LIVENESS));
         let answer = run(link, &link.stores, &self.renew, &command, limit).await?;
         Ok(answer == Value::Int(1))
@@ -316,18 +323,37 @@ impl Scripts {
     pub(super) async fn release(
         &self,
         link: &Link,
-        key: &Key,
+        text: &str,
         (token, node): (u64, &str),
         limit: Duration,
     ) -> Result<(), Trouble> {
-        let mut command = call(&self.release, 1, 3, 96 + 2 * self.names.len_of(key));
-        self.names.push_lease(&mut command, key.text());
+        let mut command = call(&self.release, 1, 3, 160 + 2 * text.len());
+        self.names.push_lease(&mut command, text);
         command
             .arg(token_text(token))
             .arg(&self.names.channel)
-            .arg(word("f", node, key));
+            .arg(word("f", node, text));
         run(link, &link.stores, &self.release, &command, limit).await?;
         Ok(())
+    }
+
+    /// Writes down how far a duty has come; `false` if its lease is another's by now, or nobody's.
+    pub(super) async fn save(
+        &self,
+        link: &Link,
+        (duty, token): (&str, u64),
+        progress: &[u8],
+        limit: Duration,
+    ) -> Result<bool, Trouble> {
+        let mut command = call(&self.save, 2, 3, 192 + 2 * duty.len() + progress.len());
+        self.names.push_lease(&mut command, duty);
+        command
+            .arg(self.names.progress(duty))
+            .arg(token_text(token))
+            .arg(progress)
+            .arg(self.matters_ms.max(PROGRESS_MS_MIN));
+        let answer = run(link, &link.stores, &self.save, &command, limit).await?;
+        Ok(answer == Value::Int(1))
     }
 }
 
@@ -336,9 +362,9 @@ fn token_text(token: u64) -> String {
     format!("{token:016x}")
 }
 
-/// What the channel tells of a key; see `channel`.
-fn word(kind: &str, node: &str, key: &Key) -> String {
-    format!("{kind}:{node}:{}", key.text())
+/// What the channel tells of a key or a duty; see `channel`.
+fn word(kind: &str, node: &str, text: &str) -> String {
+    format!("{kind}:{node}:{text}")
 }
 
 /// `EVALSHA`, with room for what follows, so that an entry is copied into the command once.

@@ -1,5 +1,6 @@
 //! The tier against a real Redis, in health ([`health`]) and in every kind of trouble ([`trouble`]).
 
+mod duties;
 mod health;
 mod leases;
 mod server;
