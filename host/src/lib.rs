@@ -13,6 +13,7 @@
 //! - [`config`]: one typed tree, one table of defaults.
 //! - [`cli`]: parse, wire, run.
 //! - [`error`]: what a load can fail with; everything may name it, it names nothing.
+//! - `sync`: locks, atomics and tasks, where the concurrency checker can put its own.
 //! - [`metrics`]: the counters, defined against each other.
 
 pub mod admin;
@@ -25,3 +26,4 @@ pub mod key;
 pub mod metrics;
 pub mod plugin;
 pub mod route;
+mod sync;

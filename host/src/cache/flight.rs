@@ -13,17 +13,15 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
-
-use parking_lot::Mutex;
-use tokio::sync::Notify;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::entry::Entry;
 use super::generations::Stamp;
 use super::memory::PrecomputedHasher;
 use crate::error::{Failure, FailureKind};
 use crate::key::Key;
+use crate::sync::{AtomicUsize, Mutex, Notify, OnceLock};
 
 /// What a flight brought back.
 #[derive(Clone, Debug)]

@@ -32,12 +32,12 @@
 use std::collections::VecDeque;
 use std::hash::{BuildHasherDefault, Hash};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
-use parking_lot::{Mutex, RwLock};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::key::Resource;
+use crate::sync::{AtomicU32, AtomicU64, Mutex, RwLock};
 
 /// The seq noted before a load began, and the epoch whose sequence it belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,8 +23,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::task::JoinHandle;
-
 use super::entry::Entry;
 use super::freshness::Freshness;
 use super::generations::{Stamp, Verdict};
@@ -33,6 +31,7 @@ use super::path::Ask;
 use super::patience::{Patience, Waited};
 use super::tier::{Claim, Ended, Lease, Leasing, Lookup, SharedTier};
 use super::{Cache, tier};
+use crate::sync::{JoinHandle, timeout};
 
 /// How a flight goes on.
 pub(super) enum Taken {
@@ -130,7 +129,7 @@ impl Cache {
                 Leasing::Held(ended) => {
                     let left = longest.saturating_sub(started.elapsed());
                     let left = left.max(Duration::from_millis(1));
-                    tokio::time::timeout(left, ended).await
+                    timeout(left, ended).await
                 }
             };
             // What it waited for was another's load, and not the tier.

@@ -18,6 +18,7 @@ use super::tier::{Put, SharedTier};
 use super::{Cache, Counters, Link};
 use crate::error::{Failure, FailureKind, Origin};
 use crate::key::{Key, Visibility};
+use crate::sync;
 
 /// The entry in hand when a load begins: its validator is shown to the loader that made it.
 pub(super) struct Known {
@@ -257,7 +258,7 @@ impl Cache {
         let as_of_ms = self.clock.now_ms();
         // The loader ends itself in time and knows best what to say of it; this is for one that does not.
         const GRACE: Duration = Duration::from_millis(100);
-        let outcome = match tokio::time::timeout(timeout + GRACE, loader.load(question)).await {
+        let outcome = match sync::timeout(timeout + GRACE, loader.load(question)).await {
             Ok(outcome) => outcome?,
             Err(_) => {
                 let message = format!(

@@ -13,7 +13,7 @@
 
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{Equivalent, OptionsBuilder, Weighter};
@@ -21,6 +21,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::entry::Entry;
 use crate::key::{Key, Resource};
+use crate::sync::AtomicU64;
 
 /// Entries by key. Reads take one sharded read lock for a few nanoseconds and copy one pointer.
 pub struct MemoryTier {

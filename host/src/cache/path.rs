@@ -17,6 +17,7 @@ use super::tier::Lookup;
 use super::{Binding, Cache};
 use crate::error::{Failure, FailureKind};
 use crate::key::{Key, Parts, Visibility};
+use crate::sync::{spawn, timeout};
 
 /// A question to the cache: a route's binding, a key and what the loader may know.
 #[derive(Clone)]
@@ -294,7 +295,7 @@ impl Cache {
         let (Some(soft_timeout), Some(held)) = (ask.binding.policy.soft_timeout, candidate) else {
             return Ok(flight.wait().await);
         };
-        if let Ok(result) = tokio::time::timeout(soft_timeout, flight.wait()).await {
+        if let Ok(result) = timeout(soft_timeout, flight.wait()).await {
             return Ok(result);
         }
         match self.judge_held(ask, held) {
@@ -413,7 +414,7 @@ impl Cache {
                 entry: Arc::clone(&held.entry),
             });
         let (cache, ask) = (Arc::clone(self), ask.clone());
-        tokio::spawn(async move {
+        spawn(async move {
             let result = cache.fly(&ask, guard.flight().stamp, known, seen).await;
             guard.land(result);
         });
@@ -431,7 +432,7 @@ impl Cache {
             }
         };
         let (cache, owned) = (Arc::clone(self), ask.clone());
-        let load = tokio::spawn(async move {
+        let load = spawn(async move {
             let _slot = slot;
             cache.load_uncached(&owned).await
         });

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::task::JoinHandle;
+use crate::sync::{JoinHandle, spawn, timeout};
 
 /// What is left of it.
 pub(super) struct Patience {
@@ -34,7 +34,7 @@ impl Patience {
     /// Waits for something that nobody misses when it is given up, as long as there is patience.
     pub(super) async fn try_for<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         let started = Instant::now();
-        let done = tokio::time::timeout(self.left, work).await.ok();
+        let done = timeout(self.left, work).await.ok();
         self.left = self.left.saturating_sub(started.elapsed());
         done
     }
@@ -44,7 +44,7 @@ impl Patience {
         &mut self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> Waited<T> {
-        let mut task = tokio::spawn(work);
+        let mut task = spawn(work);
         match self.try_for(&mut task).await {
             Some(Ok(done)) => Waited::Done(done),
             Some(Err(_)) => Waited::Lost,

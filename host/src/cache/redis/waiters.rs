@@ -3,12 +3,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
-use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::cache::tier::Ended;
+use crate::sync::{AtomicUsize, Mutex};
 
 /// Who waits for which key.
 #[derive(Debug, Default)]

@@ -1,0 +1,25 @@
+//! The cache as it is in the host, compiled with the locks, atomics and tasks of a concurrency checker (shuttle): at each of
+//! them the checker decides who goes on, and so plays the orders that a machine plays once in a million requests.
+//!
+//! # Layout
+//!
+//! - `error`, `key`, `cache`, `waiters`: the host's own files, not copies.
+//! - [`sync`]: what they are given for `crate::sync`.
+//! - [`world`]: nodes, the tier that they share (each of its scripts one step, its answers and words late), a source.
+
+// Most of it is for the host.
+#[allow(dead_code, missing_docs, unreachable_pub)]
+#[path = "../../src/cache/mod.rs"]
+pub mod cache;
+#[allow(dead_code)]
+#[path = "../../src/error.rs"]
+pub mod error;
+#[allow(dead_code)]
+#[path = "../../src/key.rs"]
+pub mod key;
+pub mod sync;
+// Where it lives it is nobody else's: once more, for the model of the tier.
+#[allow(clippy::duplicate_mod, dead_code)]
+#[path = "../../src/cache/redis/waiters.rs"]
+mod waiters;
+pub mod world;
