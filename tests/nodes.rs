@@ -1,9 +1,13 @@
 //! Several nodes on one Redis: one load for all of them, a dead node's load taken over, purges and stores heard by the
 //! others at once, and what a node that is cut off purges.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::future::join_all;
+use http::Method;
 use larder_tests::network::Weather;
 use larder_tests::{
     Answer, Builder, Client, Larder, Link, Origin, Redis, Reply, Value, before, call, eventually,
@@ -261,6 +265,66 @@ async fn law_4_what_a_node_purges_while_it_is_cut_off_outlives_it_and_is_told() 
         })
         .await;
         assert!(call(&cut_off.get("/things/42").await) > old, "{way}");
+    }
+}
+
+#[tokio::test]
+async fn law_12_more_purges_than_are_kept_while_redis_is_away_become_one_of_everything() {
+    let (origin, redis) = (Origin::start(), Redis::start().await);
+    origin.on("/42", tagged());
+    let [purging, other]: [Larder; 2] = nodes(&origin, &redis).await;
+    purging.get("/things/42").await;
+    let old = call(&other.get("/things/42").await);
+    redis.freeze();
+    purging.get("/things/unknown").await;
+    // None of them concerns what is there, until there are too many.
+    for number in 0..1024 {
+        purging.purge(json!({ "tag": format!("t{number}") })).await;
+    }
+    let kept = purging.admin.get("/readyz").await.json();
+    assert_eq!(kept["redis"]["pending_purges"], 1024, "{kept}");
+    assert_eq!(call(&purging.get("/things/42").await), old);
+    let said = purging.purge(json!({ "tag": "one more" })).await;
+    assert_eq!(said["durable"], true, "{said}");
+    let kept = purging.admin.get("/readyz").await.json();
+    assert_eq!(kept["redis"]["pending_purges"], 1, "{kept}");
+    assert!(call(&purging.get("/things/42").await) > old);
+    redis.thaw();
+    eventually("the other is told of everything", async || {
+        (call(&other.get("/things/42").await) > old).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn law_6_a_node_that_dies_under_load_fails_no_request_of_the_others() {
+    let (origin, redis) = (Origin::start(), Redis::start().await);
+    let [mut dying, one, other]: [Larder; 3] = nodes(&origin, &redis).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let load = |larder: &Larder, dies: bool| {
+        let (client, stop) = (Client::new(larder.public.address()), Arc::clone(&stop));
+        tokio::spawn(async move {
+            let mut asked = 0_usize;
+            while !stop.load(Ordering::Relaxed) {
+                // Hits, and loads under leases that die with their node.
+                let path = format!("/things/{}", asked % 40 + asked / 40);
+                match client.attempt(Method::GET, &path, &[], Bytes::new()).await {
+                    Ok(answer) => assert_eq!(answer.status, 200, "{answer:?}"),
+                    Err(_) if dies => break,
+                    Err(error) => panic!("{path}: {error}"),
+                }
+                asked += 1;
+            }
+            asked
+        })
+    };
+    let loads = [load(&dying, true), load(&one, false), load(&other, false)];
+    origin.called("/100", 1).await;
+    dying.kill().await;
+    origin.called("/200", 1).await;
+    stop.store(true, Ordering::Relaxed);
+    for load in loads {
+        assert!(load.await.expect("every answer is one") > 0);
     }
 }
 

@@ -193,6 +193,12 @@ pub async fn on_a_socket() -> Process {
 /// the same authority.
 pub async fn with_tls(directory: &Path, mutual: bool) -> (Process, u16) {
     let port = ports::free();
+    let arguments = tls_arguments(directory, port, mutual);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    (Process::start(&arguments).await, port)
+}
+
+fn tls_arguments(directory: &Path, port: u16, mutual: bool) -> Vec<String> {
     let file = |name: &str| {
         directory
             .join(name)
@@ -200,7 +206,7 @@ pub async fn with_tls(directory: &Path, mutual: bool) -> (Process, u16) {
             .expect("a path of letters")
             .to_owned()
     };
-    let arguments = [
+    [
         "--tls-port",
         &port.to_string(),
         "--tls-cert-file",
@@ -216,9 +222,8 @@ pub async fn with_tls(directory: &Path, mutual: bool) -> (Process, u16) {
         "--tls-auth-clients",
         if mutual { "yes" } else { "no" },
     ]
-    .map(str::to_owned);
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    (Process::start(&arguments).await, port)
+    .map(str::to_owned)
+    .to_vec()
 }
 
 /// A master with two replicas, and three Sentinels that watch it as `mymaster`.
@@ -276,6 +281,8 @@ impl Watched {
 pub struct Cluster {
     /// The masters first.
     pub servers: Vec<Process>,
+    /// Where each is reached by TLS, where they are.
+    tls_ports: Vec<u16>,
 }
 
 impl Cluster {
@@ -284,24 +291,40 @@ impl Cluster {
     /// # Panics
     /// When `redis-cli` refuses to make it.
     pub async fn start() -> Self {
-        let mut servers = Vec::new();
+        Self::of_servers(None).await
+    }
+
+    /// One that is reached by TLS, and whose servers speak TLS to each other, with the certificates in `directory`.
+    pub async fn with_tls(directory: &Path) -> Self {
+        Self::of_servers(Some(directory)).await
+    }
+
+    async fn of_servers(certificates: Option<&Path>) -> Self {
+        let (mut servers, mut tls_ports) = (Vec::new(), Vec::new());
         for _ in 0..6 {
             let bus = ports::free().to_string();
-            servers.push(
-                Process::start(&[
-                    "--cluster-enabled",
-                    "yes",
-                    "--cluster-port",
-                    &bus,
-                    "--cluster-node-timeout",
-                    "1000",
-                    "--repl-diskless-sync-delay",
-                    "0",
-                ])
-                .await,
-            );
+            let arguments = [
+                "--cluster-enabled",
+                "yes",
+                "--cluster-port",
+                &bus,
+                "--cluster-node-timeout",
+                "1000",
+                "--repl-diskless-sync-delay",
+                "0",
+            ];
+            let mut arguments = arguments.map(str::to_owned).to_vec();
+            if let Some(directory) = certificates {
+                let port = ports::free();
+                tls_ports.push(port);
+                arguments.extend(tls_arguments(directory, port, true));
+                let inside = ["--tls-cluster", "yes", "--tls-replication", "yes"];
+                arguments.extend(inside.map(str::to_owned));
+            }
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            servers.push(Process::start(&arguments).await);
         }
-        let cluster = Self { servers };
+        let cluster = Self { servers, tls_ports };
         let addresses: Vec<String> = cluster
             .servers
             .iter()
@@ -351,11 +374,11 @@ impl Cluster {
 
     /// The lines of `[redis]`.
     pub fn settings(&self) -> String {
-        format!(
-            "mode = \"cluster\"\nurls = [{:?}, {:?}]",
-            self.servers[0].url(),
-            self.servers[1].url()
-        )
+        let url = |server: usize| match self.tls_ports.get(server) {
+            Some(port) => format!("rediss://127.0.0.1:{port}"),
+            None => self.servers[server].url(),
+        };
+        format!("mode = \"cluster\"\nurls = [{:?}, {:?}]", url(0), url(1))
     }
 
     /// Which of the servers is the master that holds a key, as `asked` sees it.

@@ -76,6 +76,30 @@ async fn by_tls_with_an_authority_of_ones_own() {
 }
 
 #[tokio::test]
+async fn a_cluster_by_tls_with_certificates_on_both_sides() {
+    let (origin, ours) = (Origin::start(), Authority::new());
+    let mut cluster = redis_group::Cluster::with_tls(ours.0.path()).await;
+    let lines = format!(
+        "{}\n{}\n{}",
+        cluster.settings(),
+        ours.trusted(),
+        ours.shown()
+    );
+    let (one, other) = (node(&origin, &lines).await, node(&origin, &lines).await);
+    for path in ["/things/42", "/things/43", "/things/44", "/things/45"] {
+        are_one_cache(&one, &other, path).await;
+    }
+    // What takes the place of a server is reached by TLS too.
+    let dead = cluster.holder_of("larder:{g}", 0).await;
+    let asked = (dead + 1) % 3;
+    cluster.servers[dead].kill().await;
+    cluster.until_replaced(dead, asked).await;
+    super::until_available(&one).await;
+    super::until_available(&other).await;
+    are_one_cache(&one, &other, "/things/46").await;
+}
+
+#[tokio::test]
 async fn by_tls_with_certificates_on_both_sides() {
     let (origin, ours, theirs) = (Origin::start(), Authority::new(), Authority::new());
     let (_server, port) = redis_group::with_tls(ours.0.path(), true).await;
