@@ -10,7 +10,7 @@ use super::egress::EgressClient;
 use super::engine::Engine;
 use super::files::{self, ReadError};
 use super::judge::{Court, Rejection, Roles};
-use super::registry::PluginSet;
+use super::set::PluginSet;
 use super::version::Plugin;
 use crate::config::{Config, Problem};
 

@@ -48,9 +48,11 @@ mod redact;
 mod registry;
 mod runtime;
 mod secrets;
+mod set;
 mod settings;
 mod sockets;
 mod state;
+mod status;
 #[cfg(test)]
 mod testing;
 mod ticker;
@@ -71,12 +73,12 @@ pub use limits::{LimitRow, Limits};
 pub use needs::Missing;
 pub use recording::{Recording, answer, is_said, method_of};
 pub use redact::Redactor;
-pub use registry::{
-    OnChange, PluginSet, PluginState, PluginStatus, Registry, RegistryCounts, ReloadError,
-};
+pub use registry::{OnChange, Registry};
 pub use runtime::{Change, ChangeFeed, Condition, Launched, Page, Refusal, Runtime, Spec};
 pub use secrets::{NoSecret, SecretError, Secrets, stand_in};
+pub use set::PluginSet;
 pub use settings::SettingFault;
+pub use status::{PluginState, PluginStatus, RegistryCounts, ReloadError};
 pub use version::{Plugin, PluginKind};
 pub use workshop::{
     Answered, Asked, Called, Inspection, PLUGIN_NAME_RULE, SidecarOf, Subject, Workshop,

@@ -1,6 +1,5 @@
 //! Which plugins there are, and which version of each is served. Judges what the directory holds, swaps in one step.
 //!
-//! - [`PluginSet`] is an immutable snapshot; a request pins one and never sees a swap.
 //! - A `Slot` is a plugin's place: its judgements happen one after another there, those of different plugins side by side.
 //!
 //! **A swap, step by step** (law 8). (1) The new version is compiled, checked, started and probed by [`super::judge`],
@@ -9,7 +8,7 @@
 //! `reload` returns, new requests meet the new version. (3) The old version is held by nobody but the requests that pinned
 //! it; when the last of them ends it stops itself. No step waits for a request, and no request waits for a step.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,163 +27,16 @@ use super::engine::Engine;
 use super::feeds::{Changes, Feeds};
 use super::files::{self, ReadError};
 use super::judge::{Candidate, Court, Rejection, Roles, sentence};
-use super::last_good::{LastGood, LastKnown};
-use super::runtime::Condition;
-use super::version::{Plugin, PluginKind};
+use super::last_good::LastGood;
+use super::set::{PLACES_MAX, PluginSet};
+use super::status::{Face, PluginStatus, RegistryCounts, ReloadError};
+use super::version::Plugin;
 use super::watch;
 use crate::config::{Config, Problem};
 
 /// The first wait before something that failed is tried again; it doubles up to [`BACKOFF_MAX`].
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
-
-/// Plugins that are shown or remembered, removed ones included.
-const PLACES_MAX: usize = 4096;
-
-/// An immutable snapshot of what is served.
-#[derive(Clone, Debug, Default)]
-pub struct PluginSet {
-    plugins: BTreeMap<String, Arc<Plugin>>,
-    known: BTreeMap<String, LastKnown>,
-    /// What lies there and would load, as far as is known, if it were not refused.
-    refused: BTreeSet<String>,
-}
-
-impl PluginSet {
-    /// The version of a plugin that is served, if one is.
-    pub fn get(&self, name: &str) -> Option<&Arc<Plugin>> {
-        self.plugins.get(name)
-    }
-
-    /// All that is served, by name.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Plugin>> {
-        self.plugins.values()
-    }
-
-    /// The last good version of a plugin that was ever served with this storage, removed and broken ones included: enough
-    /// to find the entries that were stored through it.
-    pub fn last_known(&self, name: &str) -> Option<LastKnown> {
-        self.known.get(name).cloned()
-    }
-
-    /// The names of the loaders, as far as is known, whose files lie there and no version of which can be served.
-    pub fn refused_loaders(&self) -> impl Iterator<Item = &str> {
-        self.refused.iter().map(String::as_str)
-    }
-
-    pub(super) fn with(&self, plugin: &Arc<Plugin>) -> Self {
-        let mut set = self.without(plugin.name());
-        if set.known.len() >= PLACES_MAX {
-            let served = &set.plugins;
-            set.known.retain(|name, _| served.contains_key(name));
-        }
-        set.known
-            .insert(plugin.name().to_owned(), LastKnown::of(plugin));
-        set.plugins
-            .insert(plugin.name().to_owned(), Arc::clone(plugin));
-        set
-    }
-
-    fn without(&self, name: &str) -> Self {
-        let mut set = self.clone();
-        set.plugins.remove(name);
-        set.refused.remove(name);
-        set
-    }
-
-    fn refusing(&self, name: &str, loads: bool) -> Self {
-        let mut set = self.without(name);
-        if loads {
-            set.refused.insert(name.to_owned());
-        }
-        set
-    }
-}
-
-/// How a plugin is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PluginState {
-    /// Its first version is being judged.
-    Loading,
-    /// It is served.
-    Ready,
-    /// It is served, but its source does not answer its probe, its change feed fails, or its breaker is open.
-    Degraded,
-    /// It is served, and an instance of it is being replaced.
-    Restarting,
-    /// No version of it can be served.
-    Broken,
-    /// A key policy that is not pure: it is not asked any more.
-    Quarantined,
-    /// Its file was removed.
-    Retired,
-}
-
-impl PluginState {
-    /// The name in lower case.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Loading => "loading",
-            Self::Ready => "ready",
-            Self::Degraded => "degraded",
-            Self::Restarting => "restarting",
-            Self::Broken => "broken",
-            Self::Quarantined => "quarantined",
-            Self::Retired => "retired",
-        }
-    }
-}
-
-/// One row of `GET /plugins`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PluginStatus {
-    /// The file stem.
-    pub name: String,
-    /// What it can be used as; of a broken one, as far as is known.
-    pub kinds: Vec<PluginKind>,
-    /// How it is.
-    pub state: PluginState,
-    /// The served version's own name for itself.
-    pub version: Option<String>,
-    /// BLAKE3 of the served component, in hex.
-    pub digest: Option<String>,
-    /// What is wrong: with the files that lie there (then the version before is served), or with what is served.
-    pub error: Option<String>,
-}
-
-/// Why a plugin was not reloaded.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ReloadError {
-    /// There is no such plugin, and no file of that name.
-    #[error("there is no plugin of this name")]
-    Unknown,
-    /// What lies in the directory is refused; the version before, if there is one, goes on serving.
-    #[error("{0}")]
-    Refused(String),
-}
-
-/// How often what happened, since the start. `served versions = swaps`, `swaps + refusals = judgements with an end`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RegistryCounts {
-    /// Versions that came to be served.
-    pub swaps: u64,
-    /// Candidates that were refused.
-    pub refusals: u64,
-    /// Plugins whose file was removed.
-    pub retired: u64,
-    /// Batches that loaders were asked.
-    pub batches: u64,
-    /// Questions in them.
-    pub batch_questions: u64,
-    /// Times that change feeds were polled.
-    pub feed_polls: u64,
-    /// Polls that failed.
-    pub feed_failures: u64,
-    /// Changes that feeds told, a new start among them.
-    pub feed_changes: u64,
-    /// Change feeds that this node reads now, for all nodes or for itself.
-    pub feeds_read: u64,
-}
 
 /// Told of each new set, in order, before whoever caused it goes on. It must not block, and may call [`Registry::set`].
 pub type OnChange = Arc<dyn Fn(Arc<PluginSet>) + Send + Sync>;
@@ -228,17 +80,6 @@ struct Judged {
     last: Option<blake3::Hash>,
     /// The one that is served.
     served: Option<blake3::Hash>,
-}
-
-/// What is shown of a plugin, apart from the version that is served.
-#[derive(Clone, Debug, Default)]
-struct Face {
-    /// Why the files that lie there are not served.
-    refusal: Option<String>,
-    kinds: Vec<PluginKind>,
-    removed: bool,
-    /// Raised by each judgement, so that a waiting second try knows that it came too late.
-    judgements: u64,
 }
 
 /// What became of a candidate.
@@ -288,10 +129,7 @@ impl Registry {
             },
             last_good,
             feeds,
-            set: ArcSwap::from_pointee(PluginSet {
-                known,
-                ..PluginSet::default()
-            }),
+            set: ArcSwap::from_pointee(PluginSet::knowing(known)),
             on_change: Mutex::new(None),
             slots: Mutex::default(),
             judges: Semaphore::new(cores.max(2)),
@@ -330,7 +168,10 @@ impl Registry {
         let set = self.set();
         slots
             .into_iter()
-            .map(|(name, slot)| slot.status(name, &set))
+            .map(|(name, slot)| {
+                let (face, served) = (slot.face.lock().clone(), set.get(&name));
+                face.status(name, served)
+            })
             .collect()
     }
 
@@ -382,7 +223,10 @@ impl Registry {
         let refusal = slot.face.lock().refusal.clone();
         match refusal {
             Some(why) => Err(ReloadError::Refused(why)),
-            None => Ok(slot.status(name.to_owned(), &self.set())),
+            None => {
+                let face = slot.face.lock().clone();
+                Ok(face.status(name.to_owned(), self.set().get(name)))
+            }
         }
     }
 
@@ -666,7 +510,7 @@ impl Shared {
         // What could not even be compiled may be a loader.
         let loads = kinds.is_empty() || kinds.iter().any(|kind| kind.loads());
         let set = self.set.load();
-        if set.get(name).is_none() && set.refused.contains(name) != loads {
+        if set.get(name).is_none() && set.is_refused(name) != loads {
             self.publish(|set| set.refusing(name, loads));
         }
     }
@@ -685,7 +529,7 @@ impl Shared {
         }
         tracing::info!(plugin = name, "removed");
         self.retired.fetch_add(1, Ordering::Relaxed);
-        if old.is_some() || self.set.load().refused.contains(name) {
+        if old.is_some() || self.set.load().is_refused(name) {
             self.publish(|set| set.without(name));
         }
         if let Some(old) = old {
@@ -781,55 +625,6 @@ impl Shared {
                 }
             }
         });
-    }
-}
-
-impl Slot {
-    fn status(&self, name: String, set: &PluginSet) -> PluginStatus {
-        let face = self.face.lock().clone();
-        let Some(plugin) = set.get(&name) else {
-            let state = match (&face.refusal, face.removed) {
-                (Some(_), _) => PluginState::Broken,
-                (None, true) => PluginState::Retired,
-                (None, false) => PluginState::Loading,
-            };
-            return PluginStatus {
-                name,
-                kinds: face.kinds,
-                state,
-                version: None,
-                digest: None,
-                error: face.refusal,
-            };
-        };
-        let (state, trouble) = match plugin.condition() {
-            Condition::Ready => {
-                let probe = plugin.probe_failure();
-                let probe = probe.map(|failure| format!("its probe fails: {failure}"));
-                match probe.or_else(|| plugin.feed_trouble()) {
-                    Some(trouble) => (PluginState::Degraded, Some(trouble)),
-                    None => (PluginState::Ready, None),
-                }
-            }
-            Condition::Restarting { last_error } => (PluginState::Restarting, Some(last_error)),
-            Condition::Open { last_error } => (PluginState::Degraded, Some(last_error)),
-            Condition::Quarantined { why } => (PluginState::Quarantined, Some(why)),
-        };
-        let refused = face
-            .refusal
-            .map(|why| format!("the files that lie there are not served: {why}"));
-        let error = match (refused, trouble) {
-            (Some(refused), Some(trouble)) => Some(format!("{refused}; what is served: {trouble}")),
-            (refused, trouble) => refused.or(trouble),
-        };
-        PluginStatus {
-            name,
-            kinds: plugin.kinds().to_vec(),
-            state,
-            version: plugin.version().map(str::to_owned),
-            digest: Some(plugin.digest().to_owned()),
-            error,
-        }
     }
 }
 

@@ -9,6 +9,8 @@ use futures_util::FutureExt as _;
 use tempfile::TempDir;
 use tokio::sync::watch as channel;
 
+use super::super::status::PluginState;
+use super::super::version::PluginKind;
 use super::*;
 use crate::cache::{Batching, Outcome, Question};
 use crate::config::{Environment, Overrides};

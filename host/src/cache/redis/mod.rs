@@ -9,9 +9,11 @@
 //!   [`refused`]: why there is none;
 //!   [`lane`]: the look-ups of requests, gathered into one command.
 //! - [`lease`]: who loads, of all nodes; [`waiters`]: who waits for that; [`duty`]: what one of them does for all.
-//! - [`keeper`]: the tasks behind: connect, catch up, notice what was missed, tell what could not be told.
+//! - [`keeper`]: the tasks behind: connect, catch up, notice what was missed, tell what could not be told; [`telling`]: how a
+//!   purge is told.
 //! - [`channel`]: what other nodes purge and store, heard at once; [`copies`]: whether a replica has a purge.
 //! - [`pending`]: the purges that are yet to be told; [`journal`]: they outlive a restart.
+//! - [`search`]: the variants of a resource, for the operator.
 //! - [`acl`]: what its user must be allowed.
 //! - [`scripts`] and the `.lua` files: what runs in Redis; [`names`]: what things are called there.
 //!
@@ -38,7 +40,9 @@ mod names;
 mod pending;
 mod refused;
 mod scripts;
+mod search;
 mod shard;
+mod telling;
 mod topology;
 mod waiters;
 
@@ -50,7 +54,6 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use redis::Value;
 use tokio::sync::{Notify, RwLock};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -58,12 +61,12 @@ pub use self::acl::acl;
 pub use self::counters::Counters;
 use self::counters::count;
 use self::journal::Journal;
-use self::keeper::Untold;
 use self::link::{Link, Trouble};
 use self::names::{Names, generation_of};
 use self::pending::{Pending, Recent};
 use self::scripts::{Scripts, Storing};
 use self::shard::{Map, Shard};
+use self::telling::Untold;
 use self::topology::{Address, Topology};
 pub use self::topology::{Servers, Tls};
 use self::waiters::Waiters;
@@ -74,12 +77,6 @@ use super::freshness::millis;
 use super::generations::{Generations, Mode, Scope, Verdict};
 use super::tier::{Claim, Duty, Lease, Leasing, Lookup, Purged, Put, SharedTier, TierHealth};
 use crate::key::{Key, Resource};
-
-/// Variants of a resource that are listed at most.
-const VARIANTS_MAX: usize = 256;
-/// Pages of the key space that are searched for them at most, of [`VARIANTS_PAGE`] keys each.
-const VARIANTS_PAGES_MAX: usize = 1_000;
-const VARIANTS_PAGE: usize = 1_000;
 
 /// How to reach Redis, and what the tier must know of the configuration.
 #[derive(Clone)]
@@ -578,66 +575,6 @@ impl Shared {
             replicas: None,
             durable,
         }
-    }
-
-    async fn variants(&self, resource: &Resource) -> Vec<(String, Arc<Entry>)> {
-        let mut found = Vec::new();
-        let Some(link) = self.link_of(resource) else {
-            return found;
-        };
-        if let Err(trouble) = self.search(&link, resource, &mut found).await {
-            self.failed(&link, &trouble);
-        }
-        found
-    }
-
-    /// Adds the variants of a resource that live, until there are enough or the key space was searched far enough.
-    async fn search(
-        &self,
-        link: &Link,
-        resource: &Resource,
-        found: &mut Vec<(String, Arc<Entry>)>,
-    ) -> Result<(), Trouble> {
-        let pattern = self.names.variants(resource);
-        let mut cursor = 0_u64;
-        for _ in 0..VARIANTS_PAGES_MAX {
-            let mut command = redis::cmd("SCAN");
-            command.arg(cursor).arg("MATCH").arg(&pattern);
-            command.arg("COUNT").arg(VARIANTS_PAGE);
-            let answer = link.ask(&link.control, &command, self.timeout).await?;
-            let (next, names): (u64, Vec<Vec<u8>>) = redis::from_redis_value(answer)
-                .map_err(|error| Trouble::Strange(error.to_string()))?;
-            for name in names {
-                let text = std::str::from_utf8(&name).ok();
-                let Some(key) = text.and_then(|text| text.strip_prefix(&self.names.entry)) else {
-                    continue;
-                };
-                // A page may repeat what an earlier one gave.
-                if found.iter().any(|(known, _)| known == key) {
-                    continue;
-                }
-                let mut command = redis::cmd("MGET");
-                self.names.push_entry(&mut command, key);
-                self.names.push_generation(&mut command, resource);
-                let answer = link.ask(&link.control, &command, self.timeout).await?;
-                if let Value::Array(answer) = answer
-                    && let Ok([Value::BulkString(entry), Value::BulkString(generation)]) =
-                        <[Value; 2]>::try_from(answer)
-                    && let Lookup::Found(entry, _) =
-                        self.judge(key, entry, &generation, self.clock.now_ms())
-                {
-                    found.push((key.to_owned(), entry));
-                }
-                if found.len() == VARIANTS_MAX {
-                    return Ok(());
-                }
-            }
-            cursor = next;
-            if cursor == 0 {
-                break;
-            }
-        }
-        Ok(())
     }
 }
 
