@@ -251,6 +251,12 @@ impl Hash for Key {
     }
 }
 
+/// The resource in the text of a key; none if it is no key.
+pub fn resource_of(key: &str) -> Option<Resource> {
+    let (resource, _) = key.strip_prefix('{')?.split_once("}:")?;
+    Some(Resource::from_text(resource))
+}
+
 /// The parts in the text of a key: what follows its last `:`, which no encoded part contains.
 pub fn variant_of(key: &str) -> &str {
     key.rsplit_once(':').map_or(key, |(_, parts)| parts)

@@ -1,7 +1,5 @@
 //! `POST /warm`: asks for paths as clients would, a few at once and not too many a second, so that who comes after finds them.
 
-use std::time::Duration;
-
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -10,16 +8,14 @@ use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::time::MissedTickBehavior;
 
 use super::described::{Headers, derived};
 use super::{Admin, Problem};
 use crate::cache::Answer;
+use crate::cache::pace::paced;
 
 /// Paths of one request at most (law 12).
 const PATHS_MAX: usize = 10_000;
-/// Loads at once: a small part of what the server may load at once, which clients need.
-const AT_ONCE: usize = 16;
 /// Asked for a second, unless the request says otherwise.
 const RATE: u32 = 100;
 const RATE_MAX: u32 = 10_000;
@@ -78,22 +74,13 @@ pub(super) async fn warm(State(admin): State<Admin>, body: Bytes) -> Response {
             return Problem::new(StatusCode::BAD_REQUEST, "invalid-warm", detail).into_response();
         }
     };
-    let mut pace =
-        tokio::time::interval(Duration::from_secs(1) / asked.rate.unwrap_or(RATE).max(1));
-    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let admin = &admin;
     let headers = asked.headers.as_ref();
     let count = asked.paths.len();
-    let answers = futures_util::stream::iter(asked.paths)
-        .zip(futures_util::stream::unfold(pace, async |mut pace| {
-            pace.tick().await;
-            Some(((), pace))
-        }))
-        .map(|(path, ())| async move {
-            let answer = ask(admin, &path, headers).await;
-            (path, answer)
-        })
-        .buffer_unordered(AT_ONCE);
+    let answers = paced(asked.paths, asked.rate.unwrap_or(RATE), async |path| {
+        let answer = ask(admin, &path, headers).await;
+        (path, answer)
+    });
     let became = answers
         .fold(Became::default(), async |mut became, (path, answer)| {
             became.count(&path, answer);

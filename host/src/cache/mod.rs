@@ -4,6 +4,7 @@
 //! - `path`: the way of a request through the tiers, read top to bottom; every exit is a named [`Answer`].
 //! - `load`: what a flight does: ask the chain, make the entry, store it.
 //! - [`flight`]: one load per key. [`generations`]: what a purge covers. [`freshness`]: what may be served when.
+//! - [`hot`]: which keys are asked for most. [`pace`]: many of them asked for, with restraint.
 //! - [`entry`]: what is stored. [`memory`]: the tier in this process. [`tier`]: the seam to the one that nodes share.
 //! - [`redis`]: that tier; the only place that names Redis. [`envelope`]: an entry as bytes.
 //! - [`source`]: what a loader is asked and answers.
@@ -17,9 +18,11 @@ mod failures;
 pub mod flight;
 pub mod freshness;
 pub mod generations;
+pub mod hot;
 mod lease;
 mod load;
 pub mod memory;
+pub mod pace;
 mod path;
 mod patience;
 pub mod redis;

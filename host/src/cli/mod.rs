@@ -8,6 +8,7 @@ mod purging;
 mod redis_acl;
 mod samples;
 mod serve;
+mod warming;
 mod wit;
 
 use std::io::Write as _;

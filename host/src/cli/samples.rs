@@ -1,8 +1,9 @@
-//! What the shared tier and the plugins counted, in the form that `/metrics` prints. Knows what is counted, not when it is.
+//! What the shared tier, the plugins and the replay after the start counted, in the form that `/metrics` prints. Knows what is counted, not when it is.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::warming::Replayed;
 use crate::cache::redis::RedisTier;
 use crate::metrics::Sample;
 use crate::plugin::Registry;
@@ -11,8 +12,9 @@ use crate::plugin::Registry;
 pub(super) fn samples(
     redis: Option<Arc<RedisTier>>,
     registry: &Arc<Registry>,
+    replayed: &Arc<Replayed>,
 ) -> Arc<dyn Fn() -> Vec<Sample> + Send + Sync> {
-    let registry = Arc::clone(registry);
+    let (registry, replayed) = (Arc::clone(registry), Arc::clone(replayed));
     Arc::new(move || {
         let counter = |name, help, value| Sample {
             name,
@@ -21,6 +23,7 @@ pub(super) fn samples(
             counter: true,
         };
         let plugins = registry.counts();
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let mut samples = vec![
             counter(
                 "plugin_swaps",
@@ -68,10 +71,24 @@ pub(super) fn samples(
                 value: plugins.feeds_read,
                 counter: false,
             },
+            counter(
+                "hot_keys_replayed",
+                "Keys of before the start that were asked for again and are there",
+                read(&replayed.replayed),
+            ),
+            counter(
+                "hot_keys_skipped",
+                "Keys of before the start whose route is gone or no longer means the same",
+                read(&replayed.skipped),
+            ),
+            counter(
+                "hot_keys_failed",
+                "Keys of before the start that were asked for again and could not be loaded",
+                read(&replayed.failed),
+            ),
         ];
         if let Some(redis) = &redis {
             let counts = redis.counters();
-            let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
             samples.extend([
                 counter(
                     "redis_hits",

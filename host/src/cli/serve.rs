@@ -20,9 +20,11 @@ use tracing_subscriber::EnvFilter;
 use super::args::Settings;
 use super::purging::Purging;
 use super::samples::samples;
+use super::warming::{HotFile, Replayed, Warming};
 use crate::admin::Admin;
 use crate::cache::clock::{Clock, SystemClock};
 use crate::cache::generations::Generations;
+use crate::cache::hot::HotKeys;
 use crate::cache::memory::MemoryTier;
 use crate::cache::redis::{Hooks, RedisSettings, RedisTier, Servers, Tls};
 use crate::cache::tier::SharedTier;
@@ -95,6 +97,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     };
     let cache = Arc::new(Cache::new(memory, shared, generations, clock, bounds));
 
+    let hot = config
+        .warms()
+        .then(|| Arc::new(HotKeys::new(config.warm.keys)));
+    let replayed = Arc::new(Replayed::default());
+
     let config = Arc::new(config);
     let routes = Arc::new(ArcSwap::from_pointee(Snapshot::starting()));
     let worker = Worker::Process(CompileLimits::of(&config.plugins));
@@ -107,7 +114,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         cache: Arc::clone(&cache),
         metrics: Arc::clone(&metrics),
         plugins: Arc::clone(&registry),
-        samples: samples(redis, &registry),
+        samples: samples(redis, &registry, &replayed),
         token: config.admin.token.as_deref().map(Into::into),
         draining: stopping.clone(),
     };
@@ -116,8 +123,15 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         routes: Arc::clone(&routes),
         cache: Arc::clone(&cache),
         metrics: Arc::clone(&metrics),
+        hot: hot.clone(),
     });
-    let public_server = serve_public(public, service, &config, Arc::clone(&metrics), stopping);
+    let public_server = serve_public(
+        public,
+        service,
+        &config,
+        Arc::clone(&metrics),
+        stopping.clone(),
+    );
     // On stderr and not in the log: scripts read these two lines, whatever the log filter is. The second says that routes
     // are answered; what comes before that is told to try again.
     eprintln!("admin on http://{admin_address}");
@@ -135,6 +149,17 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             return told;
         }
     }
+    let warming = hot.map(|hot| {
+        let warming = Warming {
+            hot,
+            file: HotFile::new(&config.storage.dir),
+            rate: config.warm.rate,
+            routes: Arc::clone(&routes),
+            cache: Arc::clone(&cache),
+            replayed,
+        };
+        tokio::spawn(warming.run(stopping))
+    });
     registry.read_feeds(Arc::new(Purging {
         routes,
         cache: Arc::clone(&cache),
@@ -148,6 +173,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     // `/readyz` says so from here on, while the admin listener stays until the end.
     stop.send_replace(true);
     let _ = public_server.await;
+    if let Some(warming) = warming {
+        let _ = warming.await;
+    }
     registry.shutdown(Duration::from_secs(10)).await;
     stop_admin.send_replace(true);
     let _ = admin_server.await;

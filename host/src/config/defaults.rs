@@ -184,7 +184,11 @@ settings! {
         compile_memory: Room = "2GiB", "Address space of the process that compiles one component.";
     }
     Main storage "[storage]" "What outlives a restart." {
-        dir: Directory = "larder-data", "Compiled components, what is known of removed plugins, and how far change feeds were read.";
+        dir: Directory = "larder-data", "Compiled components, what is known of removed plugins, how far change feeds were read, and which keys are asked for most.";
+    }
+    Main warm "[warm]" "What is asked for again after a start, before clients do: from Redis, if it is there, else from the loaders. Off where there is neither a memory tier nor Redis." {
+        keys: HotKeys = "1000", "How many of the keys that are asked for most are remembered over a restart. They are written to `[storage] dir` every minute and at SIGTERM. `0` turns it off.";
+        rate: Rate = "100", "How many of them are asked for in a second; at most 16 at once.";
     }
     Repeated routes "[[routes]]" "A URL pattern bound to a loader, a key and a freshness policy. Once for each." {
         path: Text, "The pattern, e.g. `/data/{key}`; `{*rest}` at its end takes all that follows. Needed.";

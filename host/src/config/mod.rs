@@ -49,10 +49,19 @@ pub struct Config {
     pub plugins: Plugins,
     /// `[storage]`
     pub storage: Storage,
+    /// `[warm]`
+    pub warm: Warm,
     /// `[[routes]]`; with no file, one route per loader is made at `/NAME/{key}` (see `implicit_routes`).
     pub routes: Vec<Route>,
     /// No file was given: serve every loader of the plugin directory at `/NAME/{key}`.
     pub implicit_routes: bool,
+}
+
+impl Config {
+    /// Whether what is asked for most is remembered: with no tier, asking for it again would leave nothing behind.
+    pub fn warms(&self) -> bool {
+        self.warm.keys > 0 && (self.memory.capacity > 0 || self.redis.is_some())
+    }
 }
 
 /// `[server]`: the public listener and its bounds (law 12).
@@ -145,6 +154,15 @@ pub struct Plugins {
 pub struct Storage {
     /// Compiled components, and what outlives a restart.
     pub dir: PathBuf,
+}
+
+/// `[warm]`: what is asked for again after a start.
+#[derive(Clone, Copy, Debug)]
+pub struct Warm {
+    /// The keys that are asked for most; 0 = off.
+    pub keys: usize,
+    /// So many in a second.
+    pub rate: u32,
 }
 
 /// One of `[[routes]]`.

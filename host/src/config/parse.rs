@@ -8,7 +8,7 @@ use super::kind::{self, Fault};
 use super::layers::{Environment, Layers, Origin, Overrides};
 use super::problem::Problem;
 use super::reader::{Document, Table, document};
-use super::{Admin, Config, Memory, Plugins, Redis, RedisServers, Server, Storage, routes};
+use super::{Admin, Config, Memory, Plugins, Redis, RedisServers, Server, Storage, Warm, routes};
 
 /// Reads the text of the file. Without a file the text is empty, and every loader is served.
 pub(super) fn parse(
@@ -49,6 +49,7 @@ fn read_tables(document: &Document<'_>, root: &Table<'_>, file: Option<&Path>) -
         redis: read_redis(root.section("redis"), document),
         plugins: read_plugins(root.section("plugins")),
         storage: read_storage(root.section("storage")),
+        warm: read_warm(root.section("warm")),
         routes: routes::read(root, document, file.is_some()),
         implicit_routes: file.is_none(),
     }
@@ -254,4 +255,13 @@ fn read_storage(table: Table<'_>) -> Storage {
     };
     table.finish();
     storage
+}
+
+fn read_warm(table: Table<'_>) -> Warm {
+    let warm = Warm {
+        keys: table.value(&setting::warm::keys),
+        rate: table.value(&setting::warm::rate),
+    };
+    table.finish();
+    warm
 }

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, header};
 use http_body_util::Full;
 
+use crate::cache::hot::HotKeys;
 use crate::cache::{Answer, Cache};
 use crate::metrics::{Metrics, Outcome};
 use crate::route::Snapshot;
@@ -34,6 +35,8 @@ pub struct Service {
     pub cache: Arc<Cache>,
     /// The counters.
     pub metrics: Arc<Metrics>,
+    /// Which keys are asked for most, if that is of use.
+    pub hot: Option<Arc<HotKeys>>,
 }
 
 impl Service {
@@ -78,6 +81,9 @@ impl Service {
             && let Some((entry, left_ms)) = self.cache.peek(&derived.ask.binding, &derived.ask.key)
         {
             let now_ms = self.cache.clock().now_ms();
+            if let Some(hot) = &self.hot {
+                hot.hit(&derived.ask, &derived.route.rule_identity);
+            }
             self.cache.refresh_ahead(&derived.ask, &entry, left_ms);
             let answer = Answer::Hit {
                 entry,
@@ -104,7 +110,22 @@ impl Service {
                 .answer(&derived.ask, only_if_cached(headers))
                 .await
         };
+        self.count(&derived, &answer);
         respond::respond(&derived, answer, headers, self.cache.clock().now_ms())
+    }
+
+    /// What is asked for, whatever became of it, but for what a key policy keeps out of the cache.
+    fn count(&self, derived: &Derived, answer: &Answer) {
+        if let Some(hot) = &self.hot
+            && derived.bypass.is_none()
+        {
+            match answer {
+                Answer::Hit { .. } | Answer::Stale { .. } => {
+                    hot.hit(&derived.ask, &derived.route.rule_identity);
+                }
+                _ => hot.missed(&derived.ask, &derived.route.rule_identity),
+            }
+        }
     }
 
     fn other_method(&self, path: &str) -> Response<Body> {

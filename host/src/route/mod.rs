@@ -3,21 +3,25 @@
 //! # Layout
 //! - this file: the [`Snapshot`], one immutable table per change of configuration or plugins; a request pins one.
 //! - [`derive`]: request → parts → key, by the listed names or by a key policy.
+//! - [`again`]: a key that was asked for before a restart → what it is now.
 //! - [`changes`]: what a change feed tells → what is purged.
 //! - [`memo`]: derivations remembered, and sampled against a fresh instance.
 //! - [`text`]: paths and queries decoded.
 //!
 //! Knows neither axum nor wasmtime nor Redis: of a plugin only that it is a loader or a key policy and what it declares.
 
+pub mod again;
 pub mod changes;
 pub mod derive;
 pub mod memo;
 pub mod text;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use http::HeaderName;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::cache::freshness::{Policy, RefreshAhead};
 use crate::cache::{Batching, Binding, Link};
@@ -32,6 +36,7 @@ use memo::Memo;
 pub struct Snapshot {
     router: matchit::Router<usize>,
     routes: Vec<Arc<Route>>,
+    by_pattern: HashMap<Arc<str>, usize>,
     memo: Memo,
     is_starting: bool,
     /// The plugins it was made of: held, so that requests in flight finish on them.
@@ -46,6 +51,8 @@ pub struct Route {
     pub params: Vec<String>,
     /// How a request becomes parts.
     pub rule: Rule,
+    /// That rule, as an identity: while it is the same, the same requests become the same parts.
+    pub rule_identity: Arc<str>,
     /// The parameters that are declared, to be checked before anything else.
     pub checks: Vec<Check>,
     /// Which loaders answer, as keys name them.
@@ -138,7 +145,7 @@ impl Snapshot {
     ) -> (Self, Vec<Problem>) {
         let mut problems = Vec::new();
         let mut router = matchit::Router::new();
-        let mut routes = Vec::new();
+        let mut routes: Vec<Arc<Route>> = Vec::new();
         for route in configured(config, &plugins) {
             let place = |problem: Problem| match &config.file {
                 Some(file) => problem.at(file, Some(route.line).filter(|line| *line > 0)),
@@ -160,9 +167,11 @@ impl Snapshot {
             )));
             problems.extend(of_route.into_iter().map(place));
         }
+        let patterns = routes.iter().map(|route| Arc::clone(&route.pattern));
         (
             Self {
                 router,
+                by_pattern: patterns.zip(0..).collect(),
                 routes,
                 memo: Memo::new(),
                 is_starting: false,
@@ -177,6 +186,7 @@ impl Snapshot {
         Self {
             router: matchit::Router::new(),
             routes: Vec::new(),
+            by_pattern: HashMap::new(),
             memo: Memo::new(),
             is_starting: true,
             plugins: Arc::default(),
@@ -204,6 +214,13 @@ impl Snapshot {
         }
         let found = self.router.at(path).ok()?;
         Some((&self.routes[*found.value], found.params))
+    }
+
+    /// The route of this pattern.
+    fn of_pattern(&self, pattern: &str) -> Option<&Arc<Route>> {
+        self.by_pattern
+            .get(pattern)
+            .map(|&index| &self.routes[index])
     }
 
     /// All routes, in the order of the file.
@@ -279,6 +296,7 @@ impl Route {
         Self {
             pattern,
             params,
+            rule_identity: rule_identity(&rule, plugins),
             rule,
             checks,
             identity,
@@ -402,6 +420,25 @@ fn rule(
             }
         }
     }
+}
+
+/// A digest, because it is written down with each key. A key policy counts by its own identity, as a loader does.
+fn rule_identity(rule: &Rule, plugins: &PluginSet) -> Arc<str> {
+    let text = match rule {
+        Rule::Parts {
+            path,
+            query,
+            headers,
+        } => format!("parts {path:?} {query:?} {headers:?}"),
+        Rule::Policy { policy, headers } => {
+            let plugin = plugins.get(policy.name());
+            let identity = plugin.map_or(policy.name(), |plugin| plugin.identity());
+            format!("policy {identity:?} {headers:?}")
+        }
+        // Makes no parts.
+        Rule::NotLoaded { name, .. } => format!("none {name:?}"),
+    };
+    format!("{:016x}", xxh3_64(text.as_bytes())).into()
 }
 
 /// A parameter that the loader requires and the key leaves out never reaches the loader (law 1).

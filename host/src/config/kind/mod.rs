@@ -12,8 +12,8 @@ use toml::de::DeValue;
 pub use name::{Digest, HeaderName, ParameterName, PluginName, Text, VariableName};
 pub use net::{Address, Endpoint, Mode, Network, Origin, RedisMode, RedisPrefix, RedisUrl, Token};
 pub use scalar::{
-    Access, Ahead, Count, Directory, File, HeadSize, Period, Ratio, Room, Size, Switch, Timeout,
-    Window, WriteMode,
+    Access, Ahead, Count, Directory, File, HeadSize, HotKeys, Period, Rate, Ratio, Room, Size,
+    Switch, Timeout, Window, WriteMode,
 };
 
 /// What is wrong with a value, and how to mend it; the reader adds the setting and the place.

@@ -247,6 +247,65 @@ impl Scalar for Count {
     }
 }
 
+/// How many keys are asked for again after a start; 0 turns it off.
+#[derive(Debug)]
+pub struct HotKeys;
+
+/// Each may be some kilobytes in memory, and is a line of a file.
+const HOT_KEYS_MAX: usize = 10_000;
+
+impl Kind for HotKeys {
+    const FORM: Form = Form::Integer;
+    fn name() -> String {
+        Count::name()
+    }
+}
+
+impl Scalar for HotKeys {
+    type Value = usize;
+    const EXAMPLE: &'static str =
+        "a whole number without quotes, such as 1000, or 0 to turn it off";
+
+    fn parse(text: &str) -> Result<usize, Fault> {
+        match text.parse::<usize>() {
+            Ok(count) if count <= HOT_KEYS_MAX => Ok(count),
+            _ => Err(Fault::new(
+                format!("{text} is not a number from 0 to {HOT_KEYS_MAX}"),
+                format!("write {}", Self::EXAMPLE),
+            )),
+        }
+    }
+}
+
+/// How many in a second: never zero.
+#[derive(Debug)]
+pub struct Rate;
+
+/// The most that anything paced is asked for in a second.
+const RATE_MAX: u32 = 10_000;
+
+impl Kind for Rate {
+    const FORM: Form = Form::Integer;
+    fn name() -> String {
+        Count::name()
+    }
+}
+
+impl Scalar for Rate {
+    type Value = u32;
+    const EXAMPLE: &'static str = "a whole number above 0, without quotes";
+
+    fn parse(text: &str) -> Result<u32, Fault> {
+        match text.parse::<u32>() {
+            Ok(rate) if (1..=RATE_MAX).contains(&rate) => Ok(rate),
+            _ => Err(Fault::new(
+                format!("{text} is not a number from 1 to {RATE_MAX}"),
+                format!("write {}", Self::EXAMPLE),
+            )),
+        }
+    }
+}
+
 /// A share of something, from 0 to 1.
 #[derive(Debug)]
 pub struct Ratio;

@@ -81,6 +81,9 @@ fn the_example_of_the_documentation_is_read_whole() {
         watch = false
         [storage]
         dir = "/var/lib/larder"
+        [warm]
+        keys = 500
+        rate = 20
         [[routes]]
         path = "/data/{key}"
         loaders = ["primary", "backup"]
@@ -130,13 +133,15 @@ fn the_example_of_the_documentation_is_read_whole() {
     assert_eq!(config.plugins.dir, here.join("../components"));
     assert!(!config.plugins.watch);
     assert_eq!(config.storage.dir, Path::new("/var/lib/larder"));
+    assert_eq!((config.warm.keys, config.warm.rate), (500, 20));
+    assert!(config.warms(), "there is Redis");
 
     let [data, tenants, braces] = &config.routes[..] else {
         panic!("{:?}", config.routes);
     };
     let names = |list: &[&str]| -> Vec<String> { list.iter().map(|&n| n.to_owned()).collect() };
     assert_eq!(data.loaders, ["primary", "backup"]);
-    assert_eq!(data.line, 23);
+    assert_eq!(data.line, 26);
     assert_eq!(
         data.key,
         KeySource::Listed {
@@ -185,6 +190,7 @@ fn without_a_file_every_loader_is_served_from_memory() {
     let here = std::env::current_dir().unwrap();
     assert_eq!(config.plugins.dir, here.join("plugins"));
     assert_eq!(config.storage.dir, here.join("larder-data"));
+    assert!(config.warms());
 }
 
 #[test]

@@ -79,7 +79,7 @@ timout = "2s"
 error: larder.toml:1: unknown key "listen" before the first table
   remedy: listen belongs in [server]; the nearest key here is "routes"
 error: larder.toml:2: unknown key "ttl" before the first table
-  remedy: ttl belongs in [[routes]]; the nearest key here is "admin"
+  remedy: ttl belongs in [[routes]]; the nearest key here is "warm"
 error: larder.toml:3: unknown table "route"
   remedy: did you mean [[routes]]?
 error: larder.toml:8: unknown key "timout" in [[routes]]
@@ -242,6 +242,44 @@ error: larder.toml:15: jitter of [[routes]]: expected a ratio, found the string 
   remedy: write 0.1, without quotes
 "##,
     );
+}
+
+#[test]
+fn what_is_asked_for_again_after_a_start() {
+    check(
+        r##"
+[warm]
+keys = 10001
+rate = 0
+"##,
+        r##"
+error: larder.toml:2: keys of [warm]: 10001 is not a number from 0 to 10000
+  remedy: write a whole number without quotes, such as 1000, or 0 to turn it off
+error: larder.toml:3: rate of [warm]: 0 is not a number from 1 to 10000
+  remedy: write a whole number above 0, without quotes
+"##,
+    );
+    check(
+        r##"
+[warm]
+keys = "off"
+rate = 10001
+"##,
+        r##"
+error: larder.toml:2: keys of [warm]: expected a whole number, found the string "off"
+  remedy: write a whole number without quotes, such as 1000, or 0 to turn it off
+error: larder.toml:3: rate of [warm]: 10001 is not a number from 1 to 10000
+  remedy: write a whole number above 0, without quotes
+"##,
+    );
+    for (text, warms) in [
+        ("[warm]\nkeys = 0\n", false),
+        ("[memory]\ncapacity = \"0\"\n", false),
+        ("[warm]\nkeys = 1\n", true),
+    ] {
+        let (config, _) = super::read_text(&format!("{text}{}", super::ROUTE));
+        assert_eq!(config.warms(), warms, "{text}");
+    }
 }
 
 #[test]
