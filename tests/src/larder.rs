@@ -192,8 +192,14 @@ impl Builder {
             }
             home.install(name, wasm);
         }
+        // A restart finds memory empty, unless that is what a test is about.
+        let warm = if self.rest.contains("[warm]") {
+            ""
+        } else {
+            "\n[warm]\nkeys = 0\n"
+        };
         home.configure(&format!(
-            "[server]\nlisten = \"127.0.0.1:0\"\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\n{}\n{}",
+            "[server]\nlisten = \"127.0.0.1:0\"\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\n{}\n{}{warm}",
             self.server, self.admin, self.rest
         ));
         home
