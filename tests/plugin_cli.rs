@@ -1,8 +1,10 @@
 //! `larder plugin`: what an author is told of a component, what one call shows, that a recorded call is the same without its
 //! source, and that a new project of each language builds into a component that answers.
 
+use bytes::Bytes;
+use http::Method;
 use larder_tests::larder::{Home, Ran, repository};
-use larder_tests::{Larder, Origin, Reply, Wasm};
+use larder_tests::{Client, Larder, Origin, Reply, Wasm};
 
 use std::time::Duration;
 
@@ -396,6 +398,11 @@ async fn build(home: &Home, name: &str) {
 async fn a_new_project_in_rust_builds_and_answers_for_each_kind() {
     let home = home();
     let key = ["--part", "key=42"];
+    // What a text is kept in: a directory that the sidecar opens.
+    let sidecar = "[grants]\ndirs = { \"/texts\" = { host = \"texts\", mode = \"rw\" } }\n";
+    std::fs::create_dir(home.path("texts")).expect("a directory");
+    std::fs::write(home.path("keep.toml"), sidecar).expect("a sidecar");
+    std::fs::write(home.path("texts/3432"), "Hello, 42").expect("a text");
     for (new, ask, words) in [
         (&["greet", "--lang", "rust"][..], &key[..], "Hello, 42"),
         (
@@ -405,8 +412,8 @@ async fn a_new_project_in_rust_builds_and_answers_for_each_kind() {
         ),
         (
             &["keep", "--lang", "rust", "--kind", "writer"],
-            &key,
-            "\"key\": \"42\"",
+            &["--part", "key=42", "--settings", "keep.toml"],
+            "Hello, 42",
         ),
         (
             &["tenants", "--lang", "rust", "--kind", "key-policy"],
@@ -425,6 +432,29 @@ async fn a_new_project_in_rust_builds_and_answers_for_each_kind() {
         let written =
             std::fs::read_to_string(fresh.path(new[0]).join("Cargo.lock")).expect("a lock file");
         assert_eq!(lock, written, "cargo changed the lock file of {new:?}");
+    }
+    written(home, sidecar).await;
+}
+
+/// The rest of the guide to a writer: what is put is read, and put again it is read anew.
+async fn written(home: Home, sidecar: &str) {
+    let wasm = std::fs::read(home.path("keep/dist/keep.wasm")).expect("a component");
+    home.install_bytes("keep", &wasm);
+    home.sidecar("keep", sidecar);
+    std::fs::create_dir(home.path("plugins/texts")).expect("a directory");
+    home.configure(
+        "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+         [[routes]]\npath = \"/keep/{key}\"\nloader = \"keep\"\nwrite = \"through\"\n",
+    );
+    let larder = Larder::start(home).await;
+    let client = Client::new(larder.public.address());
+    for (text, status) in [("Hello", 201), ("Goodbye", 204)] {
+        let body = Bytes::from_static(text.as_bytes());
+        let answer = client.request(Method::PUT, "/keep/42", &[], body).await;
+        assert_eq!(answer.status, status, "{answer:?}");
+        for _ in 0..2 {
+            assert_eq!(larder.get("/keep/42").await.json()["text"], text);
+        }
     }
 }
 

@@ -132,6 +132,8 @@ pub(super) const JS: Files = files!(
 
 /// How to try a loader, for the READMEs.
 pub(super) const TRY_LOADER: &str = include_str!("../templates/try-loader.md");
+/// How to try a writer, for the READMEs.
+pub(super) const TRY_WRITER: &str = include_str!("../templates/try-writer.md");
 /// How to try a key policy, for the READMEs.
 pub(super) const TRY_KEY_POLICY: &str = include_str!("../templates/try-key-policy.md");
 

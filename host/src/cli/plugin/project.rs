@@ -90,7 +90,8 @@ pub(super) fn files(name: &str, language: Language, kind: Kind) -> Vec<(String, 
     };
     let tried = match kind {
         Kind::KeyPolicy => embedded::TRY_KEY_POLICY,
-        Kind::Loader | Kind::BlockingLoader | Kind::Writer => embedded::TRY_LOADER,
+        Kind::Writer => embedded::TRY_WRITER,
+        Kind::Loader | Kind::BlockingLoader => embedded::TRY_LOADER,
     };
     for (path, text) in &mut files {
         if !is_of_sdk(path) {
@@ -124,18 +125,10 @@ fn rust(name: &str, kind: Kind) -> Vec<(String, String)> {
         own("README.md", text(templates, "README.md")),
         own(".gitignore", text(templates, "gitignore")),
     ];
-    // What is tried with a greeting in the README has none in a writer.
-    if kind == Kind::Writer {
-        files[3].1 = files[3].1.replace("{{try}}", WRITER_TRY);
-    }
     files.extend(all("sdk/", embedded::SDK_RUST));
     files.extend(all("sdk/wit/", embedded::WIT));
     files
 }
-
-const WRITER_TRY: &str = "\
-`larder serve` reads through it at `/{{name}}/{key}`; a route writes through it with `write = \"through\"`, once this version of
-Larder runs writers.";
 
 fn python(kind: Kind) -> Vec<(String, String)> {
     let templates = embedded::PYTHON;
