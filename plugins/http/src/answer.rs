@@ -37,17 +37,6 @@ pub(crate) fn outcome(response: Response, asked_to_revalidate: bool) -> Result<O
 
 fn entry(response: Response) -> Entry {
     let header = |name| response.header(name).map(str::to_owned);
-    let validator = Validator {
-        etag: header("etag"),
-        last_modified_ms: header("last-modified").and_then(|date| {
-            let date = httpdate::parse_http_date(&date).ok()?;
-            date.duration_since(UNIX_EPOCH)
-                .ok()?
-                .as_millis()
-                .try_into()
-                .ok()
-        }),
-    };
     Entry {
         status: Some(response.status),
         content_type: header("content-type"),
@@ -61,13 +50,28 @@ fn entry(response: Response) -> Entry {
                 })
             })
             .collect(),
-        validator: (validator.etag.is_some() || validator.last_modified_ms.is_some())
-            .then_some(validator),
+        validator: validator(&response),
         body: response.body,
         ttl_ms: None,
         tags: Vec::new(),
         hints: Vec::new(),
     }
+}
+
+/// `ETag` and `Last-Modified` of an answer, if it has either.
+pub(crate) fn validator(response: &Response) -> Option<Validator> {
+    let validator = Validator {
+        etag: response.header("etag").map(str::to_owned),
+        last_modified_ms: response.header("last-modified").and_then(|date| {
+            let date = httpdate::parse_http_date(date).ok()?;
+            date.duration_since(UNIX_EPOCH)
+                .ok()?
+                .as_millis()
+                .try_into()
+                .ok()
+        }),
+    };
+    (validator.etag.is_some() || validator.last_modified_ms.is_some()).then_some(validator)
 }
 
 /// `Retry-After` (RFC 9110 10.2.3) of an answer: seconds, or a date.

@@ -39,6 +39,8 @@ pub(crate) struct Lost {
     pub(crate) failure: Failure,
     /// The connection failed, so the next may not.
     pub(crate) in_passing: bool,
+    /// The source may have got the request.
+    pub(crate) sent: bool,
 }
 
 impl From<Failure> for Lost {
@@ -46,6 +48,7 @@ impl From<Failure> for Lost {
         Self {
             failure,
             in_passing: false,
+            sent: false,
         }
     }
 }
@@ -58,6 +61,14 @@ impl From<ErrorCode> for Lost {
                 ErrorCode::ConnectionRefused
                     | ErrorCode::ConnectionTerminated
                     | ErrorCode::HttpResponseIncomplete
+            ),
+            sent: !matches!(
+                code,
+                ErrorCode::ConnectionRefused
+                    | ErrorCode::DnsError(_)
+                    | ErrorCode::DestinationNotFound
+                    | ErrorCode::DestinationUnavailable
+                    | ErrorCode::ConnectionLimitReached
             ),
             failure: no_answer(&code),
         }
@@ -74,7 +85,7 @@ pub(crate) async fn exchange(ask: &Ask, asked: &str, body_max: usize) -> Result<
             let sent = client::send(request(ask, Some(contents))?);
             // A source that answers before it has read everything is right to.
             let written = async {
-                writer.write_all(body.clone().into_bytes()).await;
+                writer.write_all(body.clone()).await;
                 drop(writer);
             };
             futures_lite::future::zip(sent, written).await.0
@@ -110,6 +121,8 @@ fn request(
     let method = match ask.method {
         Method::Get => types::Method::Get,
         Method::Post => types::Method::Post,
+        Method::Put => types::Method::Put,
+        Method::Delete => types::Method::Delete,
     };
     let parts_fit = request.set_method(&method).is_ok()
         && request.set_scheme(Some(&scheme)).is_ok()

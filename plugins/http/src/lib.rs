@@ -59,6 +59,11 @@
 //! **Encodings.** The source is asked for gzip or Brotli (`headers = { accept-encoding = "identity" }` for neither), and
 //! the entry holds the body decoded. What comes out of the decoder is counted against `body_max` as it comes.
 //!
+//! **Writes.** A PUT goes to the same `url` with the body and the content type of the client, a DELETE without; `headers` are
+//! sent too, and `Idempotency-Key`, `If-Match` and `If-None-Match`. Any 2xx is done, with its `ETag` and `Last-Modified`; 404 and 410
+//! answer a DELETE well; 409, 412 and 428 are `conflict`; what may have been done although it failed (a connection that broke
+//! off, 500, 502, 504) has the code `outcome-unknown`. A write is never made a second time by itself.
+//!
 //! A part `.` or `..` would climb the path of the URL, percent-encoded or not, so it is `invalid-request`. A `{name}`
 //! without such a part, but in `query`, is a failure `internal` that names it.
 
@@ -68,9 +73,10 @@ mod fetch;
 mod request;
 mod retry;
 mod settings;
+mod write;
 
 use answer::{outcome, retry_after};
-use exports::larder::plugin::{lifecycle, loader, metadata};
+use exports::larder::plugin::{lifecycle, loader, metadata, writer};
 use fetch::{Lost, Response};
 use larder_plugin_support::contract::secrets::{self, SecretError};
 use larder_plugin_support::{Failure, FailureKind, Outcome, Question, Template, settings};
@@ -79,6 +85,8 @@ use retry::Budget;
 use settings::{Method, Settings};
 use std::borrow::Cow;
 use std::cell::RefCell;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 use wasip3::clocks::monotonic_clock::{now, wait_for};
 use wasip3::random::insecure::get_insecure_random_u64;
@@ -89,6 +97,7 @@ wit_bindgen::generate!({
         package larder:http;
         world http {
             include larder:plugin/loader-plugin@0.1.0;
+            export larder:plugin/writer@0.1.0;
             include larder:plugin/described@0.1.0;
         }
     ",
@@ -107,23 +116,70 @@ impl loader::Guest for Http {
     async fn load(Question { target, known }: Question) -> Result<Outcome, Failure> {
         let settings: Settings = settings()?;
         let ask = request::ask(&settings, &target, known.as_ref())?;
-        let timeout_ms = settings
-            .timeout_ms
-            .unwrap_or(u64::MAX)
-            .min(target.deadline_ms.into());
-        let timeout = Duration::from_millis(timeout_ms);
-        let too_late = async {
-            wait_for(nanoseconds(timeout)).await;
-            Err(Failure::new(
-                FailureKind::Timeout,
-                "origin-timeout",
-                format!("the source did not answer within {timeout_ms} ms"),
-            ))
-        };
-        // The one that is late is dropped, and with it the request is given up.
-        let answer = futures_lite::future::or(answer(&ask, &settings, timeout), too_late).await?;
+        let timeout = settings.timeout(target.deadline_ms);
+        let answer = within(timeout, answer(&ask, &settings, timeout)).await?;
         outcome(answer, known.is_some())
     }
+}
+
+impl writer::Guest for Http {
+    async fn write(mutations: Vec<writer::Mutation>) -> Vec<Result<writer::Receipt, Failure>> {
+        let all = mutations
+            .into_iter()
+            .map(|mutation| Box::pin(change(mutation)));
+        futures_lite::future::poll_fn(joined(all.collect())).await
+    }
+}
+
+/// Makes one change. Never a second time: what becomes of one that failed is for the host to decide, which has a key for it.
+async fn change(mutation: writer::Mutation) -> Result<writer::Receipt, Failure> {
+    let settings: Settings = settings()?;
+    let timeout = settings.timeout(mutation.target.deadline_ms);
+    let ask = write::ask(&settings, mutation)?;
+    let exchange = async {
+        let answer = fetch::exchange(&ask, settings.encodings(), settings.body_max).await;
+        answer.map_err(write::lost)
+    };
+    write::receipt(&within(timeout, exchange).await?, ask.method)
+}
+
+/// Polls all of them until each has its result.
+fn joined<F: Future + Unpin>(
+    mut all: Vec<F>,
+) -> impl FnMut(&mut Context<'_>) -> Poll<Vec<F::Output>> {
+    let mut results: Vec<Option<F::Output>> = all.iter().map(|_| None).collect();
+    move |context| {
+        for (future, result) in all.iter_mut().zip(&mut results) {
+            if result.is_none()
+                && let Poll::Ready(done) = Pin::new(future).poll(context)
+            {
+                *result = Some(done);
+            }
+        }
+        if results.iter().any(Option::is_none) {
+            return Poll::Pending;
+        }
+        Poll::Ready(results.drain(..).flatten().collect())
+    }
+}
+
+/// What `work` comes to, unless that takes too long: then it is dropped, and with it the request is given up.
+async fn within<T>(
+    timeout: Duration,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let too_late = async {
+        wait_for(nanoseconds(timeout)).await;
+        Err(Failure::new(
+            FailureKind::Timeout,
+            "origin-timeout",
+            format!(
+                "the source did not answer within {} ms",
+                timeout.as_millis()
+            ),
+        ))
+    };
+    futures_lite::future::or(work, too_late).await
 }
 
 thread_local! {
@@ -136,7 +192,7 @@ async fn answer(ask: &Ask, settings: &Settings, timeout: Duration) -> Result<Res
     let begun = now();
     let retries = match settings.method {
         Method::Get => settings.retries,
-        Method::Post => 0,
+        Method::Post | Method::Put | Method::Delete => 0,
     };
     BUDGET.with_borrow_mut(Budget::earn);
     let mut retry = 0;

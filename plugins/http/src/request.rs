@@ -17,7 +17,7 @@ pub(crate) struct Ask {
     pub(crate) method: Method,
     pub(crate) url: Uri,
     pub(crate) headers: Vec<(String, String)>,
-    pub(crate) body: Option<String>,
+    pub(crate) body: Option<Vec<u8>>,
 }
 
 /// The request for `target`, which asks whether `known` still stands.
@@ -34,7 +34,7 @@ pub(crate) fn ask(
         method: settings.method,
         url: url(settings, value_of)?,
         headers: headers(settings, target, known)?,
-        body: body(settings, value_of)?,
+        body: body(settings, value_of)?.map(String::into_bytes),
     })
 }
 

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -27,7 +28,7 @@ pub(crate) struct Settings {
     pub(crate) body_max: usize,
 }
 
-/// How the source is read.
+/// How the source is asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub(crate) enum Method {
@@ -35,6 +36,11 @@ pub(crate) enum Method {
     Get,
     /// For a source that takes its question as a body. It is asked once: only its author knows what a second time does.
     Post,
+    /// Of a change, and not of a question.
+    #[serde(skip)]
+    Put,
+    #[serde(skip)]
+    Delete,
 }
 
 /// The encodings of a body that are asked for unless `headers` say otherwise.
@@ -56,6 +62,12 @@ const fn body_max() -> usize {
 }
 
 impl Settings {
+    /// How long to wait for a whole answer, where the host waits for `deadline_ms`.
+    pub(crate) fn timeout(&self, deadline_ms: u32) -> Duration {
+        let own = self.timeout_ms.unwrap_or(u64::MAX);
+        Duration::from_millis(own.min(deadline_ms.into()))
+    }
+
     /// The media type of the body, without its parameters.
     pub(crate) fn media_type(&self) -> String {
         let (media, _) = self
