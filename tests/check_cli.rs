@@ -34,7 +34,7 @@ async fn check_reports_every_problem_at_once_with_file_line_and_remedy() {
         .section("[redis]\nurl = \"localhost\"")
         .route("/data/{key}", "demo", "ttl = \"soon\"")
         .route("/late/{key}", "key", "tll = \"60s\"")
-        .route("/again/{key}", "key", "write = \"through\"")
+        .route("/again/{key}", "key", "write = \"behind\"")
         .write();
     home.install_bytes("broken", b"no component");
     let ran = home.run(&["check", "--config", "larder.toml"]).await;

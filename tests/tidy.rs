@@ -145,6 +145,7 @@ const MUST_NOT_KNOW: &[(&str, &[&str])] = &[
             "crate::config",
             "crate::cli",
             "crate::metrics",
+            "crate::write",
         ],
     ),
     (
@@ -168,6 +169,22 @@ const MUST_NOT_KNOW: &[(&str, &[&str])] = &[
             "crate::http",
             "crate::admin",
             "crate::cli",
+        ],
+    ),
+    (
+        "host/src/write",
+        &[
+            "axum",
+            "hyper",
+            "wasmtime",
+            "redis",
+            "crate::http",
+            "crate::admin",
+            "crate::plugin",
+            "crate::route",
+            "crate::config",
+            "crate::cli",
+            "crate::metrics",
         ],
     ),
     (

@@ -8,6 +8,7 @@
 //! - [`route`]: a URL pattern bound to its loaders, its key policy and its freshness policy; one immutable snapshot per change.
 //! - [`key`]: request → parts → key. Pure.
 //! - [`cache`]: memory tier → Redis tier → flight → loader → entry. Knows neither axum nor wasmtime.
+//! - [`write`]: changes on their way to a source. Knows neither axum nor wasmtime.
 //! - [`plugin`]: the plugin host; alone in naming wasmtime. Knows neither axum nor Redis.
 //! - [`admin`]: the second listener: purge, metrics, what is loaded.
 //! - [`config`]: one typed tree, one table of defaults.
@@ -27,3 +28,4 @@ pub mod metrics;
 pub mod plugin;
 pub mod route;
 mod sync;
+pub mod write;

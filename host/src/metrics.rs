@@ -1,6 +1,6 @@
 //! The counters, defined against each other: for every route
 //!
-//! `requests = hits + stale + misses + bypass + failures + refused`
+//! `requests = hits + stale + misses + writes + bypass + failures + refused`
 //!
 //! and `larder_answers_total` carries all the right-hand sides by `outcome` and `detail`. Handles are resolved once per
 //! route; counting is one atomic addition.
@@ -33,12 +33,14 @@ pub enum Outcome {
     Bypass,
     Failed,
     NotCached,
+    Written,
+    WriteFailed,
     /// Answered by the host before the cache was asked: 400, 403, 405, 422, 429, 5xx of a key policy.
     Refused,
 }
 
 impl Outcome {
-    const ALL: [(Self, &'static str, &'static str); 13] = [
+    const ALL: [(Self, &'static str, &'static str); 15] = [
         (Self::HitMemory, "hit", "memory"),
         (Self::HitRedis, "hit", "redis"),
         (Self::HitMissing, "hit", "missing"),
@@ -55,6 +57,8 @@ impl Outcome {
         (Self::Bypass, "bypass", "key-policy"),
         (Self::Failed, "failure", "load"),
         (Self::NotCached, "failure", "only-if-cached"),
+        (Self::Written, "write", "through"),
+        (Self::WriteFailed, "failure", "write"),
         (Self::Refused, "refused", "request"),
     ];
 }

@@ -226,7 +226,7 @@ fn keep_header(header: Param) -> Option<Param> {
 
 /// The source's entity tag in wire form (RFC 9110 section 8.8.3): taken as it is if quoted, quoted if bare; nothing if
 /// it holds bytes an entity tag cannot.
-fn quoted(etag: &str) -> Option<String> {
+pub fn quoted(etag: &str) -> Option<String> {
     let opaque = etag.strip_prefix("W/").unwrap_or(etag);
     let inner = opaque
         .strip_prefix('"')

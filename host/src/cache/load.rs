@@ -141,7 +141,7 @@ impl Cache {
     }
 
     /// Puts the entry into the memory tier unless a purge overtook the load. Returns whether any tier holds it.
-    fn keep(&self, ask: &Ask, entry: &Arc<Entry>, put: Option<Put>, mark: Mark) -> bool {
+    pub(super) fn keep(&self, ask: &Ask, entry: &Arc<Entry>, put: Option<Put>, mark: Mark) -> bool {
         if put == Some(Put::Refused) || !self.may_store(ask, entry) {
             if entry.times.ttl_ms > 0 {
                 ask.binding
@@ -161,7 +161,7 @@ impl Cache {
         in_memory || put == Some(Put::Stored)
     }
 
-    fn may_store(&self, ask: &Ask, entry: &Entry) -> bool {
+    pub(super) fn may_store(&self, ask: &Ask, entry: &Entry) -> bool {
         entry.times.ttl_ms > 0
             && self.generations.is_current(entry.stamp)
             && self.judge(&ask.binding, &ask.key, entry).0 == Verdict::Alive
@@ -271,7 +271,7 @@ impl Cache {
         self.make_entry(ask, (stamp, as_of_ms), known, loader.name(), outcome)
     }
 
-    fn make_entry(
+    pub(super) fn make_entry(
         &self,
         ask: &Ask,
         (stamp, as_of_ms): (Stamp, u64),
@@ -363,7 +363,7 @@ impl Cache {
 
 /// Stores an entry in the shared tier, if the right to do so is or will be given. None if it is not, or not in time: then it
 /// is stored behind, or not.
-async fn put(
+pub(super) async fn put(
     shared: &Arc<dyn SharedTier>,
     (key, entry): (&Key, &Arc<Entry>),
     right: Right,

@@ -28,6 +28,7 @@ mod patience;
 pub mod redis;
 pub mod source;
 pub mod tier;
+mod written;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};

@@ -206,7 +206,7 @@ mod tests {
             "error: larder.toml:1: a route has no path\n  remedy: write path = \"/data/{key}\" below its [[routes]]\n\
              error: larder.toml:3: unknown key \"tll\" in [[routes]]\n  remedy: did you mean \"ttl\"?\n\
              error: larder.toml:4: [writes] is not built yet in this version\n  \
-             remedy: remove it; reads are served, and PUT and DELETE are answered with 405\n3 errors, 0 warnings\n",
+             remedy: remove it; the queue of a write-behind is not there, and write = \"through\" needs none\n3 errors, 0 warnings\n",
             false,
         );
     }

@@ -30,6 +30,7 @@ use crate::cache::redis::{Hooks, RedisSettings, RedisTier, Servers, Tls};
 use crate::cache::tier::SharedTier;
 use crate::cache::{Bounds, Cache, Link};
 use crate::config::{self, Config, Problem, RedisServers, Severity};
+use crate::http::write::Limits;
 use crate::http::{Service, accept};
 use crate::metrics::Metrics;
 use crate::plugin::{CompileLimits, PluginSet, Registry, Worker};
@@ -124,6 +125,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         cache: Arc::clone(&cache),
         metrics: Arc::clone(&metrics),
         hot: hot.clone(),
+        limits: Limits {
+            body_bytes: usize::try_from(config.server.body_bytes).unwrap_or(usize::MAX),
+            body_time: config.server.header_timeout,
+        },
     });
     let public_server = serve_public(
         public,

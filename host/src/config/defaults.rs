@@ -208,7 +208,8 @@ settings! {
         timeout: Timeout = "2s", "How long one load may take. The smallest of this, `[limits] timeout` and the loader's own setting wins.";
         batch_window: Window = "1ms", "A loader that takes batches: how long a miss waits for others, to be asked in one call. `\"0\"`: each is asked alone.";
         batch_max: Count = "100", "A loader that takes batches: the most misses in one call. So many go at once, whatever is left of the window.";
-        write: WriteMode = "off", "PUT and DELETE. `\"through\"` and `\"behind\"` are not built yet: refused.";
+        write: WriteMode = "off", "PUT and DELETE: `\"through\"` changes the source and answers when it is changed. `\"behind\"` is not built yet: refused.";
+        writer: PluginName, "The plugin that writes. Left out: the first of the loaders that is a writer too.";
     }
     Sidecar file "the top of the file" "What stands before the first table." {
         digest: Digest, "`\"sha256:…\"`: exactly this component, as `sha256sum NAME.wasm` prints it. Any other is refused, at the start and at a swap. Left out, any is taken.";

@@ -198,6 +198,10 @@ pub struct Route {
     pub batch_window: Duration,
     /// The most misses in one call of a batching loader.
     pub batch_max: usize,
+    /// What PUT and DELETE do.
+    pub write: Write,
+    /// The plugin that writes; none: the first of the loaders that does.
+    pub writer: Option<String>,
     /// The line in the file, for messages; 0 when there is no file.
     pub line: usize,
 }
@@ -211,6 +215,16 @@ pub enum RefreshAhead {
     Auto,
     /// When this share of the ttl is over, above 0.0 and below 1.0.
     After(f64),
+}
+
+/// What PUT and DELETE do on a route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Write {
+    /// Nothing: they are answered with 405.
+    #[default]
+    Off,
+    /// The source is changed, then answered.
+    Through,
 }
 
 /// A route's `key` (and `key_headers`).

@@ -38,7 +38,7 @@ fn read_tables(document: &Document<'_>, root: &Table<'_>, file: Option<&Path>) -
     root.refuse_unbuilt(
         "writes",
         "[writes]",
-        "remove it; reads are served, and PUT and DELETE are answered with 405",
+        "remove it; the queue of a write-behind is not there, and write = \"through\" needs none",
     );
     let server = read_server(root.section("server"));
     Config {

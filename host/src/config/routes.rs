@@ -50,6 +50,8 @@ impl Route {
             timeout: setting::timeout.default_value(),
             batch_window: setting::batch_window.default_value(),
             batch_max: setting::batch_max.default_value(),
+            write: setting::write.default_value(),
+            writer: None,
             line: 0,
         }
     }
@@ -122,9 +124,10 @@ fn read_route(table: Table<'_>, patterns: &mut Patterns) -> Option<Route> {
         timeout,
         batch_window,
         batch_max: table.value(&setting::batch_max),
+        write: table.value(&setting::write),
+        writer: table.optional(&setting::writer),
         line: table.line().unwrap_or(0),
     };
-    let () = table.value(&setting::write);
     table.finish();
     (parameters.is_some() && !route.loaders.is_empty()).then_some(route)
 }

@@ -4,11 +4,13 @@
 //! 1. [`accept`]: connections, capped; a head must arrive in time; SIGTERM drains.
 //! 2. [`Service::call`]: method and route; the hit path ends here, before anything is spawned or awaited.
 //! 3. [`Service::answer`]: the cache is asked.
-//! 4. [`respond`]: an answer becomes a response; [`problem`]: a fault becomes one.
+//! 4. [`write`]: PUT and DELETE, where a route writes.
+//! 5. [`respond`]: an answer becomes a response; [`problem`]: a fault becomes one.
 
 pub mod accept;
 pub mod problem;
 pub mod respond;
+pub mod write;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -21,8 +23,8 @@ use http_body_util::Full;
 use crate::cache::hot::HotKeys;
 use crate::cache::{Answer, Cache};
 use crate::metrics::{Metrics, Outcome};
-use crate::route::Snapshot;
-use crate::route::derive::Derived;
+use crate::route::derive::{Derived, Refusal};
+use crate::route::{Route, Snapshot, Writes};
 
 /// Bodies leave as they are stored: one `Bytes`, never copied.
 pub type Body = Full<Bytes>;
@@ -37,6 +39,8 @@ pub struct Service {
     pub metrics: Arc<Metrics>,
     /// Which keys are asked for most, if that is of use.
     pub hot: Option<Arc<HotKeys>>,
+    /// What a client may send.
+    pub limits: write::Limits,
 }
 
 impl Service {
@@ -44,16 +48,21 @@ impl Service {
     ///
     /// # Errors
     /// Never: every fault is a response.
-    pub async fn call<B>(
-        self: Arc<Self>,
-        request: Request<B>,
-    ) -> Result<Response<Body>, Infallible> {
+    pub async fn call<B>(self: Arc<Self>, request: Request<B>) -> Result<Response<Body>, Infallible>
+    where
+        B: http_body::Body,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let method = request.method();
         let target = request
             .uri()
             .path_and_query()
             .map_or("/", http::uri::PathAndQuery::as_str);
         if method != Method::GET && method != Method::HEAD {
+            if method == Method::PUT || method == Method::DELETE {
+                // Boxed: reads need not carry the room for it.
+                return Ok(Box::pin(self.write(request)).await);
+            }
             return Ok(self.other_method(request.uri().path()));
         }
         let snapshot = self.routes.load();
@@ -61,16 +70,7 @@ impl Service {
         let derived = match snapshot.derive(target, request.headers(), &self.metrics) {
             Ok(derived) => derived,
             Err((route, refusal)) => {
-                match &route {
-                    Some(route) => {
-                        route.metrics.request();
-                        route.metrics.answer(Outcome::Refused);
-                    }
-                    None => {
-                        self.metrics.unrouted.inc();
-                    }
-                }
-                return Ok(problem::refused(&refusal, request.uri().path()));
+                return Ok(self.refused(route.as_deref(), &refusal, request.uri().path()));
             }
         };
         drop(snapshot);
@@ -128,13 +128,27 @@ impl Service {
         }
     }
 
+    /// A request that became nothing.
+    fn refused(&self, route: Option<&Route>, refusal: &Refusal, path: &str) -> Response<Body> {
+        match route {
+            Some(route) => {
+                route.metrics.request();
+                route.metrics.answer(Outcome::Refused);
+            }
+            None => {
+                self.metrics.unrouted.inc();
+            }
+        }
+        problem::refused(refusal, path)
+    }
+
     fn other_method(&self, path: &str) -> Response<Body> {
         let snapshot = self.routes.load();
         match snapshot.find(path) {
             Some((route, _)) => {
                 route.metrics.request();
                 route.metrics.answer(Outcome::Refused);
-                problem::method_not_allowed(path)
+                problem::method_not_allowed(path, !matches!(route.writes, Writes::Off))
             }
             None => {
                 self.metrics.unrouted.inc();

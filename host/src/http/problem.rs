@@ -144,9 +144,19 @@ fn item(fault: &Fault) -> Value {
     })
 }
 
-/// PUT, DELETE and the rest, on a route that only reads.
-pub fn method_not_allowed(path: &str) -> Response<Body> {
-    let detail = format!("{path} answers GET and HEAD; writes are off for its route");
+/// PUT, DELETE and the rest, on a route that only reads; the rest, on one that `writes`.
+pub fn method_not_allowed(path: &str, writes: bool) -> Response<Body> {
+    let (detail, allowed) = if writes {
+        (
+            format!("{path} answers GET, HEAD, PUT and DELETE"),
+            "GET, HEAD, PUT, DELETE",
+        )
+    } else {
+        (
+            format!("{path} answers GET and HEAD; writes are off for its route"),
+            "GET, HEAD",
+        )
+    };
     let problem = Problem {
         status: StatusCode::METHOD_NOT_ALLOWED,
         code: "method-not-allowed",
@@ -156,7 +166,7 @@ pub fn method_not_allowed(path: &str) -> Response<Body> {
     let mut response = problem.of_host();
     response
         .headers_mut()
-        .insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        .insert(header::ALLOW, HeaderValue::from_static(allowed));
     response
 }
 
@@ -193,6 +203,41 @@ pub fn load_failed(failure: &Failure, cache_status: HeaderValue) -> Response<Bod
         detail: failure.message.clone(),
         errors: details(failure),
     };
+    let mut response = problem.into_response(cache_status);
+    retry_after(&mut response, failure);
+    response
+}
+
+/// A request to change something that is refused before its source is told.
+pub fn of_write(status: StatusCode, code: &str, detail: String) -> Response<Body> {
+    Problem {
+        status,
+        code,
+        detail,
+        errors: None,
+    }
+    .of_host()
+}
+
+/// A change that was not made, or of which nobody knows. `conditional`: the request said on what condition.
+pub fn write_failed(failure: &Failure, conditional: bool) -> Response<Body> {
+    let status = match failure.kind {
+        FailureKind::Conflict if conditional => StatusCode::PRECONDITION_FAILED,
+        FailureKind::Conflict => StatusCode::CONFLICT,
+        FailureKind::Denied => StatusCode::FORBIDDEN,
+        _ => load_status(failure),
+    };
+    let problem = Problem {
+        status,
+        code: code(failure),
+        detail: failure.message.clone(),
+        errors: details(failure),
+    };
+    let cache_status = value(format!(
+        "larder; fwd=method; fwd-status={}; detail={}",
+        status.as_u16(),
+        code(failure)
+    ));
     let mut response = problem.into_response(cache_status);
     retry_after(&mut response, failure);
     response

@@ -238,7 +238,7 @@ fn with_ttl(
     response
 }
 
-fn content_type(content: &Content) -> HeaderValue {
+pub(super) fn content_type(content: &Content) -> HeaderValue {
     let given = content.content_type.as_deref();
     match given {
         Some("application/json") => HeaderValue::from_static("application/json"),

@@ -11,6 +11,7 @@ use super::output;
 use crate::cache::{Absence, Found, Outcome, Question, Renewal, Validator};
 use crate::error::{Failure, FailureKind, Origin};
 use crate::key::{Decision, Derivation, Param, Visibility};
+use crate::write::{Mutation, Operation, Precondition, Receipt};
 
 #[allow(
     missing_docs,
@@ -31,6 +32,7 @@ mod generated {
                 export larder:plugin/blocking-loader@0.1.0;
                 export larder:plugin/batch-loader@0.1.0;
                 export larder:plugin/change-feed@0.1.0;
+                export larder:plugin/writer@0.1.0;
                 export larder:plugin/key-policy@0.1.0;
                 export larder:plugin/metadata@0.1.0;
                 export larder:plugin/lifecycle@0.1.0;
@@ -43,7 +45,7 @@ mod generated {
 }
 
 pub(super) use generated::exports::larder::plugin::{
-    batch_loader, blocking_loader, change_feed, key_policy, lifecycle, loader, metadata,
+    batch_loader, blocking_loader, change_feed, key_policy, lifecycle, loader, metadata, writer,
 };
 pub(super) use generated::larder::plugin::{log, secrets, settings, types};
 
@@ -54,23 +56,75 @@ pub(super) type Answer = Result<types::Outcome, types::Failure>;
 pub(super) fn question(question: &Question, remaining: Duration) -> types::Question {
     types::Question {
         target: types::Target {
-            route: (*question.route).to_owned(),
-            parts: question
-                .parts
-                .iter()
-                .map(|part| types::Param {
-                    name: part.name.clone(),
-                    value: part.value.clone(),
-                })
-                .collect(),
-            deadline_ms: u32::try_from(remaining.as_millis()).unwrap_or(u32::MAX),
             traceparent: question.traceparent.clone(),
-            hints: Vec::new(),
+            ..target(&question.route, &question.parts, remaining)
         },
-        known: question.known.as_ref().map(|known| types::Validator {
-            etag: known.etag.clone(),
-            last_modified_ms: known.last_modified_ms,
-        }),
+        known: question.known.as_ref().map(validator),
+    }
+}
+
+fn target(route: &str, parts: &[Param], remaining: Duration) -> types::Target {
+    let parts = parts.iter().map(|part| types::Param {
+        name: part.name.clone(),
+        value: part.value.clone(),
+    });
+    types::Target {
+        route: route.to_owned(),
+        parts: parts.collect(),
+        deadline_ms: u32::try_from(remaining.as_millis()).unwrap_or(u32::MAX),
+        traceparent: None,
+        hints: Vec::new(),
+    }
+}
+
+fn validator(validator: &Validator) -> types::Validator {
+    types::Validator {
+        etag: validator.etag.clone(),
+        last_modified_ms: validator.last_modified_ms,
+    }
+}
+
+/// A change on its way in.
+pub(super) fn mutation(mutation: &Mutation) -> writer::Mutation {
+    writer::Mutation {
+        target: target(&mutation.route, &mutation.parts, mutation.timeout),
+        operation: match &mutation.operation {
+            Operation::Put(payload) => writer::Operation::Put(writer::Payload {
+                content_type: payload.content_type.clone(),
+                body: payload.body.to_vec(),
+            }),
+            Operation::Delete => writer::Operation::Delete,
+        },
+        expect: match &mutation.expect {
+            Precondition::None => writer::Precondition::None,
+            Precondition::Absent => writer::Precondition::Absent,
+            Precondition::Present => writer::Precondition::Present,
+            Precondition::Matches(known) => writer::Precondition::Matches(validator(known)),
+        },
+        idempotency_key: mutation.idempotency_key.clone(),
+        sequence: mutation.sequence,
+        hints: Vec::new(),
+    }
+}
+
+/// What a change came to, on its way out. An entry that the contract does not allow is left out: the change was made.
+pub(super) fn receipt(
+    said: Result<writer::Receipt, types::Failure>,
+    body_max: usize,
+) -> Result<Receipt, Failure> {
+    let said = said.map_err(failure)?;
+    Ok(Receipt {
+        created: said.created,
+        validator: said.validator.map(known),
+        entry: said.entry.and_then(|entry| found(entry, body_max).ok()),
+        tags: said.tags,
+    })
+}
+
+fn known(said: types::Validator) -> Validator {
+    Validator {
+        etag: said.etag,
+        last_modified_ms: said.last_modified_ms,
     }
 }
 
@@ -117,10 +171,7 @@ fn found(entry: types::Entry, body_max: usize) -> Result<Found, Failure> {
         content_type: entry.content_type,
         headers: params(entry.headers),
         body: Bytes::from(entry.body),
-        validator: entry.validator.map(|validator| Validator {
-            etag: validator.etag,
-            last_modified_ms: validator.last_modified_ms,
-        }),
+        validator: entry.validator.map(known),
         ttl: millis(entry.ttl_ms),
         tags: entry.tags,
         hints: params(entry.hints),

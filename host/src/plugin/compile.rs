@@ -61,9 +61,14 @@ impl Exports {
         self.loader || self.blocking_loader || self.batch_loader
     }
 
+    /// Whether it has something that lives with the world around it.
+    pub(super) const fn is_worldly(&self) -> bool {
+        self.loads() || self.change_feed || self.writer
+    }
+
     /// Whether this host has a use for it.
     pub(super) const fn is_useful(&self) -> bool {
-        self.loads() || self.key_policy || self.change_feed
+        self.is_worldly() || self.key_policy
     }
 }
 

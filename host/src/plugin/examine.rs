@@ -147,14 +147,6 @@ fn exports(
     if exports.is_useful() {
         return Ok(exports);
     }
-    if exports.writer {
-        return Err(Refusal::new(
-            format!(
-                "`{name}` exports `writer` alone, which this version of the host does not run yet"
-            ),
-            "export `loader`, `batch-loader` or `blocking-loader` beside it",
-        ));
-    }
     let found = if all.is_empty() {
         "nothing".to_owned()
     } else {
@@ -164,7 +156,7 @@ fn exports(
         format!(
             "`{name}` is a component, but no plugin: it exports {found}; a plugin exports \
              `{PACKAGE}loader`, `{PACKAGE}batch-loader`, `{PACKAGE}blocking-loader`, \
-             `{PACKAGE}change-feed` or `{PACKAGE}key-policy` (@{VERSION}.0)"
+             `{PACKAGE}writer`, `{PACKAGE}change-feed` or `{PACKAGE}key-policy` (@{VERSION}.0)"
         ),
         "build it against the contract that `larder wit` prints",
     ))

@@ -81,6 +81,10 @@ impl Runtime for Version {
         None
     }
 
+    fn writer(self: Arc<Self>) -> Option<Arc<dyn crate::write::Writer>> {
+        None
+    }
+
     fn change_feed(self: Arc<Self>) -> Option<Arc<dyn ChangeFeed>> {
         Some(Arc::clone(&self.0) as _)
     }

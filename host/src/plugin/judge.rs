@@ -36,6 +36,7 @@ pub(super) struct Court {
 pub(super) struct Roles {
     pub(super) loads: bool,
     pub(super) derives: bool,
+    pub(super) writes: bool,
 }
 
 /// A version that runs and is not served yet.
@@ -320,6 +321,7 @@ impl Court {
     fn fit_for_roles(&self, name: &str, kinds: &[PluginKind], roles: Roles) -> Vec<Problem> {
         let loads = kinds.iter().any(|kind| kind.loads());
         let derives = kinds.contains(&PluginKind::KeyPolicy);
+        let writes = kinds.contains(&PluginKind::Writer);
         let mut problems = Vec::new();
         for (had, has, role, export) in [
             (
@@ -329,6 +331,7 @@ impl Court {
                 "loader, batch-loader or blocking-loader",
             ),
             (roles.derives, derives, "a key policy", "key-policy"),
+            (roles.writes, writes, "a writer", "writer"),
         ] {
             if had && !has {
                 problems.push(

@@ -18,6 +18,7 @@ use super::instance::{self, Mould};
 use super::limits::Limits;
 use super::meter::Meter;
 use super::output::Voice;
+use super::pen::Pen;
 use super::policy::Policy;
 use super::prepared::Worldly;
 use super::runtime::{ChangeFeed, Condition, Launched, Refusal, Runtime, Spec};
@@ -26,6 +27,7 @@ use super::turns::Suspicion;
 use crate::cache::Loader;
 use crate::error::Failure;
 use crate::key::KeyPolicy;
+use crate::write::{Mutation, Receipt, Writer};
 
 /// Calls `metadata.describe` in an instance that may reach nothing.
 pub(super) async fn describe(
@@ -142,11 +144,13 @@ pub(super) async fn launch(engine: &Arc<Engine>, spec: Spec) -> Result<Launched,
     let Begun {
         source,
         feed,
+        pen,
         probe,
     } = match compiled.prepared.worldly.clone() {
         None => Begun {
             source: None,
             feed: None,
+            pen: None,
             probe: Ok(()),
         },
         Some(worldly) => begin(engine, &kit, worldly, &breaker).await?,
@@ -158,6 +162,7 @@ pub(super) async fn launch(engine: &Arc<Engine>, spec: Spec) -> Result<Launched,
         breaker,
         source,
         feed,
+        pen,
         policy,
     });
     Ok(Launched { runtime, probe })
@@ -167,6 +172,7 @@ pub(super) async fn launch(engine: &Arc<Engine>, spec: Spec) -> Result<Launched,
 struct Begun {
     source: Option<Source>,
     feed: Option<Arc<Feed>>,
+    pen: Option<Arc<Pen>>,
     probe: Result<(), Failure>,
 }
 
@@ -199,7 +205,8 @@ async fn begin(
         .await
         .map_err(|failure| denials.explain(failure));
     let breaker = Arc::clone(breaker);
-    // A component that is a feed and nothing else has the first instance for it; beside a loader it makes its own.
+    let breaker_of_writes = Arc::clone(&breaker);
+    // The first instance is the loader's, where there is one; else the writer's, else the feed's. Others make their own.
     let mut first = Some(first);
     let source = match first.take_if(|_| is_async || is_blocking) {
         None => None,
@@ -212,10 +219,15 @@ async fn begin(
             Some(Source::Blocking(Arc::new(loader)))
         }
     };
+    let pen = worldly
+        .writer
+        .is_some()
+        .then(|| Arc::new(Pen::new(mould(), first.take(), breaker_of_writes)));
     let feed = has_feed.then(|| Arc::new(Feed::new(mould(), first)));
     Ok(Begun {
         source,
         feed,
+        pen,
         probe,
     })
 }
@@ -228,6 +240,7 @@ struct Running {
     breaker: Arc<Breaker>,
     source: Option<Source>,
     feed: Option<Arc<Feed>>,
+    pen: Option<Arc<Pen>>,
     policy: Option<Arc<Policy>>,
 }
 
@@ -256,6 +269,22 @@ impl Loader for Held {
     }
 }
 
+/// What a holder of the writer holds.
+struct HeldPen {
+    _runtime: Arc<Running>,
+    pen: Arc<Pen>,
+}
+
+impl Writer for HeldPen {
+    fn name(&self) -> &str {
+        self.pen.name()
+    }
+
+    fn write(&self, mutations: Vec<Mutation>) -> BoxFuture<'static, Vec<Result<Receipt, Failure>>> {
+        self.pen.write(mutations)
+    }
+}
+
 impl Runtime for Running {
     fn loader(self: Arc<Self>) -> Option<Arc<dyn Loader>> {
         let loader: Arc<dyn Loader> = match self.source.as_ref()? {
@@ -270,6 +299,14 @@ impl Runtime for Running {
 
     fn key_policy(self: Arc<Self>) -> Option<Arc<dyn KeyPolicy>> {
         self.policy.clone().map(|policy| policy as _)
+    }
+
+    fn writer(self: Arc<Self>) -> Option<Arc<dyn Writer>> {
+        let pen = self.pen.clone()?;
+        Some(Arc::new(HeldPen {
+            _runtime: self,
+            pen,
+        }))
     }
 
     fn change_feed(self: Arc<Self>) -> Option<Arc<dyn ChangeFeed>> {
@@ -328,6 +365,9 @@ impl Runtime for Running {
                 None => {}
                 Some(Source::Async(loader)) => loader.stop().await,
                 Some(Source::Blocking(loader)) => loader.stop().await,
+            }
+            if let Some(pen) = &self.pen {
+                pen.stop().await;
             }
             if let Some(feed) = &self.feed {
                 feed.stop().await;

@@ -40,6 +40,7 @@ mod linkers;
 mod meter;
 mod needs;
 mod output;
+mod pen;
 mod policy;
 mod prepared;
 mod queue;

@@ -3,7 +3,7 @@
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre};
 
 use super::bindings::{
-    batch_loader, blocking_loader, change_feed, key_policy, lifecycle, loader, metadata,
+    batch_loader, blocking_loader, change_feed, key_policy, lifecycle, loader, metadata, writer,
 };
 use super::compile::Exports;
 use super::engine::Engine;
@@ -13,13 +13,13 @@ use super::state::State;
 /// Both sides of a component; a component may be a loader and a key policy at once.
 #[derive(Clone, Default)]
 pub(super) struct Prepared {
-    /// As a loader, or a change feed.
+    /// As a loader, a writer or a change feed.
     pub(super) worldly: Option<Worldly>,
     /// As a key policy.
     pub(super) pure: Option<Pure>,
 }
 
-/// A component that can be instantiated with the world around it: as a loader, or a change feed.
+/// A component that can be instantiated with the world around it: as a loader, a writer or a change feed.
 #[derive(Clone)]
 pub(super) struct Worldly {
     pub(super) pre: InstancePre<State>,
@@ -27,6 +27,7 @@ pub(super) struct Worldly {
     pub(super) blocking: Option<blocking_loader::GuestIndices>,
     pub(super) batch: Option<batch_loader::GuestIndices>,
     pub(super) feed: Option<change_feed::GuestIndices>,
+    pub(super) writer: Option<writer::GuestIndices>,
     pub(super) lifecycle: Option<lifecycle::GuestIndices>,
     pub(super) metadata: Option<metadata::GuestIndices>,
 }
@@ -48,7 +49,7 @@ impl Prepared {
         exports: &Exports,
     ) -> wasmtime::Result<Self> {
         let mut prepared = Self::default();
-        if exports.loads() || exports.change_feed {
+        if exports.is_worldly() {
             let pre = engine.loaders().instantiate_pre(component)?;
             prepared.worldly = Some(Worldly {
                 loader: wanted(exports.loader, || loader::GuestIndices::new(&pre))?,
@@ -59,6 +60,7 @@ impl Prepared {
                     batch_loader::GuestIndices::new(&pre)
                 })?,
                 feed: wanted(exports.change_feed, || change_feed::GuestIndices::new(&pre))?,
+                writer: wanted(exports.writer, || writer::GuestIndices::new(&pre))?,
                 lifecycle: wanted(exports.lifecycle, || lifecycle::GuestIndices::new(&pre))?,
                 metadata: wanted(exports.metadata, || metadata::GuestIndices::new(&pre))?,
                 pre,

@@ -383,6 +383,7 @@ impl Shared {
         let roles = old.as_ref().map_or(Roles::default(), |old| Roles {
             loads: old.loads(),
             derives: old.derives(),
+            writes: old.writer().is_some(),
         });
         let verdict = self.court.judge(&name, files, roles).await;
         judged.last = Some(digest);

@@ -14,6 +14,7 @@ use super::{Egress, Secrets};
 use crate::cache::Loader;
 use crate::error::Failure;
 use crate::key::{KeyPolicy, Param};
+use crate::write::Writer;
 
 /// All that it takes to run one version of one plugin.
 pub struct Spec {
@@ -56,6 +57,9 @@ pub trait Runtime: Send + Sync {
 
     /// The key policy, if the component exports `key-policy`.
     fn key_policy(self: Arc<Self>) -> Option<Arc<dyn KeyPolicy>>;
+
+    /// The writer, if the component exports `writer`.
+    fn writer(self: Arc<Self>) -> Option<Arc<dyn Writer>>;
 
     /// The change feed, if the component exports `change-feed`.
     fn change_feed(self: Arc<Self>) -> Option<Arc<dyn ChangeFeed>>;

@@ -22,6 +22,7 @@ use super::runtime::{ChangeFeed, Condition, Runtime};
 use crate::cache::{Loader, Outcome, Question};
 use crate::error::Failure;
 use crate::key::{Decision, KeyPolicy, PolicyRequest};
+use crate::write::{Mutation, Receipt, Writer};
 
 /// How long a replaced or removed version may be held before it is stopped all the same. Every call has a deadline far
 /// below it, so only a leak (or a call that hangs in the host) gets there; its answer is `plugin-not-loaded`.
@@ -158,6 +159,7 @@ pub struct Plugin {
     pub(super) descriptor: Arc<Descriptor>,
     loader: Option<Arc<dyn Loader>>,
     key_policy: Option<Arc<dyn KeyPolicy>>,
+    writer: Option<Arc<dyn Writer>>,
     holder: Arc<Holder>,
     /// What the probe of this version said last, if it failed. It changes; shown, never acted on.
     probe_failure: Mutex<Option<String>>,
@@ -191,6 +193,12 @@ impl Plugin {
                 _holder: Arc::clone(&holder),
             }) as Arc<dyn KeyPolicy>
         });
+        let writer = Arc::clone(&holder.runtime).writer().map(|inner| {
+            Arc::new(HeldWriter {
+                inner,
+                holder: Arc::clone(&holder),
+            }) as Arc<dyn Writer>
+        });
         Arc::new(Self {
             name: facts.name,
             version: facts.version,
@@ -201,6 +209,7 @@ impl Plugin {
             descriptor: facts.descriptor,
             loader,
             key_policy,
+            writer,
             holder,
             probe_failure: Mutex::default(),
             feed_trouble: Mutex::default(),
@@ -261,6 +270,11 @@ impl Plugin {
     /// To derive keys with it.
     pub fn key_policy(&self) -> Option<Arc<dyn KeyPolicy>> {
         self.key_policy.clone()
+    }
+
+    /// To write through it.
+    pub fn writer(&self) -> Option<Arc<dyn Writer>> {
+        self.writer.clone()
     }
 
     /// To be told what changed. It does not keep this version alive.
@@ -383,6 +397,28 @@ impl Loader for HeldLoader {
             let outcome = load.await;
             drop(holder);
             outcome
+        })
+    }
+}
+
+/// A writer that keeps its version alive, likewise.
+struct HeldWriter {
+    inner: Arc<dyn Writer>,
+    holder: Arc<Holder>,
+}
+
+impl Writer for HeldWriter {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn write(&self, mutations: Vec<Mutation>) -> BoxFuture<'static, Vec<Result<Receipt, Failure>>> {
+        let holder = Arc::clone(&self.holder);
+        let write = self.inner.write(mutations);
+        Box::pin(async move {
+            let results = write.await;
+            drop(holder);
+            results
         })
     }
 }

@@ -22,6 +22,10 @@ impl Runtime for Scripted {
         None
     }
 
+    fn writer(self: Arc<Self>) -> Option<Arc<dyn crate::write::Writer>> {
+        None
+    }
+
     fn change_feed(self: Arc<Self>) -> Option<Arc<dyn ChangeFeed>> {
         None
     }

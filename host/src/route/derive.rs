@@ -156,6 +156,32 @@ impl Snapshot {
         Ok(derived)
     }
 
+    /// What a request that is to change something becomes: as a read of the same resource, but that the key policy is told the
+    /// method. Not remembered.
+    ///
+    /// # Errors
+    /// As [`Snapshot::derive`].
+    pub fn derive_write(
+        &self,
+        method: &'static str,
+        path_and_query: &str,
+        headers: &HeaderMap,
+    ) -> Result<Derived, (Option<Arc<Route>>, Refusal)> {
+        let (path, query) = path_and_query
+            .split_once('?')
+            .unwrap_or((path_and_query, ""));
+        let (route, params) = self.find(path).ok_or_else(|| (None, self.unrouted()))?;
+        let of_route = |refusal| (Some(Arc::clone(route)), refusal);
+        let mut request =
+            Request::decode(route, &params, query).map_err(|e| of_route(Refusal::NotUtf8(e)))?;
+        request.method = method;
+        let faults = request.faults(route);
+        if !faults.is_empty() {
+            return Err(of_route(Refusal::Invalid(faults)));
+        }
+        route.derive(request, headers, self).map_err(of_route)
+    }
+
     fn quarantine(&self, policy: &dyn KeyPolicy, route: &str) -> Failure {
         let why = format!(
             "it answered the same request to {route} in two ways: key policies must be pure"
@@ -183,6 +209,8 @@ impl Snapshot {
 
 /// A request's path parameters and query, decoded.
 struct Request {
+    /// `GET` for reads.
+    method: &'static str,
     path: Vec<Param>,
     query: Vec<Param>,
 }
@@ -204,6 +232,7 @@ impl Request {
             })
             .collect::<Result<_, _>>()?;
         Ok(Self {
+            method: "GET",
             path,
             query: decode_query(query)?,
         })
@@ -322,7 +351,7 @@ impl Route {
                 headers: names,
             } => {
                 let request = PolicyRequest {
-                    method: "GET",
+                    method: request.method,
                     route: Arc::clone(&self.pattern),
                     path: request.path,
                     query: request.query,

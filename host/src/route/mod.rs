@@ -29,6 +29,7 @@ use crate::config::{self, Config, KeySource, Problem};
 use crate::key::KeyPolicy;
 use crate::metrics::{Metrics, RouteMetrics};
 use crate::plugin::{Descriptor, ParameterPlace, PluginSet};
+use crate::write::Writer;
 use derive::Refusal;
 use memo::Memo;
 
@@ -59,6 +60,8 @@ pub struct Route {
     pub identity: Arc<str>,
     /// What it is to the cache.
     pub binding: Arc<Binding>,
+    /// What PUT and DELETE do.
+    pub writes: Writes,
     /// Its counters.
     pub metrics: Arc<RouteMetrics>,
     /// As it was configured.
@@ -66,6 +69,27 @@ pub struct Route {
     /// Policy calls so far, and uses of remembered ones, for sampling.
     policy_calls: AtomicU64,
     policy_hits: AtomicU64,
+}
+
+/// What PUT and DELETE do on a route.
+pub enum Writes {
+    /// They are not answered.
+    Off,
+    /// The source is changed, and then answered.
+    Through(WriteLink),
+}
+
+/// Who writes.
+pub enum WriteLink {
+    /// A writer that can be asked.
+    Ready(Arc<dyn Writer>),
+    /// A plugin that is broken, removed or none: writes are answered with 503.
+    NotLoaded {
+        /// The file stem.
+        name: String,
+        /// Why, as the operator is told.
+        why: String,
+    },
 }
 
 /// Paths that later versions answer themselves: no route has them, however general its pattern.
@@ -292,6 +316,10 @@ impl Route {
             chain,
             counters: Arc::clone(&metrics.loads),
         });
+        let writes = match config.write {
+            config::Write::Off => Writes::Off,
+            config::Write::Through => Writes::Through(write_link(&config, plugins, problems)),
+        };
         let identity = identities.join("~").into();
         Self {
             pattern,
@@ -301,6 +329,7 @@ impl Route {
             checks,
             identity,
             binding,
+            writes,
             metrics,
             config,
             policy_calls: 0.into(),
@@ -341,6 +370,45 @@ fn link(
     match plugins.last_known(name) {
         Some(known) => (link, known.identity.to_string(), Some(known.descriptor)),
         None => (link, name.to_owned(), None),
+    }
+}
+
+/// The plugin that is named to write, or the first of the loaders that writes too.
+fn write_link(
+    config: &config::Route,
+    plugins: &PluginSet,
+    problems: &mut Vec<Problem>,
+) -> WriteLink {
+    let mut candidates = config
+        .writer
+        .iter()
+        .chain(config.loaders.iter().filter(|_| config.writer.is_none()));
+    let found = candidates
+        .clone()
+        .find_map(|name| plugins.get(name)?.writer());
+    if let Some(writer) = found {
+        return WriteLink::Ready(writer);
+    }
+    // One that is not there may turn out to be a writer when it is.
+    let absent = candidates.clone().find(|name| plugins.get(name).is_none());
+    let Some(name) = absent.or_else(|| candidates.next()) else {
+        return WriteLink::NotLoaded {
+            name: String::new(),
+            why: ABSENT.to_owned(),
+        };
+    };
+    if absent.is_none() {
+        let fault = match &config.writer {
+            Some(name) => format!("plugin `{name}` is not a writer"),
+            None => "write = \"through\", and none of its loaders is a writer".to_owned(),
+        };
+        problems.push(Problem::error(fault).remedy(
+            "name a plugin that exports larder:plugin/writer in writer = \"NAME\", or write write = \"off\"",
+        ));
+    }
+    WriteLink::NotLoaded {
+        name: name.clone(),
+        why: ABSENT.to_owned(),
     }
 }
 

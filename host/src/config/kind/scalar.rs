@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Fault, Form, Kind, Scalar, units};
-use crate::config::RefreshAhead;
 use crate::config::sidecar::DirMode;
+use crate::config::{RefreshAhead, Write};
 
 /// The longest duration of any setting: times are counted in milliseconds and added to instants, and must not overflow there.
 const PERIOD_MAX: Duration = Duration::from_secs(36_500 * 24 * 3600);
@@ -435,26 +435,27 @@ impl Scalar for File {
     }
 }
 
-/// A route's `write`. Only `off` exists in this version.
+/// A route's `write`. `behind` is not built in this version.
 #[derive(Debug)]
 pub struct WriteMode;
 
 impl Kind for WriteMode {
     fn name() -> String {
-        "\"off\"".to_owned()
+        "\"off\" or \"through\"".to_owned()
     }
 }
 
 impl Scalar for WriteMode {
-    type Value = ();
-    const EXAMPLE: &'static str = "\"off\"";
+    type Value = Write;
+    const EXAMPLE: &'static str = "\"off\" or \"through\"";
 
-    fn parse(text: &str) -> Result<(), Fault> {
+    fn parse(text: &str) -> Result<Write, Fault> {
         match text {
-            "off" => Ok(()),
-            "through" | "behind" => Err(Fault::unbuilt(
+            "off" => Ok(Write::Off),
+            "through" => Ok(Write::Through),
+            "behind" => Err(Fault::unbuilt(
                 format!("{text:?}"),
-                "write \"off\" or leave it out: PUT and DELETE are then answered with 405",
+                "write \"through\", which answers when the source has the change, or \"off\"",
             )),
             _ => Err(Fault::new(
                 format!("{text:?} is not a way to write"),

@@ -526,7 +526,7 @@ queue = "disk"
 [[routes]]
 path = "/x"
 loader = "demo"
-write = "through"
+write = "behind"
 [[routes]]
 path = "/y"
 loader = "demo"
@@ -538,11 +538,11 @@ write = "off"
 "##,
         r##"
 error: larder.toml:1: [writes] is not built yet in this version
-  remedy: remove it; reads are served, and PUT and DELETE are answered with 405
-error: larder.toml:6: write of [[routes]]: "through" is not built yet in this version
-  remedy: write "off" or leave it out: PUT and DELETE are then answered with 405
+  remedy: remove it; the queue of a write-behind is not there, and write = "through" needs none
+error: larder.toml:6: write of [[routes]]: "behind" is not built yet in this version
+  remedy: write "through", which answers when the source has the change, or "off"
 error: larder.toml:10: write of [[routes]]: "of" is not a way to write
-  remedy: write "off"
+  remedy: write "off" or "through"
 "##,
     );
 }
