@@ -490,3 +490,21 @@ async fn law_4_nobody_reads_the_feed_while_redis_is_away_and_that_is_told() {
             .await;
     }
 }
+
+#[tokio::test]
+async fn law_4_nodes_with_other_routes_for_a_loader_read_its_feed_for_themselves() {
+    let (origin, redis) = (Origin::start(), Redis::start().await);
+    let idle = Reply::json(r#"{"poll_after_ms": 10}"#);
+    origin.script("/feed", [page(json!([]), "c0"), idle]);
+    let [old]: [Larder; 1] = share(&origin, &redis).await;
+    // As while a new configuration is rolled out: what a change purges there, the other does not know of.
+    let new = before(&origin)
+        .route("/v2/things/{id}", "feeding", "ttl = \"1h\"")
+        .redis(&redis.url())
+        .start()
+        .await;
+    eventually("both read, from heads of their own", async || {
+        (heads(&origin) == 2 && reads(&old).await && reads(&new).await).then_some(())
+    })
+    .await;
+}

@@ -25,12 +25,14 @@ pub(super) struct Purging {
 }
 
 impl Changes for Purging {
-    fn duty<'a>(&'a self, feed: &'a str) -> BoxFuture<'a, Option<Duty>> {
+    /// What is purged for a change depends on the routes of its loader: nodes that have others read for themselves, while a new
+    /// configuration is rolled out.
+    fn duty<'a>(&'a self, plugin: &'a str, identity: &'a str) -> BoxFuture<'a, Option<Duty>> {
         Box::pin(async move {
-            match self.cache.shared() {
-                Some(shared) => Some(shared.duty(feed).await),
-                None => None,
-            }
+            let shared = self.cache.shared()?;
+            let routes = self.routes.load().digest_of(plugin);
+            let feed = format!("feed:{plugin}:{identity}:{routes:016x}");
+            Some(shared.duty(&feed).await)
         })
     }
 

@@ -53,9 +53,9 @@ const SAVE_AGAIN: Duration = Duration::from_secs(3600);
 
 /// What becomes of what feeds tell. Implemented where routes and tiers are known.
 pub trait Changes: Send + Sync {
-    /// The duty to read this feed, where one node reads for all; none: nodes do not share their purges, so each reads for
-    /// itself.
-    fn duty<'a>(&'a self, feed: &'a str) -> BoxFuture<'a, Option<Duty>>;
+    /// The duty to read the feed of a plugin, where one node reads for all who would purge the same for what it tells; none:
+    /// nodes do not share their purges, so each reads for itself. Another source, by its identity, is another feed.
+    fn duty<'a>(&'a self, plugin: &'a str, identity: &'a str) -> BoxFuture<'a, Option<Duty>>;
 
     /// Whether all that was applied so far is in every tier that there is. Until then no cursor is saved: what a tier could
     /// not be told is kept in memory, so after a restart only reading the page again brings it back (law 4).
@@ -133,6 +133,9 @@ impl Feeds {
             before.stop.cancel();
         }
         let (Some(changes), Some(feed)) = (&state.changes, plugin.change_feed()) else {
+            if let Some(before) = before {
+                state.readers.insert(plugin.name().to_owned(), before);
+            }
             return;
         };
         let stop = CancellationToken::new();
@@ -155,7 +158,8 @@ impl Feeds {
 
     /// The plugin is not served any more.
     pub(super) fn stop(&self, name: &str) {
-        if let Some(running) = self.state.lock().readers.remove(name) {
+        // It stays in the list: who comes next waits for its end.
+        if let Some(running) = self.state.lock().readers.get(name) {
             running.stop.cancel();
         }
     }
@@ -250,14 +254,13 @@ impl Reader {
         if let Some(before) = before {
             let _ = before.await;
         }
-        // Another source is another duty: while two versions are served side by side, each feed is read by one node.
-        let feed = format!("feed:{}:{}", self.plugin, self.identity);
         let (changes, stop) = (Arc::clone(&self.changes), self.stop.clone());
+        let (plugin, identity) = (self.plugin.clone(), Arc::clone(&self.identity));
         let mut backoff = Backoff::of_feed();
         let mut away_since = None;
         while !stop.is_cancelled() {
             let duty = tokio::select! {
-                duty = changes.duty(&feed) => duty,
+                duty = changes.duty(&plugin, &identity) => duty,
                 () = stop.cancelled() => return,
             };
             if !matches!(duty, Some(Duty::Unavailable)) {
@@ -391,7 +394,7 @@ impl Reader {
                     return Ok(());
                 }
                 Saved::Unavailable => {
-                    return Err("how far its change feed was read cannot be saved in Redis".into());
+                    return Err("how far its change feed was read cannot be saved in Redis; /readyz says how that is, and `larder redis-acl` what its user must be allowed".into());
                 }
             },
         }

@@ -53,8 +53,9 @@ impl ChangeFeed for Stage {
 }
 
 impl Changes for Stage {
-    fn duty<'a>(&'a self, feed: &'a str) -> BoxFuture<'a, Option<Duty>> {
-        assert!(feed.starts_with("feed:pg:pg~"), "{feed}");
+    fn duty<'a>(&'a self, plugin: &'a str, identity: &'a str) -> BoxFuture<'a, Option<Duty>> {
+        assert_eq!(plugin, "pg");
+        assert!(identity.starts_with("pg~"), "{identity}");
         Box::pin(std::future::ready(self.duties.lock().pop_front()))
     }
 

@@ -6,6 +6,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use xxhash_rust::xxh3::Xxh3Default;
+
 use super::{Route, Snapshot};
 use crate::cache::generations::Scope;
 use crate::key::{Param, Resource};
@@ -52,6 +54,16 @@ impl Snapshot {
     fn routes_of<'s>(&'s self, plugin: &'s str) -> impl Iterator<Item = &'s Arc<Route>> {
         let loads = move |route: &&Arc<Route>| route.config.loaders.iter().any(|it| it == plugin);
         self.routes().iter().filter(loads)
+    }
+
+    /// A digest of which routes load through a plugin: equal where the same change is the same purges.
+    pub fn digest_of(&self, plugin: &str) -> u64 {
+        let mut hasher = Xxh3Default::new();
+        for route in self.routes_of(plugin) {
+            hasher.update(&(route.pattern.len() as u64).to_le_bytes());
+            hasher.update(route.pattern.as_bytes());
+        }
+        hasher.digest()
     }
 
     /// A resource of the route with this pattern.
