@@ -16,6 +16,9 @@ fn remembering(origin: &Origin, keys: usize) -> Builder {
     before(origin, SETTINGS).section(&format!("[warm]\nkeys = {keys}"))
 }
 
+/// As it comes.
+const WARM: &str = "[warm]\nkeys = 1000";
+
 /// And `/others/{id}`, in front of another origin.
 fn and_others(builder: Builder, other: &Origin) -> Builder {
     builder
@@ -109,6 +112,7 @@ async fn law_1_a_key_is_asked_for_with_the_parts_that_its_policy_made() {
             "gated",
             "ttl = \"1h\"\nkey = \"tenant-key\"\nkey_headers = [\"x-tenant\"]",
         )
+        .section(WARM)
         .start()
         .await;
     let acme = [("x-tenant", "acme")];
@@ -135,6 +139,7 @@ async fn what_is_kept_out_of_the_cache_is_not_asked_for_again() {
         .guest("gated", &sidecar(&origin, &origin.url()))
         .guest("faulty-policy", "")
         .route("/policy/{key}", "gated", "key = \"faulty-policy\"")
+        .section(WARM)
         .start()
         .await;
     ask_often(&larder, "/policy/bypass").await;
@@ -277,4 +282,32 @@ async fn without_keys_nothing_is_written_or_asked_for() {
     larder.exit().await;
     assert_eq!(fs::read(&file).expect("it is there"), written);
     assert_eq!((origin.calls("/1"), origin.calls("/2")), (2, 1));
+}
+
+#[tokio::test]
+async fn law_9_credentials_among_the_parts_are_not_written_down() {
+    let origin = Origin::start();
+    let mut larder = Larder::with()
+        .guest("gated", &sidecar(&origin, &origin.url()))
+        .route(
+            "/mine/{id}",
+            "gated",
+            "key = { headers = [\"authorization\"] }",
+        )
+        .route("/ours/{id}", "gated", "")
+        .section(WARM)
+        .start()
+        .await;
+    let secret = [("authorization", "Bearer geheim")];
+    larder.get_with("/mine/1", &secret).await;
+    larder.get("/ours/2").await;
+    larder.terminate();
+    larder.exit().await;
+    let home = larder.into_home().await;
+    let written = std::fs::read(home.path("larder-data/hot-keys")).expect("it is there");
+    let written = String::from_utf8_lossy(&written).into_owned();
+    assert!(
+        written.contains("ours") && !written.contains("mine"),
+        "{written}"
+    );
 }

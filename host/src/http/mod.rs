@@ -10,6 +10,7 @@
 pub mod accept;
 pub mod problem;
 pub mod respond;
+mod told;
 pub mod write;
 
 use std::convert::Infallible;
@@ -19,12 +20,15 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, header};
 use http_body_util::Full;
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
 
 use crate::cache::hot::HotKeys;
 use crate::cache::{Answer, Cache};
 use crate::metrics::{Metrics, Outcome};
 use crate::route::derive::{Derived, Refusal};
 use crate::route::{Route, Snapshot, Writes};
+use crate::write::notes::Notes;
 
 /// Bodies leave as they are stored: one `Bytes`, never copied.
 pub type Body = Full<Bytes>;
@@ -41,6 +45,12 @@ pub struct Service {
     pub hot: Option<Arc<HotKeys>>,
     /// What a client may send.
     pub limits: write::Limits,
+    /// Where answers are remembered by their `Idempotency-Key`; none where nothing writes.
+    pub notes: Option<Notes>,
+    /// Places of changes that are made at once.
+    pub writes: Arc<Semaphore>,
+    /// Changes that are being made: who stops the server waits for them.
+    pub tasks: TaskTracker,
 }
 
 impl Service {
@@ -81,7 +91,7 @@ impl Service {
             && let Some((entry, left_ms)) = self.cache.peek(&derived.ask.binding, &derived.ask.key)
         {
             let now_ms = self.cache.clock().now_ms();
-            if let Some(hot) = &self.hot {
+            if let Some(hot) = self.hot.as_ref().filter(|_| derived.route.is_remembered) {
                 hot.hit(&derived.ask, &derived.route.rule_identity);
             }
             self.cache.refresh_ahead(&derived.ask, &entry, left_ms);
@@ -117,6 +127,7 @@ impl Service {
     /// What is asked for, whatever became of it, but for what a key policy keeps out of the cache.
     fn count(&self, derived: &Derived, answer: &Answer) {
         if let Some(hot) = &self.hot
+            && derived.route.is_remembered
             && derived.bypass.is_none()
         {
             match answer {

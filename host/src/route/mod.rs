@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use http::HeaderName;
+use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::cache::freshness::{Policy, RefreshAhead};
@@ -62,6 +63,8 @@ pub struct Route {
     pub binding: Arc<Binding>,
     /// What PUT and DELETE do.
     pub writes: Writes,
+    /// Whether its keys may be remembered on disk: not where credentials are among its parts.
+    pub is_remembered: bool,
     /// Its counters.
     pub metrics: Arc<RouteMetrics>,
     /// As it was configured.
@@ -316,6 +319,12 @@ impl Route {
             chain,
             counters: Arc::clone(&metrics.loads),
         });
+        let is_secret =
+            |name: &HeaderName| [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE].contains(name);
+        let is_remembered = match &rule {
+            Rule::Parts { headers, .. } => !headers.iter().any(is_secret),
+            Rule::Policy { .. } | Rule::NotLoaded { .. } => true,
+        };
         let writes = match config.write {
             config::Write::Off => Writes::Off,
             config::Write::Through => Writes::Through(write_link(&config, plugins, problems)),
@@ -330,6 +339,7 @@ impl Route {
             identity,
             binding,
             writes,
+            is_remembered,
             metrics,
             config,
             policy_calls: 0.into(),
