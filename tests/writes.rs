@@ -317,11 +317,11 @@ async fn http_writes_to_the_url_that_it_reads() {
     for (name, value) in [
         ("content-type", "text/x"),
         ("if-match", "\"v1\""),
-        ("idempotency-key", "\"once\""),
         ("x-of", "42"),
     ] {
         assert_eq!(seen.headers[name], value, "{name}");
     }
+    assert!(seen.headers.contains_key("idempotency-key"));
     // What is not there is removed.
     origin.on("/42", Reply::status(404));
     let answer = send(&larder, Method::DELETE, &[], "").await;
@@ -339,4 +339,165 @@ async fn http_writes_to_the_url_that_it_reads() {
         (answer.status.as_u16(), answer.json()["code"].as_str()),
         (502, Some("origin-unreachable"))
     );
+}
+
+#[tokio::test]
+async fn law_7_the_same_key_and_body_is_one_change_with_one_answer_after_a_restart_too() {
+    for redis in [None, Some(Redis::start().await)] {
+        let origin = Origin::start();
+        origin.on(
+            "/write/42",
+            Reply::status(201).etag("\"v2\"").header("x-entry", "{}"),
+        );
+        let mut builder = writing(&origin, THROUGH);
+        if let Some(redis) = &redis {
+            builder = builder.redis(&redis.url());
+        }
+        let mut larder = builder.start().await;
+        let key = [
+            ("idempotency-key", "\"8e03978e\""),
+            ("content-type", "text/x"),
+        ];
+        let first = send(&larder, Method::PUT, &key, "new").await;
+        assert_eq!(first.status, 201, "{first:?}");
+        for round in 0..2 {
+            let again = send(&larder, Method::PUT, &key, "new").await;
+            assert_eq!(again.cache_status(), "larder; detail=idempotency-key");
+            assert_eq!((again.status, again.text()), (first.status, first.text()));
+            assert_eq!(again.header("etag"), first.header("etag"));
+            assert_eq!(again.header("content-type"), first.header("content-type"));
+            let other = send(&larder, Method::PUT, &key, "another").await;
+            assert_eq!(
+                (other.status.as_u16(), other.json()["code"].as_str()),
+                (422, Some("idempotency-key-reused"))
+            );
+            // Of another resource it is another key.
+            if round == 0 {
+                let client = Client::new(larder.public.address());
+                let body = Bytes::from_static(b"new");
+                let elsewhere = client.request(Method::PUT, "/things/43", &key, body).await;
+                assert_eq!(elsewhere.status, 204, "{elsewhere:?}");
+                larder.kill().await;
+                larder = Larder::start(larder.into_home().await).await;
+            }
+        }
+        assert_eq!(origin.calls("/write/42"), 1);
+        assert_ne!(
+            header(&origin, "x-key"),
+            ["8e03978e"],
+            "clients do not share keys"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_change_that_failed_in_passing_is_tried_again_under_its_key() {
+    let origin = Origin::start();
+    let larder = writing(&origin, THROUGH).start().await;
+    let key = [("idempotency-key", "once")];
+    let unknown = Reply::status(503).header("x-outcome", "unknown");
+    origin.script(
+        "/write/42",
+        [unknown, Reply::status(409), Reply::status(204)],
+    );
+    let mut found = Vec::new();
+    for _ in 0..3 {
+        found.push(
+            send(&larder, Method::PUT, &key, "new")
+                .await
+                .status
+                .as_u16(),
+        );
+    }
+    // What the source has refused is refused again, without asking it.
+    assert_eq!(found, [502, 409, 409]);
+    let keys = header(&origin, "x-key");
+    assert_eq!((keys.len(), &keys[0]), (2, &keys[1]));
+}
+
+#[tokio::test]
+async fn a_second_attempt_while_the_first_is_made_is_told_so_on_every_node_and_a_client_that_leaves_stops_nothing()
+ {
+    let (origin, redis) = (Origin::start(), Redis::start().await);
+    let node = || writing(&origin, THROUGH).redis(&redis.url()).start();
+    let (one, other) = (node().await, node().await);
+    let gate = origin.gate("/write/42");
+    let key = [("idempotency-key", "once")];
+    let address = one.public.address();
+    let leaving = tokio::spawn(async move {
+        let body = Bytes::from_static(b"new");
+        Client::new(address)
+            .request(Method::PUT, "/things/42", &key, body)
+            .await
+    });
+    gate.arrived(1).await;
+    for larder in [&one, &other] {
+        let answer = send(larder, Method::PUT, &key, "new").await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.json()["code"].as_str()),
+            (409, Some("idempotency-key-in-use"))
+        );
+        assert_eq!(answer.header("retry-after"), Some("1"));
+    }
+    leaving.abort();
+    gate.open();
+    eventually("it is made and answered", async || {
+        let answer = send(&other, Method::PUT, &key, "new").await;
+        (answer.status == 204).then_some(())
+    })
+    .await;
+    assert_eq!(origin.calls("/write/42"), 1);
+}
+
+#[tokio::test]
+async fn what_would_not_be_what_the_client_means_is_refused() {
+    let origin = Origin::start();
+    let larder = writing(&origin, THROUGH).start().await;
+    for (field, status, code) in [
+        (
+            ("content-encoding", "gzip"),
+            415,
+            "content-encoding-unsupported",
+        ),
+        (("content-range", "bytes 0-1/2"), 400, "partial-put"),
+        (
+            ("if-unmodified-since", "Fri, 31 Dec 1999 23:59:59 GMT"),
+            422,
+            "precondition-unsupported",
+        ),
+    ] {
+        let answer = send(&larder, Method::PUT, &[field], "x").await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.json()["code"].as_str()),
+            (status, Some(code))
+        );
+    }
+    assert_eq!(origin.calls("/write/42"), 0);
+}
+
+#[tokio::test]
+async fn law_4_a_server_that_stops_purges_what_a_client_that_left_has_changed() {
+    let (origin, redis) = (Origin::start(), Redis::start().await);
+    let node = || writing(&origin, THROUGH).redis(&redis.url()).start();
+    let (mut stopping, other) = (node().await, node().await);
+    let gate = origin.gate("/write/42");
+    let address = stopping.public.address();
+    let leaving = tokio::spawn(async move {
+        let body = Bytes::from_static(b"new");
+        Client::new(address)
+            .request(Method::PUT, "/things/42", &[], body)
+            .await
+    });
+    gate.arrived(1).await;
+    leaving.abort();
+    // Loaded after the first purge: it may have read the old value.
+    let old = call(&other.get("/things/42").await);
+    other.get("/things/42").await.expect(200, HIT);
+    stopping.terminate();
+    gate.open();
+    stopping.exit().await;
+    eventually("it is purged", async || {
+        (call(&other.get("/things/42").await) > old).then_some(())
+    })
+    .await;
 }

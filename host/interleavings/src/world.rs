@@ -21,7 +21,7 @@ use crate::cache::freshness::{Policy, RefreshAhead};
 use crate::cache::generations::{Checked, Generation, Generations, Mode, Scope, Verdict};
 use crate::cache::memory::MemoryTier;
 use crate::cache::tier::{
-    Claim, Duty, Ended, Lease, Leasing, Lookup, Purged, Put, SharedTier, TierHealth,
+    Claim, Duty, Ended, Lease, Leasing, Lookup, Noted, Noting, Purged, Put, SharedTier, TierHealth,
 };
 use crate::cache::{
     Answer, Ask, Batching, Binding, Bounds, Cache, Counters, Found, Link, Loader, Outcome, Question,
@@ -582,6 +582,10 @@ impl SharedTier for NodeTier {
 
     fn duty<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Duty> {
         Box::pin(async { Duty::Unavailable })
+    }
+
+    fn note<'a>(&'a self, _: &'a Resource, _: &'a str, _: Noting<'a>) -> BoxFuture<'a, Noted> {
+        Box::pin(async { Noted::Unavailable })
     }
 
     fn variants<'a>(&'a self, _: &'a Resource) -> BoxFuture<'a, Vec<(String, Arc<Entry>)>> {

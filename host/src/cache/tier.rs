@@ -143,6 +143,28 @@ pub enum Saved {
     Unavailable,
 }
 
+/// What is to become of a note: a few bytes that nodes agree on, beside the entries of a resource.
+#[derive(Clone, Copy, Debug)]
+pub struct Noting<'a> {
+    /// What it must be now; none: there must be none.
+    pub expect: Option<&'a [u8]>,
+    /// What it is to be; none: nothing.
+    pub value: Option<&'a [u8]>,
+    /// How long it is kept.
+    pub life: Duration,
+}
+
+/// What became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Noted {
+    /// It is as was wanted.
+    Done,
+    /// It is something else, or nothing, and was left so.
+    Holds(Option<Vec<u8>>),
+    /// The tier is not to be had now.
+    Unavailable,
+}
+
 /// The health of the shared tier, for `/readyz` and the metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TierHealth {
@@ -177,6 +199,14 @@ pub trait SharedTier: Send + Sync {
 
     /// The duty of this name, for this node, if no other has it.
     fn duty<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Duty>;
+
+    /// Replaces the note of this name, if it is what is expected, in one step.
+    fn note<'a>(
+        &'a self,
+        resource: &'a Resource,
+        name: &'a str,
+        noting: Noting<'a>,
+    ) -> BoxFuture<'a, Noted>;
 
     /// Every stored variant of a resource, for the operator; bounded.
     fn variants<'a>(&'a self, resource: &'a Resource) -> BoxFuture<'a, Vec<(String, Arc<Entry>)>>;

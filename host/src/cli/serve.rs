@@ -13,7 +13,8 @@ use hyper::service::service_fn;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
@@ -29,12 +30,13 @@ use crate::cache::memory::MemoryTier;
 use crate::cache::redis::{Hooks, RedisSettings, RedisTier, Servers, Tls};
 use crate::cache::tier::SharedTier;
 use crate::cache::{Bounds, Cache, Link};
-use crate::config::{self, Config, Problem, RedisServers, Severity};
-use crate::http::write::Limits;
+use crate::config::{self, Config, Problem, RedisServers, Severity, Write};
+use crate::http::write::{Limits, WRITES_MAX};
 use crate::http::{Service, accept};
 use crate::metrics::Metrics;
 use crate::plugin::{CompileLimits, PluginSet, Registry, Worker};
 use crate::route::Snapshot;
+use crate::write::notes::Notes;
 
 /// Serves until it is told to stop. Exits with 1 on what keeps it from starting.
 pub(super) fn run(settings: &Settings) -> ExitCode {
@@ -120,6 +122,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         draining: stopping.clone(),
     };
     let admin_server = serve_admin(operator, admin, &config, stopping_admin);
+    let changes = TaskTracker::new();
     let service = Arc::new(Service {
         routes: Arc::clone(&routes),
         cache: Arc::clone(&cache),
@@ -129,6 +132,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             body_bytes: usize::try_from(config.server.body_bytes).unwrap_or(usize::MAX),
             body_time: config.server.header_timeout,
         },
+        notes: notes(&config, &cache)?,
+        writes: Arc::new(Semaphore::new(WRITES_MAX)),
+        tasks: changes.clone(),
     });
     let public_server = serve_public(
         public,
@@ -178,6 +184,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     // `/readyz` says so from here on, while the admin listener stays until the end.
     stop.send_replace(true);
     let _ = public_server.await;
+    // A change whose client has left: what it ends must be purged before the plugins go.
+    changes.close();
+    let _ = tokio::time::timeout(config.server.drain, changes.wait()).await;
     if let Some(warming) = warming {
         let _ = warming.await;
     }
@@ -187,6 +196,22 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     pruning.abort();
     info!("stopped");
     Ok(())
+}
+
+/// Where answers to changes are remembered: where nodes agree, if they do.
+fn notes(config: &Config, cache: &Cache) -> anyhow::Result<Option<Notes>> {
+    if config.routes.iter().all(|route| route.write == Write::Off) {
+        return Ok(None);
+    }
+    Ok(Some(match cache.shared() {
+        Some(shared) => Notes::Shared(Arc::clone(shared)),
+        None => Notes::open(&config.storage.dir).with_context(|| {
+            format!(
+                "opening {}/answers.redb; give each server a [storage] dir of its own, which it may write to",
+                config.storage.dir.display()
+            )
+        })?,
+    }))
 }
 
 async fn listen(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {

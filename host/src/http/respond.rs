@@ -223,6 +223,15 @@ fn with_ttl(
             content.body.clone(),
         )
     };
+    add_headers(&mut headers, content);
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+/// The headers that the loader gave.
+pub(super) fn add_headers(headers: &mut HeaderMap, content: &Content) {
     for param in &content.headers {
         // Judged when the entry was made; an entry from another node is judged again.
         if let (Ok(name), Ok(value)) = (
@@ -232,10 +241,6 @@ fn with_ttl(
             let _ = headers.try_append(name, value);
         }
     }
-    let mut response = Response::new(Full::new(body));
-    *response.status_mut() = status;
-    *response.headers_mut() = headers;
-    response
 }
 
 pub(super) fn content_type(content: &Content) -> HeaderValue {

@@ -7,18 +7,24 @@ use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::respond::{CACHE_STATUS, value};
-use super::{Body, Service, problem, respond};
-use crate::cache::Validator;
+use super::{Body, Service, problem, respond, told};
 use crate::cache::entry::quoted;
+use crate::cache::flight::overloaded;
+use crate::cache::{Cache, Validator};
 use crate::error::{Failure, FailureKind};
 use crate::metrics::Outcome;
 use crate::route::derive::Derived;
 use crate::route::{WriteLink, Writes};
+use crate::write::idempotency::{Begun, Keyed};
+use crate::write::notes::Notes;
 use crate::write::through::{self, Done, Wish};
-use crate::write::{Operation, Payload, Precondition};
+use crate::write::{Operation, Payload, Precondition, Writer};
 
+/// Changes that are made at once, with their bodies (law 12): clients that leave do not end them.
+pub const WRITES_MAX: usize = 1024;
 /// The most bytes of an `Idempotency-Key`.
 const KEY_BYTES_MAX: usize = 255;
 
@@ -51,12 +57,26 @@ impl Service {
         };
         let metrics = Arc::clone(&derived.route.metrics);
         metrics.request();
+        let refused_of = |failure: &Failure| {
+            metrics.answer(Outcome::WriteFailed);
+            problem::write_failed(failure, false)
+        };
         let refused = |Refused(status, code, detail)| {
             metrics.answer(Outcome::Refused);
-            problem::of_write(status, code, detail)
+            let mut response = problem::of_write(status, code, detail);
+            if status == StatusCode::REQUEST_TIMEOUT {
+                // RFC 9110 section 15.5.9.
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
+            }
+            response
         };
         let Writes::Through(link) = &derived.route.writes else {
             return self.other_method(path);
+        };
+        let Ok(place) = Arc::clone(&self.writes).try_acquire_owned() else {
+            let message = format!("{WRITES_MAX} changes are being made, the most at once");
+            return refused_of(&overloaded("too-many-writes", message));
         };
         let body = match self.body(&head.headers, body).await {
             Ok(body) => body,
@@ -70,25 +90,32 @@ impl Service {
             may_keep: derived.bypass.is_none(),
             ..wish
         };
-        let conditional = wish.expect != Precondition::None;
-        let done = match link {
-            WriteLink::Ready(writer) => {
-                through::write(&self.cache, &derived.ask, writer, wish).await
+        let writer = match link {
+            WriteLink::Ready(writer) => Arc::clone(writer),
+            WriteLink::NotLoaded { name, why } => {
+                let message =
+                    format!("the plugin `{name}` that writes for this route is not loaded: {why}");
+                let failure = Failure::host(FailureKind::NotLoaded, "plugin-not-loaded", message);
+                return refused_of(&failure);
             }
-            WriteLink::NotLoaded { name, why } => Err(Arc::new(Failure::host(
-                FailureKind::NotLoaded,
-                "plugin-not-loaded",
-                format!("the plugin `{name}` that writes for this route is not loaded: {why}"),
-            ))),
         };
-        match done {
-            Ok(done) => {
-                metrics.answer(Outcome::Written);
-                written(&derived, &done, &head.method, target)
-            }
-            Err(failure) => {
-                metrics.answer(Outcome::WriteFailed);
-                problem::write_failed(&failure, conditional)
+        let change = Change {
+            cache: Arc::clone(&self.cache),
+            notes: self.notes.clone(),
+            derived,
+            writer,
+            wish,
+            method: head.method,
+            target: target.to_owned(),
+            _place: place,
+        };
+        // In a task of the host: what a client that leaves has asked for is made and remembered all the same.
+        match self.tasks.spawn(change.make()).await {
+            Ok(response) => response,
+            Err(_) => {
+                let message = "the change ended without a result: the server is stopping; it may have been made";
+                let failure = Failure::host(FailureKind::Timeout, "write-aborted", message);
+                problem::write_failed(&failure, false)
             }
         }
     }
@@ -112,6 +139,14 @@ impl Service {
         let said = said.and_then(|said| said.to_str().ok()?.parse::<usize>().ok());
         if said.is_some_and(|said| said > max) {
             return Err(too_long());
+        }
+        let coding = headers.get(header::CONTENT_ENCODING);
+        if coding.is_some_and(|coding| coding != "identity") {
+            return Err(Refused(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "content-encoding-unsupported",
+                "a body is taken as it is: send it without Content-Encoding".to_owned(),
+            ));
         }
         if headers.contains_key(header::CONTENT_RANGE) {
             // RFC 9110 section 14.5: it must not be taken for the whole.
@@ -140,6 +175,87 @@ impl Service {
                     self.limits.body_time
                 ),
             )),
+        }
+    }
+}
+
+/// A change that a client asks for.
+struct Change {
+    cache: Arc<Cache>,
+    notes: Option<Notes>,
+    derived: Derived,
+    writer: Arc<dyn Writer>,
+    wish: Wish,
+    method: Method,
+    target: String,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Change {
+    /// Makes it, or answers again what it was answered before.
+    async fn make(self) -> Response<Body> {
+        let metrics = Arc::clone(&self.derived.route.metrics);
+        let key = self.wish.idempotency_key.clone().zip(self.notes.as_ref());
+        let Some((key, notes)) = key else {
+            return self.write().await;
+        };
+        let what = (&self.wish.operation, &self.wish.expect);
+        let keyed = Keyed::new(notes, &self.derived.ask, &key, what);
+        let refused = |status, code, detail: &str| {
+            metrics.answer(Outcome::Refused);
+            problem::of_write(status, code, detail.to_owned())
+        };
+        let is_remembered = match keyed.begin().await {
+            Begun::First => true,
+            Begun::Unknown => false,
+            Begun::Answered(answer) => {
+                if let Some(response) = told::again(&answer) {
+                    metrics.answer(Outcome::Written);
+                    return response;
+                }
+                false
+            }
+            Begun::Running => {
+                let detail = "the change of this Idempotency-Key is being made; ask again when it is answered";
+                let mut response = refused(StatusCode::CONFLICT, "idempotency-key-in-use", detail);
+                let wait = HeaderValue::from_static("1");
+                response.headers_mut().insert(header::RETRY_AFTER, wait);
+                return response;
+            }
+            Begun::Another => {
+                let detail = "another change was sent with this Idempotency-Key; send each with one of its own";
+                return refused(
+                    StatusCode::UNPROCESSABLE_ENTITY,
+                    "idempotency-key-reused",
+                    detail,
+                );
+            }
+        };
+        let response = self.write().await;
+        if !is_remembered {
+            return response;
+        }
+        let (response, answer) = told::remembered(response).await;
+        match answer {
+            Some(answer) => keyed.answered(&answer).await,
+            None => keyed.given_up().await,
+        }
+        response
+    }
+
+    async fn write(&self) -> Response<Body> {
+        let metrics = &self.derived.route.metrics;
+        let conditional = self.wish.expect != Precondition::None;
+        let (ask, wish) = (&self.derived.ask, self.wish.clone());
+        match through::write(&self.cache, ask, &self.writer, wish).await {
+            Ok(done) => {
+                metrics.answer(Outcome::Written);
+                written(&self.derived, &done, &self.method, &self.target)
+            }
+            Err(failure) => {
+                metrics.answer(Outcome::WriteFailed);
+                problem::write_failed(&failure, conditional)
+            }
         }
     }
 }
@@ -195,6 +311,11 @@ fn precondition(headers: &HeaderMap) -> Result<Precondition, Refused> {
             .map(|field| field.to_str().unwrap_or_default().trim());
         (first, fields.next().is_some())
     };
+    // RFC 9110 section 13.1.4: it counts where If-Match is not given.
+    if headers.contains_key(header::IF_UNMODIFIED_SINCE) && !headers.contains_key(header::IF_MATCH)
+    {
+        return unsupported("a source is not asked for a date: send If-Match with the entity tag");
+    }
     let failed = |code, detail: String| Err(Refused(StatusCode::PRECONDITION_FAILED, code, detail));
     match (one(header::IF_MATCH), one(header::IF_NONE_MATCH)) {
         ((None, _), (None, _)) => Ok(Precondition::None),
@@ -231,7 +352,8 @@ fn precondition(headers: &HeaderMap) -> Result<Precondition, Refused> {
 
 /// `Idempotency-Key`, bare or as a string in quotes.
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refused> {
-    let Some(key) = headers.get("idempotency-key") else {
+    let mut keys = headers.get_all("idempotency-key").iter();
+    let Some(key) = keys.next() else {
         return Ok(None);
     };
     let text = key.to_str().unwrap_or_default().trim();
@@ -239,12 +361,13 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refused> {
         .strip_prefix('"')
         .and_then(|text| text.strip_suffix('"'));
     let key = inner.unwrap_or(text);
-    if key.is_empty() || key.len() > KEY_BYTES_MAX || key.contains(['"', '\\']) {
+    let is_one = keys.next().is_none();
+    if !is_one || key.is_empty() || key.len() > KEY_BYTES_MAX || key.contains(['"', '\\']) {
         return Err(Refused(
             StatusCode::UNPROCESSABLE_ENTITY,
             "idempotency-key-invalid",
             format!(
-                "an Idempotency-Key has 1 to {KEY_BYTES_MAX} visible characters without quotes"
+                "there is one Idempotency-Key, and it has 1 to {KEY_BYTES_MAX} visible characters without quotes"
             ),
         ));
     }
@@ -265,15 +388,19 @@ fn written(derived: &Derived, done: &Done, method: &Method, target: &str) -> Res
             headers.insert(header::CONTENT_TYPE, respond::content_type(&entry.content));
             // RFC 9110 section 9.3.4: what follows is the resource's representation.
             headers.insert(header::CONTENT_LOCATION, value(target.to_owned()));
+            respond::add_headers(headers, &entry.content);
             response
         }
         _ => Response::new(Body::default()),
     };
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    let given = done.receipt.validator.as_ref();
-    let given = given.and_then(|validator| quoted(validator.etag.as_deref()?));
-    let etag = given.or_else(|| Some(done.entry.as_ref()?.content.etag.clone()));
+    let given = done
+        .receipt
+        .validator
+        .as_ref()
+        .filter(|_| *method == Method::PUT);
+    let etag = given.and_then(|validator| quoted(validator.etag.as_deref()?));
     if let Some(etag) = etag.and_then(|etag| HeaderValue::try_from(etag).ok()) {
         headers.insert(header::ETAG, etag);
     }

@@ -112,11 +112,29 @@ pub(super) fn receipt(
     said: Result<writer::Receipt, types::Failure>,
     body_max: usize,
 ) -> Result<Receipt, Failure> {
+    // Each is a purge that all nodes are told of.
+    const TAGS_MAX: usize = 256;
+    const TAG_BYTES_MAX: usize = 32 * 1024;
     let said = said.map_err(failure)?;
+    let tag_bytes: usize = said.tags.iter().map(String::len).sum();
+    if said.tags.len() > TAGS_MAX || tag_bytes > TAG_BYTES_MAX {
+        return Err(Failure::fault(
+            Origin::Limit,
+            "too-many-tags",
+            format!(
+                "the writer named {} tags of {tag_bytes} bytes; {TAGS_MAX} of {TAG_BYTES_MAX} bytes in all are allowed; the change may have been made",
+                said.tags.len()
+            ),
+        ));
+    }
+    let entry = said.entry.map(|entry| found(entry, body_max)).transpose();
     Ok(Receipt {
         created: said.created,
         validator: said.validator.map(known),
-        entry: said.entry.and_then(|entry| found(entry, body_max).ok()),
+        entry: entry.unwrap_or_else(|failure| {
+            tracing::warn!("what a writer says that a read would give is not taken: {failure}");
+            None
+        }),
         tags: said.tags,
     })
 }

@@ -205,7 +205,8 @@ async fn begin(
         .await
         .map_err(|failure| denials.explain(failure));
     let breaker = Arc::clone(breaker);
-    let breaker_of_writes = Arc::clone(&breaker);
+    // Slow changes are no reason to refuse loads.
+    let breaker_of_writes = Breaker::new(&kit.name, Instant::now());
     // The first instance is the loader's, where there is one; else the writer's, else the feed's. Others make their own.
     let mut first = Some(first);
     let source = match first.take_if(|_| is_async || is_blocking) {
@@ -341,6 +342,7 @@ impl Runtime for Running {
             };
         }
         let open = self.policy.as_ref().and_then(|policy| policy.open());
+        let open = open.or_else(|| self.pen.as_ref()?.open());
         if let Some(last_error) = self.breaker.open().or(open) {
             return Condition::Open { last_error };
         }

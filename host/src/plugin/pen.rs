@@ -8,7 +8,7 @@ use std::time::{Duration, Instant as Clock};
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::bindings::{self, types, writer};
@@ -45,6 +45,11 @@ impl Pen {
         }))
     }
 
+    /// Why calls are refused just now.
+    pub(super) fn open(&self) -> Option<String> {
+        self.0.breaker.open()
+    }
+
     /// Lets the calls in flight end, then stops the instances.
     pub(super) async fn stop(&self) {
         let shared = &self.0;
@@ -63,7 +68,7 @@ impl Pen {
 
 impl Shared {
     async fn write(
-        &self,
+        self: &Arc<Self>,
         mutations: Vec<Mutation>,
     ) -> Result<Vec<Result<Receipt, Failure>>, Failure> {
         let kit = &self.mould.kit;
@@ -87,20 +92,7 @@ impl Shared {
                 ));
             }
         };
-        let idle = self.idle.lock().pop();
-        let mut live = match idle {
-            Some(live) => live,
-            // However it ended: it was told of nothing yet.
-            None => self
-                .mould
-                .begin(Meter::slice(kit.limits.cpu))
-                .await
-                .map_err(|failure| Failure {
-                    origin: Origin::Host,
-                    kind: FailureKind::Unavailable,
-                    ..failure
-                })?,
-        };
+        let mut live = self.instance(deadline).await?;
         let left = deadline.saturating_duration_since(Instant::now());
         match timeout_at(deadline, self.write_in(&mut live, &mutations, left)).await {
             Ok(answered) => {
@@ -110,6 +102,43 @@ impl Shared {
                 Ok(said)
             }
             Err(_elapsed) => Err(fault::timeout(&kit.name, timeout)),
+        }
+    }
+
+    /// An instance, by the deadline. One that takes longer to begin is there for the next call. However that fails, nobody was
+    /// told of any change.
+    async fn instance(self: &Arc<Self>, deadline: Instant) -> Result<Live, Failure> {
+        let idle = self.idle.lock().pop();
+        if let Some(live) = idle {
+            return Ok(live);
+        }
+        let kit = &self.mould.kit;
+        let (give, given) = oneshot::channel();
+        let shared = Arc::clone(self);
+        tokio::spawn(async move {
+            let begun = shared
+                .mould
+                .begin(Meter::slice(shared.mould.kit.limits.cpu));
+            if let Err(Ok(late)) = give.send(begun.await) {
+                shared.idle.lock().push(late);
+            }
+        });
+        let failed = |failure| Failure {
+            origin: Origin::Host,
+            kind: FailureKind::Unavailable,
+            ..failure
+        };
+        match timeout_at(deadline, given).await {
+            Ok(Ok(begun)) => begun.map_err(failed),
+            Ok(Err(_panicked)) => Err(fault::stopped(&kit.name)),
+            Err(_late) => {
+                let message = format!("`{}` is being started; ask again", kit.name);
+                Err(Failure::host(
+                    FailureKind::Overloaded,
+                    "writer-starting",
+                    message,
+                ))
+            }
         }
     }
 

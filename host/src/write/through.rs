@@ -64,7 +64,7 @@ pub async fn write(
     wish: Wish,
 ) -> Result<Done, Arc<Failure>> {
     let (cache, ask, writer) = (Arc::clone(cache), ask.clone(), Arc::clone(writer));
-    let writing = tokio::spawn(async move { run(&cache, &ask, writer.as_ref(), wish).await });
+    let writing = tokio::spawn(async move { run(&cache, &ask, &writer, wish).await });
     let aborted = |_| {
         Err(Arc::new(Failure::host(
             FailureKind::Timeout,
@@ -78,7 +78,7 @@ pub async fn write(
 async fn run(
     cache: &Arc<Cache>,
     ask: &Ask,
-    writer: &dyn Writer,
+    writer: &Arc<dyn Writer>,
     wish: Wish,
 ) -> Result<Done, Arc<Failure>> {
     let resource = Scope::Resource(ask.key.resource().clone());
@@ -92,7 +92,9 @@ async fn run(
         timeout,
         operation: wish.operation,
         expect: wish.expect,
-        idempotency_key: wish.idempotency_key.unwrap_or_else(key),
+        idempotency_key: wish
+            .idempotency_key
+            .map_or_else(key, |key| scoped(ask, &key)),
         sequence: sequence(),
     };
     let result = one(writer, mutation, timeout).await;
@@ -135,29 +137,47 @@ async fn run(
 
 /// Tells a writer of one change.
 async fn one(
-    writer: &dyn Writer,
+    writer: &Arc<dyn Writer>,
     mutation: Mutation,
     timeout: Duration,
 ) -> Result<Receipt, Failure> {
     // The writer ends itself in time and knows best what to say of it; this is for one that does not.
     const GRACE: Duration = Duration::from_millis(100);
-    let written = tokio::time::timeout(timeout + GRACE, writer.write(vec![mutation])).await;
-    let Ok(mut results) = written else {
-        let message = format!(
-            "writer `{}` did not answer within {timeout:?}",
-            writer.name()
-        );
-        return Err(Failure::host(FailureKind::Timeout, "timeout", message));
+    let unknown = |code, what: String| {
+        let message = format!("writer `{}` {what}", writer.name());
+        Err(Failure::host(FailureKind::Timeout, code, message))
     };
-    results.pop().unwrap_or_else(|| {
-        let message = format!("writer `{}` gave no result", writer.name());
-        Err(Failure::host(FailureKind::Timeout, "no-result", message))
-    })
+    // In a task of its own: whatever ends it, what follows is done.
+    let call = tokio::spawn(writer.write(vec![mutation]));
+    match tokio::time::timeout(timeout + GRACE, call).await {
+        Ok(Ok(mut results)) => results
+            .pop()
+            .unwrap_or_else(|| unknown("no-result", "gave no result".to_owned())),
+        Ok(Err(_)) => unknown("write-aborted", "panicked".to_owned()),
+        Err(_) => unknown("timeout", format!("did not answer within {timeout:?}")),
+    }
 }
 
 /// A key that nobody else has.
 fn key() -> String {
     format!("{:032x}", rand::random::<u128>())
+}
+
+/// A client's key as a source may know it: of this resource and these parts alone, for clients do not know each other's.
+pub(super) fn scoped(ask: &Ask, key: &str) -> String {
+    let mut hasher = blake3::Hasher::new();
+    let mut field = |text: &str| {
+        // Its length first: no two different lists of fields are one text.
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
+    };
+    field(ask.key.resource().text());
+    for part in ask.parts.iter() {
+        field(&part.name);
+        field(&part.value);
+    }
+    field(key);
+    hasher.finalize().to_hex().to_string()
 }
 
 /// Grows with every change that this process makes, and, as far as clocks agree, with those of others and of later

@@ -69,6 +69,9 @@ impl From<ErrorCode> for Lost {
                     | ErrorCode::DestinationNotFound
                     | ErrorCode::DestinationUnavailable
                     | ErrorCode::ConnectionLimitReached
+                    | ErrorCode::TlsProtocolError
+                    | ErrorCode::TlsCertificateError
+                    | ErrorCode::TlsAlertReceived(_)
             ),
             failure: no_answer(&code),
         }
@@ -91,7 +94,9 @@ pub(crate) async fn exchange(ask: &Ask, asked: &str, body_max: usize) -> Result<
             futures_lite::future::zip(sent, written).await.0
         }
     };
-    read(response?, asked, body_max).await
+    // What a change is answered with is not looked at.
+    let is_read = matches!(ask.method, Method::Get | Method::Post);
+    read(response?, is_read, (asked, body_max)).await
 }
 
 fn request(
@@ -142,12 +147,16 @@ fn request(
     }
 }
 
-async fn read(response: types::Response, asked: &str, body_max: usize) -> Result<Response, Lost> {
+async fn read(
+    response: types::Response,
+    is_read: bool,
+    (asked, body_max): (&str, usize),
+) -> Result<Response, Lost> {
     let status = response.get_status_code();
     let headers = response.get_headers().copy_all();
     let (taken, result) = wit_future::new(|| Ok(()));
     let (mut stream, trailers) = types::Response::consume_body(response, result);
-    if !(200..300).contains(&status) {
+    if !is_read || !(200..300).contains(&status) {
         drain(&mut stream).await;
         return Ok(Response {
             status,

@@ -60,9 +60,9 @@
 //! the entry holds the body decoded. What comes out of the decoder is counted against `body_max` as it comes.
 //!
 //! **Writes.** A PUT goes to the same `url` with the body and the content type of the client, a DELETE without; `headers` are
-//! sent too, and `Idempotency-Key`, `If-Match` and `If-None-Match`. Any 2xx is done, with its `ETag` and `Last-Modified`; 404 and 410
+//! sent too, and `Idempotency-Key`, `If-Match` and `If-None-Match`. Any 2xx is done (but 202 and 207, which promise nothing), with its `ETag` and `Last-Modified`; 404 and 410
 //! answer a DELETE well; 409, 412 and 428 are `conflict`; what may have been done although it failed (a connection that broke
-//! off, 500, 502, 504) has the code `outcome-unknown`. A write is never made a second time by itself.
+//! off, 202, 500, 502, 504) has the code `outcome-unknown`. A write is never made a second time by itself.
 //!
 //! A part `.` or `..` would climb the path of the URL, percent-encoded or not, so it is `invalid-request`. A `{name}`
 //! without such a part, but in `query`, is a failure `internal` that names it.

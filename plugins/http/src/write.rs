@@ -53,6 +53,8 @@ pub(crate) fn ask(settings: &Settings, mutation: Mutation) -> Result<Ask, Failur
 pub(crate) fn receipt(response: &Response, method: Method) -> Result<Receipt, Failure> {
     let status = response.status;
     let (kind, code) = match status {
+        // Accepted, or done in part: nobody knows.
+        202 | 207 => (FailureKind::Unavailable, Some(OUTCOME_UNKNOWN)),
         200..=299 => {
             return Ok(Receipt {
                 created: status == 201,
@@ -131,6 +133,7 @@ mod tests {
             (200, "done"),
             (201, "created"),
             (204, "done"),
+            (202, "unknown"),
             (400, "InvalidRequest"),
             (403, "Denied"),
             (404, "Internal"),

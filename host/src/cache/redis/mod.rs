@@ -75,7 +75,9 @@ use super::entry::Entry;
 use super::envelope;
 use super::freshness::millis;
 use super::generations::{Generations, Mode, Scope, Verdict};
-use super::tier::{Claim, Duty, Lease, Leasing, Lookup, Purged, Put, SharedTier, TierHealth};
+use super::tier::{
+    Claim, Duty, Lease, Leasing, Lookup, Noted, Noting, Purged, Put, SharedTier, TierHealth,
+};
 use crate::key::{Key, Resource};
 
 /// How to reach Redis, and what the tier must know of the configuration.
@@ -273,6 +275,15 @@ impl SharedTier for RedisTier {
 
     fn duty<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Duty> {
         Box::pin(self.shared.take_duty(name))
+    }
+
+    fn note<'a>(
+        &'a self,
+        resource: &'a Resource,
+        name: &'a str,
+        noting: Noting<'a>,
+    ) -> BoxFuture<'a, Noted> {
+        Box::pin(self.shared.note(resource, name, noting))
     }
 
     fn variants<'a>(&'a self, resource: &'a Resource) -> BoxFuture<'a, Vec<(String, Arc<Entry>)>> {
@@ -519,6 +530,23 @@ impl Shared {
         // Both commands together take no longer than one may.
         let left = self.timeout.saturating_sub(started.elapsed());
         self.scripts.store(link, &storing, left).await
+    }
+
+    async fn note(&self, resource: &Resource, name: &str, noting: Noting<'_>) -> Noted {
+        let link = self.link_of(resource);
+        let Some(link) = link.filter(|link| !link.is_doubtful()) else {
+            return Noted::Unavailable;
+        };
+        let noted = self
+            .scripts
+            .note(&link, (resource, name), noting, self.timeout);
+        match noted.await {
+            Ok(noted) => noted,
+            Err(trouble) => {
+                self.failed(&link, &trouble);
+                Noted::Unavailable
+            }
+        }
     }
 
     async fn purge(&self, scope: &Scope, mode: Mode) -> Purged {

@@ -17,6 +17,8 @@ pub(super) struct Names {
     pub(super) entry: String,
     /// `PREFIX:l:`, which a key's text follows, or that of a duty.
     lease: String,
+    /// `PREFIX:n:`, which a resource in braces and a name follow.
+    note: String,
     /// `PREFIX:d:`, which the text of a duty follows: how far it has come.
     progress: String,
     /// `PREFIX:push`: the channel on which nodes tell each other what changed.
@@ -51,6 +53,7 @@ impl Names {
             group: format!("{prefix}:{{{GROUP_TAG}}}"),
             entry: format!("{prefix}:e:"),
             lease: format!("{prefix}:l:"),
+            note: format!("{prefix}:n:"),
             progress: format!("{prefix}:d:"),
             channel: format!("{prefix}:push"),
             generation: format!("{prefix}:g:"),
@@ -58,13 +61,14 @@ impl Names {
     }
 
     /// Glob patterns of all keys.
-    pub(super) fn patterns(&self) -> [String; 5] {
+    pub(super) fn patterns(&self) -> [String; 6] {
         let all = |beginning: &str| format!("{beginning}*");
         [
             self.group.clone(),
             all(&self.entry),
             all(&self.generation),
             all(&self.lease),
+            all(&self.note),
             all(&self.progress),
         ]
     }
@@ -91,6 +95,11 @@ impl Names {
     /// Appends the key of a lease, by the key's text, to a command.
     pub(super) fn push_lease(&self, command: &mut Cmd, key: &str) {
         push(command, &[&self.lease, key]);
+    }
+
+    /// Appends the key of a note to a command.
+    pub(super) fn push_note(&self, command: &mut Cmd, resource: &Resource, name: &str) {
+        push(command, &[&self.note, "{", resource.text(), "}:", name]);
     }
 
     /// The key of a duty's progress, by its text.

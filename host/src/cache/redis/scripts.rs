@@ -13,7 +13,7 @@ use super::pending::Kept;
 use crate::cache::envelope::{TIME_AT, TIME_LEN};
 use crate::cache::freshness::millis;
 use crate::cache::generations::{Generation, Mode, Scope, Stamp, new_epoch};
-use crate::cache::tier::{Claim, LIVENESS};
+use crate::cache::tier::{Claim, LIVENESS, Noted, Noting};
 use crate::key::{Key, Resource};
 
 /// Fields of the group at most (law 12); more become a purge of everything.
@@ -39,6 +39,7 @@ pub(super) struct Scripts {
     renew: Script,
     release: Script,
     save: Script,
+    note: Script,
     /// How long a purge matters.
     matters_ms: u64,
     fields_max: usize,
@@ -131,6 +132,7 @@ impl Scripts {
             renew: Script::new(include_str!("renew.lua")),
             release: Script::new(include_str!("release.lua")),
             save: Script::new(include_str!("save.lua")),
+            note: Script::new(include_str!("note.lua")),
             matters_ms: longest_life_ms.saturating_add(MARGIN_MS).min(LIFE_MS_MAX),
             fields_max: FIELDS_MAX,
         }
@@ -157,6 +159,7 @@ impl Scripts {
             &self.renew,
             &self.release,
             &self.save,
+            &self.note,
         ];
         let loads = all.map(|script| async {
             // Not in the way of what requests and the keeper ask.
@@ -335,6 +338,37 @@ impl Scripts {
             .arg(word("f", node, text));
         run(link, &link.stores, &self.release, &command, limit).await?;
         Ok(())
+    }
+
+    /// Replaces a note if it is what is expected.
+    pub(super) async fn note(
+        &self,
+        link: &Link,
+        (resource, name): (&Resource, &str),
+        noting: Noting<'_>,
+        limit: Duration,
+    ) -> Result<Noted, Trouble> {
+        let (expect, value) = (noting.expect, noting.value);
+        let bytes = |text: Option<&[u8]>| text.unwrap_or_default().len();
+        let room = 192 + resource.text().len() + name.len() + bytes(expect) + bytes(value);
+        let mut command = call(&self.note, 1, 5, room);
+        self.names.push_note(&mut command, resource, name);
+        command
+            .arg(u8::from(expect.is_some()))
+            .arg(expect.unwrap_or_default())
+            .arg(u8::from(value.is_some()))
+            .arg(value.unwrap_or_default())
+            .arg(millis(noting.life).clamp(1, LIFE_MS_MAX));
+        let answer = run(link, &link.stores, &self.note, &command, limit).await?;
+        match answer {
+            Value::Array(answer) => match answer.as_slice() {
+                [Value::Int(1)] => Ok(Noted::Done),
+                [Value::Int(0), Value::BulkString(found)] => Ok(Noted::Holds(Some(found.clone()))),
+                [Value::Int(0)] | [Value::Int(0), Value::Nil] => Ok(Noted::Holds(None)),
+                _ => Err(strange(name)),
+            },
+            _ => Err(strange(name)),
+        }
     }
 
     /// Writes down how far a duty has come; `false` if its lease is another's by now, or nobody's.

@@ -75,7 +75,7 @@ fn apply(dir: &str, mutation: Mutation<Params>) -> Result<Receipt, Error> {
             let text = String::from_utf8(body)
                 .map_err(|_| Error::invalid_request("the body is not UTF-8"))?;
             // Whole or not at all: whoever reads meanwhile finds the one before.
-            let aside = file.with_extension("new");
+            let aside = file.with_extension(format!("{}.new", mutation.sequence));
             fs::write(&aside, text).and_then(|()| fs::rename(&aside, &file))
         }
         Operation::Delete if exists => fs::remove_file(&file),
