@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http::Method;
-use larder_tests::{Answer, Builder, Client, Larder, Origin, Redis, Reply, call, eventually, json};
+use larder_tests::{
+    Answer, Builder, Client, Larder, Origin, Redis, Reply, Wasm, call, eventually, json,
+};
 
 const THROUGH: &str =
     "ttl = \"1h\"\ntimeout = \"20s\"\nstale_if_error = \"1h\"\nwrite = \"through\"";
@@ -500,4 +502,25 @@ async fn law_4_a_server_that_stops_purges_what_a_client_that_left_has_changed() 
         (call(&other.get("/things/42").await) > old).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn law_8_what_a_route_writes_through_stays_a_writer_and_what_none_does_need_not() {
+    let origin = Origin::start();
+    for (lines, stays) in [(THROUGH, true), ("", false)] {
+        let larder = writing(&origin, lines).start().await;
+        larder.install("writing", &Wasm::guest("gated"));
+        if stays {
+            larder
+                .until_refused("writing", &["serves as a writer", "export writer"])
+                .await;
+            assert_eq!(put(&larder, "new").await.status, 204);
+        } else {
+            larder
+                .until_plugin("writing", "is replaced", |plugin| {
+                    plugin["kind"] == "loader" && plugin["kinds"] == json!(["loader"])
+                })
+                .await;
+        }
+    }
 }

@@ -8,7 +8,7 @@
 //! `reload` returns, new requests meet the new version. (3) The old version is held by nobody but the requests that pinned
 //! it; when the last of them ends it stops itself. No step waits for a request, and no request waits for a step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,7 +32,7 @@ use super::set::{PLACES_MAX, PluginSet};
 use super::status::{Face, PluginStatus, RegistryCounts, ReloadError};
 use super::version::Plugin;
 use super::watch;
-use crate::config::{Config, Problem};
+use crate::config::{Config, Problem, Write};
 
 /// The first wait before something that failed is tried again; it doubles up to [`BACKOFF_MAX`].
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
@@ -56,6 +56,8 @@ pub(super) struct Shared {
     /// `None` until the initial set is complete. Its lock is the publishing lock.
     on_change: Mutex<Option<OnChange>>,
     slots: Mutex<BTreeMap<String, Arc<Slot>>>,
+    /// The plugins that some route may write through: they stay writers. Others may be one and cease to be.
+    writers: HashSet<String>,
     /// Judgements at once: compiling takes all it can get of a core.
     judges: Semaphore,
     stops: TaskTracker,
@@ -132,6 +134,7 @@ impl Registry {
             set: ArcSwap::from_pointee(PluginSet::knowing(known)),
             on_change: Mutex::new(None),
             slots: Mutex::default(),
+            writers: writers(config),
             judges: Semaphore::new(cores.max(2)),
             stops: TaskTracker::new(),
             closing: CancellationToken::new(),
@@ -383,7 +386,7 @@ impl Shared {
         let roles = old.as_ref().map_or(Roles::default(), |old| Roles {
             loads: old.loads(),
             derives: old.derives(),
-            writes: old.writer().is_some(),
+            writes: old.writer().is_some() && self.writers.contains(&name),
         });
         let verdict = self.court.judge(&name, files, roles).await;
         judged.last = Some(digest);
@@ -627,6 +630,19 @@ impl Shared {
             }
         });
     }
+}
+
+/// The plugins that routes may write through: the one that is named, or any of the loaders.
+fn writers(config: &Config) -> HashSet<String> {
+    let writing = config
+        .routes
+        .iter()
+        .filter(|route| route.write != Write::Off);
+    let candidates = writing.flat_map(|route| match &route.writer {
+        Some(writer) => std::slice::from_ref(writer),
+        None => route.loaders.as_slice(),
+    });
+    candidates.cloned().collect()
 }
 
 /// 1 s, 2 s, 4 s … 60 s.
