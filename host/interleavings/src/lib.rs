@@ -3,7 +3,7 @@
 //!
 //! # Layout
 //!
-//! - `error`, `key`, `cache`, `waiters`: the host's own files, not copies.
+//! - `error`, `key`, `cache`, `waiters`, `write`: the host's own files, not copies.
 //! - [`sync`]: what they are given for `crate::sync`.
 //! - [`world`]: nodes, the tier that they share (each of its scripts one step, its answers and words late), a source.
 
@@ -23,3 +23,6 @@ pub mod sync;
 #[path = "../../src/cache/redis/waiters.rs"]
 mod waiters;
 pub mod world;
+#[allow(dead_code)]
+#[path = "../../src/write/mod.rs"]
+pub mod write;

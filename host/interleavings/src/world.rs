@@ -30,6 +30,8 @@ use crate::error::{Failure, FailureKind};
 use crate::key::{Key, Param, Resource, Visibility};
 use crate::sync::{let_times_run_out, may_times_run_out, spawn, step, timeout};
 use crate::waiters::Waiters;
+use crate::write::through::{self, Wish};
+use crate::write::{Mutation, Operation, Precondition, Receipt, Writer};
 
 const ROUTE: &str = "/data/{key}";
 const EPOCH: u64 = 1;
@@ -80,17 +82,46 @@ impl Loader for SourceLoader {
                 source.failing.store(failing - 1, Ordering::Relaxed);
                 return Err(Failure::host(FailureKind::Unavailable, "down", "told to"));
             }
-            Ok(Outcome::Found(Found {
-                status: None,
-                content_type: None,
-                headers: Vec::new(),
-                body: Bytes::from(value.to_string()),
-                validator: None,
-                ttl: None,
-                tags: Vec::new(),
-                hints: Vec::new(),
-            }))
+            Ok(Outcome::Found(found(value)))
         })
+    }
+}
+
+/// Changes the source, and may say what a read would give.
+struct SourceWriter(Arc<Source>);
+
+impl Writer for SourceWriter {
+    fn name(&self) -> &str {
+        "source"
+    }
+
+    fn write(&self, mutations: Vec<Mutation>) -> BoxFuture<'static, Vec<Result<Receipt, Failure>>> {
+        assert_eq!(mutations.len(), 1);
+        let source = Arc::clone(&self.0);
+        Box::pin(async move {
+            step().await;
+            let value = source.change();
+            step().await;
+            let receipt = Receipt {
+                entry: Some(found(value)),
+                ..Receipt::default()
+            };
+            vec![Ok(receipt)]
+        })
+    }
+}
+
+/// What the source says as a value.
+fn found(value: usize) -> Found {
+    Found {
+        status: None,
+        content_type: None,
+        headers: Vec::new(),
+        body: Bytes::from(value.to_string()),
+        validator: None,
+        ttl: None,
+        tags: Vec::new(),
+        hints: Vec::new(),
     }
 }
 
@@ -147,6 +178,8 @@ pub struct World {
     /// What the source said when the one purge of a scene was made.
     purged_at: AtomicUsize,
     over: Arc<AtomicBool>,
+    /// Only a delete says that the source has changed: a write's first purge comes before it.
+    writes: AtomicBool,
     ask: Ask,
 }
 
@@ -173,6 +206,7 @@ impl World {
             tier,
             purged_at: AtomicUsize::new(0),
             over: Arc::default(),
+            writes: AtomicBool::new(false),
             ask: ask(&source),
             source,
         })
@@ -222,7 +256,9 @@ impl World {
         match word {
             Word::Purge(scope, mode, seq) => {
                 node.generations.raise_to(&scope, mode, seq, NOW_MS);
-                self.settle(number);
+                if mode == Mode::Delete || !self.writes.load(Ordering::Relaxed) {
+                    self.settle(number);
+                }
             }
             Word::Stored(by, key) => {
                 if by != number {
@@ -270,6 +306,34 @@ impl World {
             .store(self.source.change(), Ordering::Relaxed);
         self.nodes[number].cache.purge(scope, mode).await;
         self.settle(number);
+    }
+
+    /// Changes the source through a node. `alone`: nobody else changes it, so that what reads may give afterwards is known.
+    pub async fn write(&self, number: usize, alone: bool) {
+        self.writes.store(true, Ordering::Relaxed);
+        let writer: Arc<dyn Writer> = Arc::new(SourceWriter(Arc::clone(&self.source)));
+        let wish = Wish {
+            operation: Operation::Delete,
+            expect: Precondition::None,
+            idempotency_key: None,
+            may_keep: true,
+        };
+        if alone {
+            // What it is going to say.
+            let value = self.source.value.load(Ordering::Relaxed) + 1;
+            self.purged_at.store(value, Ordering::Relaxed);
+        }
+        let cache = &self.nodes[number].cache;
+        let done = through::write(cache, &self.ask, &writer, wish).await;
+        // Where times run out, nobody knows whether it was made.
+        if alone && done.is_ok() {
+            self.settle(number);
+        }
+    }
+
+    /// What the source says now.
+    pub fn says(&self) -> usize {
+        self.source.value.load(Ordering::Relaxed)
     }
 
     /// Purges what nobody asks for, and waits until all have heard it: from now on every entry is of before some purge, and

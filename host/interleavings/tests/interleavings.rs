@@ -167,6 +167,54 @@ fn law_4_what_is_found_alive_while_it_is_purged_is_looked_at_again() {
     }
 }
 
+fn writing(world: &Arc<World>, node: usize, alone: bool) -> JoinHandle<()> {
+    let world = Arc::clone(world);
+    spawn(async move { world.write(node, alone).await })
+}
+
+#[test]
+fn law_4_no_write_is_overtaken_on_any_node() {
+    for sharing in [0, 2] {
+        play(false, move || {
+            block_on(async {
+                let world = World::new(sharing);
+                let ears = world.listen();
+                let last = world.nodes.len() - 1;
+                let first = vec![asking(&world, 0), asking(&world, last)];
+                let written = writing(&world, 0, true);
+                let second = vec![asking(&world, 0), asking(&world, last)];
+                answers(first).await;
+                answers(second).await;
+                written.await.expect("it ends");
+                let found = at_last(&world, ears).await;
+                assert!(found.iter().all(|found| *found == Some(2)), "{found:?}");
+            });
+        });
+    }
+}
+
+#[test]
+fn law_4_of_two_writes_at_once_the_last_word_of_the_source_is_what_is_read() {
+    for sharing in [0, 2] {
+        play(false, move || {
+            block_on(async {
+                let world = World::new(sharing);
+                let ears = world.listen();
+                let last = world.nodes.len() - 1;
+                let asked = vec![asking(&world, 0), asking(&world, last)];
+                let (one, other) = (writing(&world, 0, false), writing(&world, last, false));
+                answers(asked).await;
+                one.await.expect("it ends");
+                other.await.expect("it ends");
+                let found = at_last(&world, ears).await;
+                let says = Some(world.says());
+                let same = found.iter().all(|found| *found == says);
+                assert!(same, "{found:?}, not {says:?}");
+            });
+        });
+    }
+}
+
 #[test]
 fn law_4_an_evicted_generation_brings_nothing_back() {
     play(true, || {

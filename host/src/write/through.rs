@@ -30,6 +30,7 @@ use crate::cache::entry::Entry;
 use crate::cache::generations::{Mode, Scope};
 use crate::cache::{Ask, Cache};
 use crate::error::{Failure, FailureKind};
+use crate::sync::{self, spawn};
 
 /// What a client wants done.
 #[derive(Clone, Debug)]
@@ -64,7 +65,7 @@ pub async fn write(
     wish: Wish,
 ) -> Result<Done, Arc<Failure>> {
     let (cache, ask, writer) = (Arc::clone(cache), ask.clone(), Arc::clone(writer));
-    let writing = tokio::spawn(async move { run(&cache, &ask, &writer, wish).await });
+    let writing = spawn(async move { run(&cache, &ask, &writer, wish).await });
     let aborted = |_| {
         Err(Arc::new(Failure::host(
             FailureKind::Timeout,
@@ -148,8 +149,8 @@ async fn one(
         Err(Failure::host(FailureKind::Timeout, code, message))
     };
     // In a task of its own: whatever ends it, what follows is done.
-    let call = tokio::spawn(writer.write(vec![mutation]));
-    match tokio::time::timeout(timeout + GRACE, call).await {
+    let call = spawn(writer.write(vec![mutation]));
+    match sync::timeout(timeout + GRACE, call).await {
         Ok(Ok(mut results)) => results
             .pop()
             .unwrap_or_else(|| unknown("no-result", "gave no result".to_owned())),
