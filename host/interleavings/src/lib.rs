@@ -5,7 +5,8 @@
 //!
 //! - `error`, `key`, `cache`, `waiters`, `write`: the host's own files, not copies.
 //! - [`sync`]: what they are given for `crate::sync`.
-//! - [`world`]: nodes, the tier that they share (each of its scripts one step, its answers and words late), a source.
+//! - [`source`]: where data comes from. `tier`: what nodes share, each of its scripts one step, its answers and words late.
+//! - [`world`]: nodes, and what they must answer.
 
 // Most of it is for the host.
 #[allow(dead_code, missing_docs, unreachable_pub)]
@@ -17,7 +18,9 @@ pub mod error;
 #[allow(dead_code)]
 #[path = "../../src/key.rs"]
 pub mod key;
+pub mod source;
 pub mod sync;
+mod tier;
 // Where it lives it is nobody else's: once more, for the model of the tier.
 #[allow(clippy::duplicate_mod, dead_code)]
 #[path = "../../src/cache/redis/waiters.rs"]

@@ -207,7 +207,7 @@ fn law_4_of_two_writes_at_once_the_last_word_of_the_source_is_what_is_read() {
                 one.await.expect("it ends");
                 other.await.expect("it ends");
                 let found = at_last(&world, ears).await;
-                let says = Some(world.says());
+                let says = Some(world.source.says());
                 let same = found.iter().all(|found| *found == says);
                 assert!(same, "{found:?}, not {says:?}");
             });
