@@ -20,8 +20,15 @@ pub(crate) fn outcome(response: Response, asked_to_revalidate: bool) -> Result<O
         500..=599 => FailureKind::Unavailable,
         _ => FailureKind::Internal,
     };
-    let wait = retry_after(&response, SystemTime::now());
-    Err(Failure {
+    let code = format!("origin-status-{status}");
+    Err(failure(&response, kind, &code))
+}
+
+/// A failure of the source, with the status in its details, and when it said to come back.
+pub(crate) fn failure(response: &Response, kind: FailureKind, code: &str) -> Failure {
+    let status = response.status;
+    let wait = retry_after(response, SystemTime::now());
+    Failure {
         retry_after_ms: wait.and_then(|wait| wait.as_millis().try_into().ok()),
         details: vec![Param {
             name: "status".to_owned(),
@@ -29,10 +36,10 @@ pub(crate) fn outcome(response: Response, asked_to_revalidate: bool) -> Result<O
         }],
         ..Failure::new(
             kind,
-            &format!("origin-status-{status}"),
+            code,
             format!("the source answered with status {status}"),
         )
-    })
+    }
 }
 
 fn entry(response: Response) -> Entry {

@@ -1,13 +1,12 @@
 //! A change of a resource: the request that asks its source for it, and what the answer means. Pure but for the secrets; must
 //! not know how it is sent.
 
-use crate::answer::{retry_after, validator};
+use crate::answer::{failure, validator};
 use crate::exports::larder::plugin::writer::{Mutation, Operation, Precondition, Receipt};
 use crate::fetch::{Lost, Response};
 use crate::request::{self, Ask};
 use crate::settings::{Method, Settings};
-use larder_plugin_support::{Failure, FailureKind, Param};
-use std::time::SystemTime;
+use larder_plugin_support::{Failure, FailureKind};
 
 /// The host takes a change that failed so for one that may have been made.
 const OUTCOME_UNKNOWN: &str = "outcome-unknown";
@@ -52,25 +51,21 @@ pub(crate) fn ask(settings: &Settings, mutation: Mutation) -> Result<Ask, Failur
 /// A failure with the status in its details.
 pub(crate) fn receipt(response: &Response, method: Method) -> Result<Receipt, Failure> {
     let status = response.status;
+    let done = Receipt {
+        created: status == 201,
+        validator: validator(response),
+        entry: None,
+        tags: Vec::new(),
+        hints: Vec::new(),
+    };
     let (kind, code) = match status {
         // Accepted, or done in part: nobody knows.
         202 | 207 => (FailureKind::Unavailable, Some(OUTCOME_UNKNOWN)),
-        200..=299 => {
-            return Ok(Receipt {
-                created: status == 201,
-                validator: validator(response),
-                entry: None,
-                tags: Vec::new(),
-                hints: Vec::new(),
-            });
-        }
+        200..=299 => return Ok(done),
         404 | 410 if method == Method::Delete => {
             return Ok(Receipt {
-                created: false,
                 validator: None,
-                entry: None,
-                tags: Vec::new(),
-                hints: Vec::new(),
+                ..done
             });
         }
         400 | 413 | 415 | 422 => (FailureKind::InvalidRequest, None),
@@ -82,20 +77,8 @@ pub(crate) fn receipt(response: &Response, method: Method) -> Result<Receipt, Fa
         500..=599 => (FailureKind::Unavailable, Some(OUTCOME_UNKNOWN)),
         _ => (FailureKind::Internal, None),
     };
-    let wait = retry_after(response, SystemTime::now());
     let named = format!("origin-status-{status}");
-    Err(Failure {
-        retry_after_ms: wait.and_then(|wait| wait.as_millis().try_into().ok()),
-        details: vec![Param {
-            name: "status".to_owned(),
-            value: status.to_string(),
-        }],
-        ..Failure::new(
-            kind,
-            code.unwrap_or(&named),
-            format!("the source answered the change with status {status}"),
-        )
-    })
+    Err(failure(response, kind, code.unwrap_or(&named)))
 }
 
 /// No whole answer: only where no connection came about, nothing was sent.
