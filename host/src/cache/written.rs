@@ -15,8 +15,8 @@ use super::tier::{Claim, Leasing};
 use crate::error::Failure;
 
 impl Cache {
-    /// Makes an entry of it, which was true no earlier than `as_of_ms`, and keeps it if `seq` is still the last number that was given: the purge after the change
-    /// (see `write::through` for why). None: it is made and not kept.
+    /// Makes an entry of it, which was true no earlier than `as_of_ms`, and keeps it if `seq` is still the last number that was
+    /// given: that of the purge after the change (see `write::through` for why). None: it is made and not kept.
     ///
     /// # Errors
     /// It cannot be sent as HTTP, or breaks a bound.

@@ -19,7 +19,8 @@
 //!
 //! # A client that leaves
 //!
-//! Nothing of this is given up half way: it runs in a task of the host, like a load.
+//! Nothing of this is given up half way: who asks for it does so in a task of the host, like a load, and the writer is called in
+//! one of its own, so that what follows is done whatever ends it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -54,29 +55,11 @@ pub struct Done {
     pub entry: Option<Arc<Entry>>,
 }
 
-/// Makes a change and waits for what comes of it.
+/// Makes a change. To be polled to its end, in a task of the host: what it has begun must be purged after it.
 ///
 /// # Errors
 /// Why it was not made, or may not have been.
 pub async fn write(
-    cache: &Arc<Cache>,
-    ask: &Ask,
-    writer: &Arc<dyn Writer>,
-    wish: Wish,
-) -> Result<Done, Arc<Failure>> {
-    let (cache, ask, writer) = (Arc::clone(cache), ask.clone(), Arc::clone(writer));
-    let writing = spawn(async move { run(&cache, &ask, &writer, wish).await });
-    let aborted = |_| {
-        Err(Arc::new(Failure::host(
-            FailureKind::Timeout,
-            "write-aborted",
-            "the change ended without a result: it panicked or the server is stopping; it may have been made",
-        )))
-    };
-    writing.await.unwrap_or_else(aborted)
-}
-
-async fn run(
     cache: &Arc<Cache>,
     ask: &Ask,
     writer: &Arc<dyn Writer>,
