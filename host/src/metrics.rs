@@ -30,17 +30,20 @@ pub enum Outcome {
     MissLoaded,
     MissCollapsed,
     MissRevalidated,
+    /// What a change that is pending makes of it.
+    MissPending,
     Bypass,
     Failed,
     NotCached,
     Written,
+    WriteAccepted,
     WriteFailed,
     /// Answered by the host before the cache was asked: 400, 403, 405, 422, 429, 5xx of a key policy.
     Refused,
 }
 
 impl Outcome {
-    const ALL: [(Self, &'static str, &'static str); 15] = [
+    const ALL: [(Self, &'static str, &'static str); 17] = [
         (Self::HitMemory, "hit", "memory"),
         (Self::HitRedis, "hit", "redis"),
         (Self::HitMissing, "hit", "missing"),
@@ -54,10 +57,12 @@ impl Outcome {
         (Self::MissLoaded, "miss", "loaded"),
         (Self::MissCollapsed, "miss", "collapsed"),
         (Self::MissRevalidated, "miss", "revalidated"),
+        (Self::MissPending, "miss", "pending"),
         (Self::Bypass, "bypass", "key-policy"),
         (Self::Failed, "failure", "load"),
         (Self::NotCached, "failure", "only-if-cached"),
         (Self::Written, "write", "through"),
+        (Self::WriteAccepted, "write", "behind"),
         (Self::WriteFailed, "failure", "write"),
         (Self::Refused, "refused", "request"),
     ];
@@ -211,6 +216,7 @@ impl Metrics {
                 ("not-modified", &counts.loads_not_modified),
                 ("failed", &counts.loads_failed),
                 ("earlier", &counts.loads_earlier),
+                ("pending", &counts.loads_pending),
             ];
             for (result, count) in results {
                 let label = LoadLabel {

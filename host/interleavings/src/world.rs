@@ -271,6 +271,7 @@ fn ask(source: &Arc<Source>) -> Ask {
             batching: Batching::ALONE,
             chain: vec![Link::Ready(Arc::new(SourceLoader(Arc::clone(source))))],
             counters: Arc::new(Counters::default()),
+            underway: None,
         }),
         key: Key::new(&resource, "source~1", &parts).expect("it is short"),
         parts: Arc::new(parts),

@@ -5,6 +5,7 @@
 mod described;
 mod entries;
 mod purge;
+mod queue;
 mod warm;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::cache::{Cache, Link};
 use crate::metrics::{Metrics, Sample};
 use crate::plugin::{PluginState, PluginStatus, Registry, ReloadError};
 use crate::route::{Route, Rule, Snapshot};
+use crate::write::behind::Behind;
 
 /// What the operator's listener stands on.
 #[derive(Clone)]
@@ -36,6 +38,8 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// The plugins.
     pub plugins: Arc<Registry>,
+    /// Changes that are accepted before they are made; none where no route takes such.
+    pub behind: Option<Arc<Behind>>,
     /// Values measured when `/metrics` is asked.
     pub samples: Arc<dyn Fn() -> Vec<Sample> + Send + Sync>,
     /// `[admin] token`.
@@ -56,6 +60,10 @@ impl Admin {
             .route("/entries", get(entries::entries))
             .route("/purge", post(purge::purge))
             .route("/warm", post(warm::warm))
+            .route("/queue", get(queue::queue))
+            .route("/queue/dead", get(queue::dead))
+            .route("/queue/dead/retry", post(queue::retry))
+            .route("/queue/dead/drop", post(queue::drop))
             .layer(middleware::from_fn_with_state(self.clone(), once_judged));
         let guarded = Router::new()
             .route("/", get(index))
@@ -114,6 +122,10 @@ POST /plugins/{name}/reload      judge a plugin's files now
 GET  /routes                     how requests are answered
 GET  /entries?path=/data/42      every stored variant of a resource
 POST /purge                      {\"path\": …} | {\"path\": …, \"headers\": {…}, \"exact\": true} | {\"tag\": …} | {\"tags\": […]} | {\"route\": …} | {\"all\": true}, \"mode\": \"delete\" | \"expire\"
+GET  /queue                      changes that are accepted and not made yet
+GET  /queue/dead                 those that were given up; ?after=ID&limit=100
+POST /queue/dead/retry           {\"id\": …, \"force\": true} | {\"all\": true}
+POST /queue/dead/drop            {\"id\": …} | {\"all\": true}
 POST /warm                       {\"paths\": [\"/data/42\", …], \"headers\": {…}, \"rate\": 100}
 ";
 
@@ -214,6 +226,9 @@ async fn readyz(State(admin): State<Admin>) -> Response {
 
 async fn metrics(State(admin): State<Admin>) -> Response {
     let mut samples = (admin.samples)();
+    if let Some(behind) = &admin.behind {
+        samples.extend(queue::samples(behind, admin.cache.clock().now_ms()).await);
+    }
     let (entries, bytes) = admin.cache.memory().size();
     let (loads, waiters) = admin.cache.in_flight();
     let gauge = |name, help, value| Sample {

@@ -43,6 +43,8 @@ pub enum LoadedBy {
     Revalidation,
     /// Another flight had stored it just before this one took off.
     Earlier,
+    /// Nobody yet: a change that is accepted and not made will make it so.
+    Pending,
 }
 
 /// A flight's result, shared by all who wait for it.

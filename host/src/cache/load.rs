@@ -15,6 +15,7 @@ use super::path::Ask;
 use super::patience::{Patience, Waited};
 use super::source::{Outcome, Question};
 use super::tier::{Put, SharedTier};
+use super::underway::Pending;
 use super::{Cache, Counters, Link};
 use crate::error::{Failure, FailureKind, Origin};
 use crate::key::{Key, Visibility};
@@ -89,12 +90,13 @@ impl Cache {
             }
         };
         let started = Instant::now();
-        let loaded = self.ask_chain(ask, stamp, known.as_ref()).await;
+        let loaded = self.ask_source(ask, stamp, known.as_ref()).await;
         counters.took(started.elapsed());
         match loaded {
             Ok((entry, by)) => {
                 let counter = match (by, entry.content.kind) {
                     (LoadedBy::Revalidation, _) => &counters.loads_not_modified,
+                    (LoadedBy::Pending, _) => &counters.loads_pending,
                     (_, EntryKind::Missing) => &counters.loads_missing,
                     (_, EntryKind::Found) => &counters.loads_found,
                 };
@@ -192,9 +194,42 @@ impl Cache {
     /// Loads past every tier; for `bypass`.
     pub(super) async fn load_uncached(&self, ask: &Ask) -> Result<Arc<Entry>, Arc<Failure>> {
         let stamp = self.generations.stamp();
-        let (mut entry, _) = self.ask_chain(ask, stamp, None).await.map_err(Arc::new)?;
+        let (mut entry, _) = self.ask_source(ask, stamp, None).await.map_err(Arc::new)?;
         entry.times.ttl_ms = 0;
         Ok(Arc::new(entry))
+    }
+
+    /// Asks the source, unless a change is on its way there (see `underway`). `stamp` was noted before.
+    async fn ask_source(
+        &self,
+        ask: &Ask,
+        stamp: Stamp,
+        known: Option<&Known>,
+    ) -> Result<(Entry, LoadedBy), Failure> {
+        let Some(underway) = &ask.binding.underway else {
+            return self.ask_chain(ask, stamp, known).await;
+        };
+        let unkept = |(mut entry, by): (Entry, LoadedBy)| {
+            entry.times.ttl_ms = 0;
+            (entry, by)
+        };
+        match underway.of(ask.key.resource(), &ask.parts).await {
+            Pending::Nothing => self.ask_chain(ask, stamp, known).await,
+            Pending::Unknown => self.ask_chain(ask, stamp, known).await.map(unkept),
+            Pending::Known(outcome) => {
+                let as_of_ms = self.clock.now_ms();
+                let made = self.make_entry(ask, (stamp, as_of_ms), None, UNMADE, outcome);
+                made.map(|(entry, _)| unkept((entry, LoadedBy::Pending)))
+            }
+            Pending::Unmade(made) => {
+                let timeout = ask.binding.policy.timeout;
+                if sync::timeout(timeout, made).await.is_err() {
+                    return Err(unmade(timeout));
+                }
+                // Its stamp is older than the change: it is served to who waits for it, and not kept.
+                self.ask_chain(ask, stamp, known).await
+            }
+        }
     }
 
     /// Asks the loaders in turn until one answers, or fails in a way that forbids going on.
@@ -358,6 +393,19 @@ impl Cache {
             swr_ms: millis(swr),
             sie_ms: millis(sie),
         }
+    }
+}
+
+/// Who an entry is of that no loader has made.
+const UNMADE: &str = "a pending change";
+
+fn unmade(timeout: Duration) -> Failure {
+    let message = format!(
+        "a change of this resource was accepted and is not made yet; it was waited for {timeout:?}"
+    );
+    Failure {
+        retry_after: Some(Duration::from_secs(1)),
+        ..Failure::host(FailureKind::Overloaded, "write-pending", message)
     }
 }
 

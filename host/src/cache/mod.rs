@@ -7,7 +7,7 @@
 //! - [`hot`]: which keys are asked for most. [`pace`]: many of them asked for, with restraint.
 //! - [`entry`]: what is stored. [`memory`]: the tier in this process. [`tier`]: the seam to the one that nodes share.
 //! - [`redis`]: that tier; the only place that names Redis. [`envelope`]: an entry as bytes.
-//! - [`source`]: what a loader is asked and answers.
+//! - [`source`]: what a loader is asked and answers. [`underway`]: what is on its way to the source; [`queue`]: where it waits.
 //!
 //! Knows neither axum nor wasmtime; names its neighbours only through [`Loader`], [`tier::SharedTier`] and [`clock::Clock`].
 
@@ -25,9 +25,11 @@ pub mod memory;
 pub mod pace;
 mod path;
 mod patience;
+pub mod queue;
 pub mod redis;
 pub mod source;
 pub mod tier;
+pub mod underway;
 mod written;
 
 use std::sync::Arc;
@@ -55,6 +57,8 @@ pub struct Binding {
     pub chain: Vec<Link>,
     /// What happened on this route, over all of its bindings.
     pub counters: Arc<Counters>,
+    /// Who knows of changes that are accepted and not made yet; none where there are no such.
+    pub underway: Option<Arc<dyn underway::Underway>>,
 }
 
 /// One place of a chain.
@@ -71,7 +75,7 @@ pub enum Link {
     },
 }
 
-/// What the loads of a route did. Every flight adds to exactly one of found, missing, not-modified, failed, earlier.
+/// What the loads of a route did. Every flight adds to exactly one of found, missing, not-modified, failed, earlier, pending.
 #[derive(Debug, Default)]
 #[allow(missing_docs)]
 pub struct Counters {
@@ -80,6 +84,7 @@ pub struct Counters {
     pub loads_not_modified: AtomicU64,
     pub loads_failed: AtomicU64,
     pub loads_earlier: AtomicU64,
+    pub loads_pending: AtomicU64,
     /// Loads that a hit began before the end of the ttl.
     pub refreshed_ahead: AtomicU64,
     /// How long a load takes, in microseconds: a moving average, in which each of the last few counts most.

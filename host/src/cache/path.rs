@@ -94,6 +94,8 @@ pub enum Answer {
         collapsed: bool,
         /// Whether the loader said that the entry in hand is still true.
         revalidated: bool,
+        /// Whether it is what a change that is pending will make of it.
+        pending: bool,
     },
     /// Loaded past the cache, because the key policy said so.
     Bypass {
@@ -278,6 +280,7 @@ impl Cache {
                         stored: stored && !collapsed,
                         collapsed,
                         revalidated,
+                        pending: by == LoadedBy::Pending,
                     };
                 }
                 Err(failure) => return self.failed(ask, candidate.as_ref(), failure, forward),

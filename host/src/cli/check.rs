@@ -54,7 +54,7 @@ fn plugin_problems(config: &Config) -> Vec<Problem> {
         Ok(runtime) => {
             let worker = Worker::Process(CompileLimits::of(&config.plugins));
             runtime.block_on(crate::plugin::check(config, worker, |plugins| {
-                Snapshot::build(config, plugins, &Metrics::new()).1
+                Snapshot::build(config, plugins, &Metrics::new(), None).1
             }))
         }
         Err(error) => vec![Problem::error(format!("plugins cannot be judged: {error}"))],

@@ -10,6 +10,7 @@ mod samples;
 mod serve;
 mod warming;
 mod wit;
+mod writing;
 
 use std::io::Write as _;
 use std::process::ExitCode;

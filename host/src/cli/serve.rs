@@ -22,6 +22,7 @@ use super::args::Settings;
 use super::purging::Purging;
 use super::samples::samples;
 use super::warming::{HotFile, Replayed, Warming};
+use super::writing;
 use crate::admin::Admin;
 use crate::cache::clock::{Clock, SystemClock};
 use crate::cache::generations::Generations;
@@ -36,6 +37,8 @@ use crate::http::{Service, accept};
 use crate::metrics::Metrics;
 use crate::plugin::{CompileLimits, PluginSet, Registry, Worker};
 use crate::route::Snapshot;
+use crate::route::writing::WriteRoutes;
+use crate::write::behind::Behind;
 use crate::write::notes::Notes;
 
 /// Serves until it is told to stop. Exits with 1 on what keeps it from starting.
@@ -100,6 +103,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     };
     let cache = Arc::new(Cache::new(memory, shared, generations, clock, bounds));
 
+    let behind = writing::open(&config, &cache, redis.as_ref())?;
     let hot = config
         .warms()
         .then(|| Arc::new(HotKeys::new(config.warm.keys)));
@@ -117,6 +121,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         cache: Arc::clone(&cache),
         metrics: Arc::clone(&metrics),
         plugins: Arc::clone(&registry),
+        behind: behind.clone(),
         samples: samples(redis, &registry, &replayed),
         token: config.admin.token.as_deref().map(Into::into),
         draining: stopping.clone(),
@@ -133,6 +138,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             body_time: config.server.header_timeout,
         },
         notes: notes(&config, &cache)?,
+        behind: behind.clone(),
         writes: Arc::new(Semaphore::new(WRITES_MAX)),
         tasks: changes.clone(),
     });
@@ -150,8 +156,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let signalled = wait_for_signal();
     tokio::pin!(signalled);
     let judged = async {
-        registry.judge(rebind(&config, &routes, &metrics)).await;
-        bind(&config, &registry, &routes, &metrics)
+        let binder = Binder {
+            config: Arc::clone(&config),
+            routes: Arc::clone(&routes),
+            metrics: Arc::clone(&metrics),
+            behind: behind.clone(),
+        };
+        registry.judge(binder.clone().rebind()).await;
+        binder.bind(&registry)
     };
     tokio::select! {
         judged = judged => judged?,
@@ -171,6 +183,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         };
         tokio::spawn(warming.run(stopping))
     });
+    if let Some(behind) = &behind {
+        let destinations = Arc::new(WriteRoutes(Arc::clone(&routes)));
+        behind.deliver(destinations, writing::batching(&config.writes));
+    }
     registry.read_feeds(Arc::new(Purging {
         routes,
         cache: Arc::clone(&cache),
@@ -190,6 +206,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     if let Some(warming) = warming {
         let _ = warming.await;
     }
+    if let Some(behind) = &behind {
+        behind.stop(config.writes.drain).await;
+    }
     registry.shutdown(Duration::from_secs(10)).await;
     stop_admin.send_replace(true);
     let _ = admin_server.await;
@@ -200,7 +219,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 
 /// Where answers to changes are remembered: where nodes agree, if they do.
 fn notes(config: &Config, cache: &Cache) -> anyhow::Result<Option<Notes>> {
-    if config.routes.iter().all(|route| route.write == Write::Off) {
+    if config
+        .routes
+        .iter()
+        .all(|route| route.write != Write::Through)
+    {
         return Ok(None);
     }
     Ok(Some(match cache.shared() {
@@ -275,39 +298,44 @@ fn tls(redis: &config::Redis) -> anyhow::Result<Tls> {
     })
 }
 
-/// Binds the routes anew to each set of plugins, and puts the table in place in one step. Calls are serialised by the
-/// registry, so an older set never replaces a newer one.
-fn rebind(
-    config: &Arc<Config>,
-    routes: &Arc<ArcSwap<Snapshot>>,
-    metrics: &Arc<Metrics>,
-) -> Arc<dyn Fn(Arc<PluginSet>) + Send + Sync> {
-    let (config, routes, metrics) = (Arc::clone(config), Arc::clone(routes), Arc::clone(metrics));
-    Arc::new(move |plugins| {
-        let (snapshot, problems) = Snapshot::build(&config, plugins, &metrics);
-        for problem in problems {
-            warn!("{problem}");
-        }
-        routes.store(Arc::new(snapshot));
-    })
+/// What routes are made of, and where they are put.
+#[derive(Clone)]
+struct Binder {
+    config: Arc<Config>,
+    routes: Arc<ArcSwap<Snapshot>>,
+    metrics: Arc<Metrics>,
+    behind: Option<Arc<Behind>>,
 }
 
-/// Binds the routes for the first time. A plugin may be swapped while this runs, and its table must not be replaced by
-/// the older one made here: so the set is looked at again after the table is in place.
-fn bind(
-    config: &Config,
-    registry: &Registry,
-    routes: &ArcSwap<Snapshot>,
-    metrics: &Metrics,
-) -> anyhow::Result<()> {
-    loop {
-        let plugins = registry.set();
-        let (snapshot, problems) = Snapshot::build(config, Arc::clone(&plugins), metrics);
-        report(&problems)?;
-        warn_of_absent(&snapshot);
-        routes.store(Arc::new(snapshot));
-        if Arc::ptr_eq(&plugins, &registry.set()) {
-            return Ok(());
+impl Binder {
+    fn build(&self, plugins: Arc<PluginSet>) -> (Snapshot, Vec<Problem>) {
+        Snapshot::build(&self.config, plugins, &self.metrics, self.behind.as_ref())
+    }
+
+    /// Binds the routes anew to each set of plugins, and puts the table in place in one step. Calls are serialised by the
+    /// registry, so an older set never replaces a newer one.
+    fn rebind(self) -> Arc<dyn Fn(Arc<PluginSet>) + Send + Sync> {
+        Arc::new(move |plugins| {
+            let (snapshot, problems) = self.build(plugins);
+            for problem in problems {
+                warn!("{problem}");
+            }
+            self.routes.store(Arc::new(snapshot));
+        })
+    }
+
+    /// Binds the routes for the first time. A plugin may be swapped while this runs, and its table must not be replaced by
+    /// the older one made here: so the set is looked at again after the table is in place.
+    fn bind(&self, registry: &Registry) -> anyhow::Result<()> {
+        loop {
+            let plugins = registry.set();
+            let (snapshot, problems) = self.build(Arc::clone(&plugins));
+            report(&problems)?;
+            warn_of_absent(&snapshot);
+            self.routes.store(Arc::new(snapshot));
+            if Arc::ptr_eq(&plugins, &registry.set()) {
+                return Ok(());
+            }
         }
     }
 }

@@ -184,11 +184,22 @@ settings! {
         compile_memory: Room = "2GiB", "Address space of the process that compiles one component.";
     }
     Main storage "[storage]" "What outlives a restart." {
-        dir: Directory = "larder-data", "Compiled components, what is known of removed plugins, how far change feeds were read, and which keys are asked for most.";
+        dir: Directory = "larder-data", "Compiled components, what is known of removed plugins, changes that are accepted and not made, how far change feeds were read, and which keys are asked for most.";
     }
     Main warm "[warm]" "What is asked for again after a start, before clients do: from Redis, if it is there, else from the loaders. Off where there is neither a memory tier nor Redis." {
         keys: HotKeys = "1000", "How many of the keys that are asked for most are remembered over a restart. They are written to `[storage] dir` every minute and at SIGTERM. `0` turns it off.";
         rate: Rate = "100", "How many of them are asked for in a second; at most 16 at once.";
+    }
+    Main writes "[writes]" "How changes wait that are accepted before they are made (`write = \"behind\"`)." {
+        queue: QueueMode = "disk", "Where they wait: `\"disk\"`, in `[storage] dir`, for one node; `\"redis\"`, in streams, for several.";
+        single_writer: Switch = "false", "With `[redis]` and the queue on disk: no other node takes changes of these routes. Others would not see what is pending here.";
+        durability: DurabilityMode = "always", "What Redis is meant to promise of the queue, as its `appendfsync` has it; `\"memory\"`: nothing. Where it promises less, that is told at the start.";
+        max_pending: Count = "100000", "Changes in the queue at most, those that were given up and are kept among them. More are answered with 503.";
+        max_bytes: Room = "256MiB", "Bytes of these at most.";
+        give_up: Period = "24h", "How long a change is tried whose source is not to be had, from when it was accepted. Then it is kept as a dead letter.";
+        batch_max: Count = "100", "Changes in one call of a writer at most.";
+        concurrency: Count = "4", "Calls of one writer at once.";
+        drain: Period = "5s", "How long changes are still made after SIGTERM. The others stay in the queue.";
     }
     Repeated routes "[[routes]]" "A URL pattern bound to a loader, a key and a freshness policy. Once for each." {
         path: Text, "The pattern, e.g. `/data/{key}`; `{*rest}` at its end takes all that follows. Needed.";
@@ -208,8 +219,10 @@ settings! {
         timeout: Timeout = "2s", "How long one load may take. The smallest of this, `[limits] timeout` and the loader's own setting wins.";
         batch_window: Window = "1ms", "A loader that takes batches: how long a miss waits for others, to be asked in one call. `\"0\"`: each is asked alone.";
         batch_max: Count = "100", "A loader that takes batches: the most misses in one call. So many go at once, whatever is left of the window.";
-        write: WriteMode = "off", "PUT and DELETE: `\"through\"` changes the source and answers when it is changed. `\"behind\"` is not built yet: refused.";
+        write: WriteMode = "off", "PUT and DELETE: `\"through\"` changes the source and answers when it is changed; `\"behind\"` answers when the change is durable in the queue of `[writes]`, and makes it then.";
         writer: PluginName, "The plugin that writes. Left out: the first of the loaders that is a writer too.";
+        pending: PendingMode, "Behind: what reads of a resource see while a change of it is pending. `\"payload\"`: what was sent; `\"wait\"`: they wait for it, for `timeout` at most. Left out, as the writer's descriptor says.";
+        coalesce: Switch = "false", "Behind: of several changes of a resource that are pending, the writer is told the last alone.";
     }
     Sidecar file "the top of the file" "What stands before the first table." {
         digest: Digest, "`\"sha256:…\"`: exactly this component, as `sha256sum NAME.wasm` prints it. Any other is refused, at the start and at a swap. Left out, any is taken.";

@@ -51,6 +51,8 @@ pub struct Config {
     pub storage: Storage,
     /// `[warm]`
     pub warm: Warm,
+    /// `[writes]`
+    pub writes: Writes,
     /// `[[routes]]`; with no file, one route per loader is made at `/NAME/{key}` (see `implicit_routes`).
     pub routes: Vec<Route>,
     /// No file was given: serve every loader of the plugin directory at `/NAME/{key}`.
@@ -58,6 +60,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// Whether any route accepts changes before they are made.
+    pub fn writes_behind(&self) -> bool {
+        self.routes.iter().any(|route| route.write == Write::Behind)
+    }
+
     /// Whether what is asked for most is remembered: with no tier, asking for it again would leave nothing behind.
     pub fn warms(&self) -> bool {
         self.warm.keys > 0 && (self.memory.capacity > 0 || self.redis.is_some())
@@ -165,6 +172,56 @@ pub struct Warm {
     pub rate: u32,
 }
 
+/// `[writes]`: changes that are accepted before they are made.
+#[derive(Clone, Copy, Debug)]
+pub struct Writes {
+    /// Where they wait.
+    pub queue: QueueKind,
+    /// What Redis is meant to promise of them.
+    pub durability: Durability,
+    /// So many at most.
+    pub max_pending: usize,
+    /// Bytes of them at most.
+    pub max_bytes: u64,
+    /// How long one is tried.
+    pub give_up: Duration,
+    /// In one call of a writer.
+    pub batch_max: usize,
+    /// Calls of one writer at once.
+    pub concurrency: usize,
+    /// How long they are still made after SIGTERM.
+    pub drain: Duration,
+}
+
+/// Where changes wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueKind {
+    /// On this node's disk.
+    Disk,
+    /// In Redis.
+    Redis,
+}
+
+/// What outlives a crash of Redis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Durability {
+    /// Nothing.
+    Memory,
+    /// All but the last second.
+    EverySecond,
+    /// All.
+    Always,
+}
+
+/// What reads see while a change is pending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PendingReads {
+    /// They wait for it.
+    Wait,
+    /// What was sent.
+    Payload,
+}
+
 /// One of `[[routes]]`.
 #[derive(Clone, Debug)]
 pub struct Route {
@@ -202,6 +259,10 @@ pub struct Route {
     pub write: Write,
     /// The plugin that writes; none: the first of the loaders that does.
     pub writer: Option<String>,
+    /// What reads see of a change that is pending; none: as the writer says.
+    pub pending: Option<PendingReads>,
+    /// Whether the last change of a resource may stand for those before it.
+    pub coalesce: bool,
     /// The line in the file, for messages; 0 when there is no file.
     pub line: usize,
 }
@@ -225,6 +286,8 @@ pub enum Write {
     Off,
     /// The source is changed, then answered.
     Through,
+    /// The change is made durable in a queue, then answered, then made.
+    Behind,
 }
 
 /// A route's `key` (and `key_headers`).

@@ -8,7 +8,10 @@ use super::kind::{self, Fault};
 use super::layers::{Environment, Layers, Origin, Overrides};
 use super::problem::Problem;
 use super::reader::{Document, Table, document};
-use super::{Admin, Config, Memory, Plugins, Redis, RedisServers, Server, Storage, Warm, routes};
+use super::{
+    Admin, Config, Memory, Plugins, QueueKind, Redis, RedisServers, Route, Server, Storage, Warm,
+    Write, Writes, routes,
+};
 
 /// Reads the text of the file. Without a file the text is empty, and every loader is served.
 pub(super) fn parse(
@@ -35,22 +38,20 @@ pub(super) fn parse(
 }
 
 fn read_tables(document: &Document<'_>, root: &Table<'_>, file: Option<&Path>) -> Config {
-    root.refuse_unbuilt(
-        "writes",
-        "[writes]",
-        "remove it; the queue of a write-behind is not there, and write = \"through\" needs none",
-    );
     let server = read_server(root.section("server"));
+    let redis = read_redis(root.section("redis"), document);
+    let routes = routes::read(root, document, file.is_some());
     Config {
         file: file.map(Path::to_owned),
         admin: read_admin(root.section("admin"), server.listen),
         server,
         memory: read_memory(root.section("memory")),
-        redis: read_redis(root.section("redis"), document),
         plugins: read_plugins(root.section("plugins")),
         storage: read_storage(root.section("storage")),
         warm: read_warm(root.section("warm")),
-        routes: routes::read(root, document, file.is_some()),
+        writes: read_writes(root.section("writes"), redis.is_some(), &routes),
+        redis,
+        routes,
         implicit_routes: file.is_none(),
     }
 }
@@ -264,4 +265,38 @@ fn read_warm(table: Table<'_>) -> Warm {
     };
     table.finish();
     warm
+}
+
+fn read_writes(table: Table<'_>, has_redis: bool, routes: &[Route]) -> Writes {
+    let writes = Writes {
+        queue: table.value(&setting::writes::queue),
+        durability: table.value(&setting::writes::durability),
+        max_pending: table.value(&setting::writes::max_pending),
+        max_bytes: table.value(&setting::writes::max_bytes),
+        give_up: table.value(&setting::writes::give_up),
+        batch_max: table.value(&setting::writes::batch_max),
+        concurrency: table.value(&setting::writes::concurrency),
+        drain: table.value(&setting::writes::drain),
+    };
+    let is_single = table.value(&setting::writes::single_writer);
+    let is_behind = routes.iter().any(|route| route.write == Write::Behind);
+    match writes.queue {
+        QueueKind::Redis if !has_redis => table.fault(
+            &setting::writes::queue,
+            Fault::new(
+                "there is no [redis] to keep it in",
+                "write [redis] with url = \"redis://127.0.0.1:6379\", or queue = \"disk\"",
+            ),
+        ),
+        QueueKind::Disk if has_redis && is_behind && !is_single => table.fault(
+            &setting::writes::queue,
+            Fault::new(
+                "the queue is on this node's disk, and the nodes that share [redis] would not see what is pending in it",
+                "write queue = \"redis\" into [writes], or single_writer = true if no other node takes changes of these routes",
+            ),
+        ),
+        _ => {}
+    }
+    table.finish();
+    writes
 }

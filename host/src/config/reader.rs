@@ -358,17 +358,6 @@ impl<'d> Table<'d> {
             .or(self.line.map(Origin::File))
     }
 
-    /// Refuses a key or a table of a later version.
-    pub(super) fn refuse_unbuilt(&self, key: &'static str, what: &str, instead: &str) {
-        if self.raw(key).is_some() {
-            let fault = Fault::unbuilt(what, instead);
-            self.document.report(
-                self.line_of(key),
-                Problem::error(fault.message).remedy(fault.remedy),
-            );
-        }
-    }
-
     /// Reports a fault of the value in force of a setting.
     pub(super) fn fault<K>(&self, setting: &Setting<K>, fault: Fault) {
         self.at_origin(setting, Problem::error, fault);

@@ -8,10 +8,13 @@ use super::kind::{self, Fault, HeaderName, ParameterName, Period, PluginName, Sc
 use super::layers::Origin;
 use super::problem::Problem;
 use super::reader::{Document, Table};
-use super::{KeySource, Route};
+use super::{KeySource, Route, Write};
 
 /// Paths of the public listener that are Larder's own.
 const RESERVED: &[&str] = &["/openapi.json", "/docs", "/_batch"];
+
+/// Below it, where a route writes behind.
+const WRITES: &str = "/writes/";
 
 /// Reads every route. One without a good path, loader or pattern is reported and left out.
 pub(super) fn read(root: &Table<'_>, document: &Document<'_>, from_file: bool) -> Vec<Route> {
@@ -24,10 +27,24 @@ pub(super) fn read(root: &Table<'_>, document: &Document<'_>, from_file: bool) -
         );
     }
     let mut patterns = Patterns::default();
-    tables
+    let routes: Vec<Route> = tables
         .into_iter()
         .filter_map(|table| read_route(table, &mut patterns))
-        .collect()
+        .collect();
+    if routes.iter().any(|route| route.write == Write::Behind) {
+        let taken = routes.iter().filter(|route| route.path.starts_with(WRITES));
+        for route in taken {
+            document.report(
+                Some(route.line),
+                Problem::error(format!(
+                    "{:?} is below {WRITES}, where Larder tells what became of changes that are written behind",
+                    route.path
+                ))
+                .remedy("give the route another path"),
+            );
+        }
+    }
+    routes
 }
 
 impl Route {
@@ -52,6 +69,8 @@ impl Route {
             batch_max: setting::batch_max.default_value(),
             write: setting::write.default_value(),
             writer: None,
+            pending: None,
+            coalesce: setting::coalesce.default_value(),
             line: 0,
         }
     }
@@ -126,10 +145,32 @@ fn read_route(table: Table<'_>, patterns: &mut Patterns) -> Option<Route> {
         batch_max: table.value(&setting::batch_max),
         write: table.value(&setting::write),
         writer: table.optional(&setting::writer),
+        pending: table.optional(&setting::pending),
+        coalesce: table.value(&setting::coalesce),
         line: table.line().unwrap_or(0),
     };
+    warn_unless_behind(&table, &route);
     table.finish();
     (parameters.is_some() && !route.loaders.is_empty()).then_some(route)
+}
+
+/// What means something only where changes wait.
+fn warn_unless_behind(table: &Table<'_>, route: &Route) {
+    if route.write == Write::Behind {
+        return;
+    }
+    let fault = || {
+        Fault::new(
+            "it does nothing on a route that does not write behind",
+            "write write = \"behind\", or leave it out",
+        )
+    };
+    if route.pending.is_some() {
+        table.warn(&setting::pending, fault());
+    }
+    if route.coalesce {
+        table.warn(&setting::coalesce, fault());
+    }
 }
 
 /// `loader` or `loaders`, one of them.

@@ -4,10 +4,11 @@
 //! 1. [`accept`]: connections, capped; a head must arrive in time; SIGTERM drains.
 //! 2. [`Service::call`]: method and route; the hit path ends here, before anything is spawned or awaited.
 //! 3. [`Service::answer`]: the cache is asked.
-//! 4. [`write`]: PUT and DELETE, where a route writes.
+//! 4. [`write`]: PUT and DELETE, where a route writes; `behind`: what became of a change that was accepted before it was made.
 //! 5. [`respond`]: an answer becomes a response; [`problem`]: a fault becomes one.
 
 pub mod accept;
+mod behind;
 pub mod problem;
 pub mod respond;
 mod told;
@@ -28,6 +29,7 @@ use crate::cache::{Answer, Cache};
 use crate::metrics::{Metrics, Outcome};
 use crate::route::derive::{Derived, Refusal};
 use crate::route::{Route, Snapshot, Writes};
+use crate::write::behind::Behind;
 use crate::write::notes::Notes;
 
 /// Bodies leave as they are stored: one `Bytes`, never copied.
@@ -47,6 +49,8 @@ pub struct Service {
     pub limits: write::Limits,
     /// Where answers are remembered by their `Idempotency-Key`; none where nothing writes.
     pub notes: Option<Notes>,
+    /// Changes that are accepted before they are made; none where no route takes such.
+    pub behind: Option<Arc<Behind>>,
     /// Places of changes that are made at once.
     pub writes: Arc<Semaphore>,
     /// Changes that are being made: who stops the server waits for them.
@@ -68,6 +72,11 @@ impl Service {
             .uri()
             .path_and_query()
             .map_or("/", http::uri::PathAndQuery::as_str);
+        if let Some(behind) = &self.behind
+            && request.uri().path().starts_with(behind::PATH)
+        {
+            return Ok(Box::pin(self.told(behind, &request)).await);
+        }
         if method != Method::GET && method != Method::HEAD {
             if method == Method::PUT || method == Method::DELETE {
                 // Boxed: reads need not carry the room for it.

@@ -89,8 +89,10 @@ pub fn respond(
             stored,
             collapsed,
             revalidated,
+            pending,
         } => {
             metrics.answer(match (collapsed, revalidated) {
+                _ if pending => Outcome::MissPending,
                 (true, _) => Outcome::MissCollapsed,
                 (_, true) => Outcome::MissRevalidated,
                 _ => Outcome::MissLoaded,
@@ -108,6 +110,9 @@ pub fn respond(
                 (_, true) => status.push_str("; collapsed"),
                 (true, _) => status.push_str("; stored"),
                 _ => {}
+            }
+            if pending {
+                status.push_str("; detail=pending");
             }
             of_entry(derived, &entry, value(status), request, now_ms)
         }

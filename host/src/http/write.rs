@@ -9,6 +9,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::behind::refuse_conditions;
 use super::respond::{CACHE_STATUS, value};
 use super::{Body, Service, problem, respond, told};
 use crate::cache::entry::quoted;
@@ -17,7 +18,9 @@ use crate::cache::{Cache, Validator};
 use crate::error::{Failure, FailureKind};
 use crate::metrics::Outcome;
 use crate::route::derive::Derived;
+use crate::route::writing::absent_writer;
 use crate::route::{WriteLink, Writes};
+use crate::write::behind::Behind;
 use crate::write::idempotency::{Begun, Keyed};
 use crate::write::notes::Notes;
 use crate::write::through::{self, Done, Wish};
@@ -29,7 +32,7 @@ pub const WRITES_MAX: usize = 1024;
 const KEY_BYTES_MAX: usize = 255;
 
 /// Why a request becomes no change: status, code and what to tell.
-struct Refused(StatusCode, &'static str, String);
+pub(super) struct Refused(pub StatusCode, pub &'static str, pub String);
 
 impl Service {
     /// Answers a PUT or a DELETE.
@@ -71,9 +74,16 @@ impl Service {
             }
             response
         };
-        let Writes::Through(link) = &derived.route.writes else {
-            return self.other_method(path);
+        let (link, behind) = match (&derived.route.writes, &self.behind) {
+            (Writes::Through(link), _) => (link, None),
+            (Writes::Behind(link), Some(behind)) => (link, Some(behind)),
+            (Writes::Behind(_) | Writes::Off, _) => return self.other_method(path),
         };
+        if behind.is_some()
+            && let Err(fault) = refuse_conditions(&head.headers)
+        {
+            return refused(fault);
+        }
         let Ok(place) = Arc::clone(&self.writes).try_acquire_owned() else {
             let message = format!("{WRITES_MAX} changes are being made, the most at once");
             return refused_of(&overloaded("too-many-writes", message));
@@ -90,11 +100,12 @@ impl Service {
             may_keep: derived.bypass.is_none(),
             ..wish
         };
-        let writer = match link {
-            WriteLink::Ready(writer) => Arc::clone(writer),
-            WriteLink::NotLoaded { name, why } => {
-                let message =
-                    format!("the plugin `{name}` that writes for this route is not loaded: {why}");
+        let by = match (behind, link) {
+            // Whether its writer is there now says nothing of when the change is made.
+            (Some(behind), _) => By::Queue(Arc::clone(behind)),
+            (None, WriteLink::Ready(writer)) => By::Writer(Arc::clone(writer)),
+            (None, WriteLink::NotLoaded { name, why }) => {
+                let message = absent_writer(name, why);
                 let failure = Failure::host(FailureKind::NotLoaded, "plugin-not-loaded", message);
                 return refused_of(&failure);
             }
@@ -103,7 +114,7 @@ impl Service {
             cache: Arc::clone(&self.cache),
             notes: self.notes.clone(),
             derived,
-            writer,
+            by,
             wish,
             method: head.method,
             target: target.to_owned(),
@@ -179,12 +190,20 @@ impl Service {
     }
 }
 
+/// Who takes a change.
+enum By {
+    /// Makes it.
+    Writer(Arc<dyn Writer>),
+    /// Keeps it until it is made.
+    Queue(Arc<Behind>),
+}
+
 /// A change that a client asks for.
 struct Change {
     cache: Arc<Cache>,
     notes: Option<Notes>,
     derived: Derived,
-    writer: Arc<dyn Writer>,
+    by: By,
     wish: Wish,
     method: Method,
     target: String,
@@ -195,9 +214,14 @@ impl Change {
     /// Makes it, or answers again what it was answered before.
     async fn make(self) -> Response<Body> {
         let metrics = Arc::clone(&self.derived.route.metrics);
+        let writer = match &self.by {
+            By::Writer(writer) => writer,
+            // It knows by itself what it has accepted under a key.
+            By::Queue(behind) => return self.accept(behind).await,
+        };
         let key = self.wish.idempotency_key.clone().zip(self.notes.as_ref());
         let Some((key, notes)) = key else {
-            return self.write().await;
+            return self.write(writer).await;
         };
         let what = (&self.wish.operation, &self.wish.expect);
         let keyed = Keyed::new(notes, &self.derived.ask, &key, what);
@@ -223,15 +247,11 @@ impl Change {
                 return response;
             }
             Begun::Another => {
-                let detail = "another change was sent with this Idempotency-Key; send each with one of its own";
-                return refused(
-                    StatusCode::UNPROCESSABLE_ENTITY,
-                    "idempotency-key-reused",
-                    detail,
-                );
+                metrics.answer(Outcome::Refused);
+                return key_reused();
             }
         };
-        let response = self.write().await;
+        let response = self.write(writer).await;
         if !is_remembered {
             return response;
         }
@@ -243,11 +263,25 @@ impl Change {
         response
     }
 
-    async fn write(&self) -> Response<Body> {
+    async fn accept(&self, behind: &Behind) -> Response<Body> {
+        let metrics = &self.derived.route.metrics;
+        match behind.accept(&self.derived.ask, self.wish.clone()).await {
+            Ok(accepted) => {
+                metrics.answer(Outcome::WriteAccepted);
+                super::behind::accepted(&accepted)
+            }
+            Err(why) => {
+                metrics.answer(Outcome::WriteFailed);
+                super::behind::not_accepted(why)
+            }
+        }
+    }
+
+    async fn write(&self, writer: &Arc<dyn Writer>) -> Response<Body> {
         let metrics = &self.derived.route.metrics;
         let conditional = self.wish.expect != Precondition::None;
         let (ask, wish) = (&self.derived.ask, self.wish.clone());
-        match through::write(&self.cache, ask, &self.writer, wish).await {
+        match through::write(&self.cache, ask, writer, wish).await {
             Ok(done) => {
                 metrics.answer(Outcome::Written);
                 written(&self.derived, &done, &self.method, &self.target)
@@ -258,6 +292,16 @@ impl Change {
             }
         }
     }
+}
+
+/// A key that stands for another change.
+pub(super) fn key_reused() -> Response<Body> {
+    problem::of_write(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "idempotency-key-reused",
+        "another change was sent with this Idempotency-Key; send each with one of its own"
+            .to_owned(),
+    )
 }
 
 /// As a key policy is told it.

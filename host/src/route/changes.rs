@@ -158,7 +158,7 @@ mod tests {
         let config =
             crate::config::load(Some(&file), &Overrides::default(), &Environment::default());
         let (config, _) = config.expect("a good file");
-        Snapshot::build(&config, Arc::default(), &Metrics::new()).0
+        Snapshot::build(&config, Arc::default(), &Metrics::new(), None).0
     }
 
     fn item(route: Option<&str>, params: &[(&str, &str)]) -> Change {

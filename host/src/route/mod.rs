@@ -7,6 +7,7 @@
 //! - [`changes`]: what a change feed tells → what is purged.
 //! - [`memo`]: derivations remembered, and sampled against a fresh instance.
 //! - [`text`]: paths and queries decoded.
+//! - [`writing`]: where changes go that were accepted before.
 //!
 //! Knows neither axum nor wasmtime nor Redis: of a plugin only that it is a loader or a key policy and what it declares.
 
@@ -15,6 +16,7 @@ pub mod changes;
 pub mod derive;
 pub mod memo;
 pub mod text;
+pub mod writing;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,12 +27,15 @@ use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::cache::freshness::{Policy, RefreshAhead};
+use crate::cache::underway::Underway;
 use crate::cache::{Batching, Binding, Link};
 use crate::config::{self, Config, KeySource, Problem};
 use crate::key::KeyPolicy;
 use crate::metrics::{Metrics, RouteMetrics};
 use crate::plugin::{Descriptor, ParameterPlace, PluginSet};
 use crate::write::Writer;
+use crate::write::behind::Behind;
+use crate::write::behind::reads::Reads;
 use derive::Refusal;
 use memo::Memo;
 
@@ -80,6 +85,8 @@ pub enum Writes {
     Off,
     /// The source is changed, and then answered.
     Through(WriteLink),
+    /// The change is made durable in a queue, then answered, then made.
+    Behind(WriteLink),
 }
 
 /// Who writes.
@@ -163,12 +170,14 @@ impl Check {
 }
 
 impl Snapshot {
-    /// Binds every route to the plugins as they are now. A route whose plugin is missing is bound all the same: it
+    /// Binds every route to the plugins as they are now; with `behind`, which keeps the changes that are accepted before they
+    /// are made, if anything does. A route whose plugin is missing is bound all the same: it
     /// serves its hits and answers its misses with 503. The problems are for `larder check` and the log.
     pub fn build(
         config: &Config,
         plugins: Arc<PluginSet>,
         metrics: &Metrics,
+        behind: Option<&Arc<Behind>>,
     ) -> (Self, Vec<Problem>) {
         let mut problems = Vec::new();
         let mut router = matchit::Router::new();
@@ -189,7 +198,7 @@ impl Snapshot {
             routes.push(Arc::new(Route::bind(
                 route.clone(),
                 &plugins,
-                metrics,
+                (metrics, behind),
                 &mut of_route,
             )));
             problems.extend(of_route.into_iter().map(place));
@@ -289,7 +298,7 @@ impl Route {
     fn bind(
         config: config::Route,
         plugins: &PluginSet,
-        metrics: &Metrics,
+        (metrics, behind): (&Metrics, Option<&Arc<Behind>>),
         problems: &mut Vec<Problem>,
     ) -> Self {
         let pattern: Arc<str> = config.path.as_str().into();
@@ -309,6 +318,16 @@ impl Route {
             warn_if_unseen(&config.path, check, &rule, problems);
         }
         let metrics = metrics.route(&pattern);
+        let writes = match config.write {
+            config::Write::Off => Writes::Off,
+            config::Write::Through => Writes::Through(write_link(&config, plugins, problems)),
+            config::Write::Behind => Writes::Behind(write_link(&config, plugins, problems)),
+        };
+        let underway = behind.filter(|_| matches!(writes, Writes::Behind(_)));
+        let underway = underway.map(|behind| {
+            let is_value = config.pending == Some(config::PendingReads::Payload);
+            Arc::new(Reads::new(Arc::clone(behind), is_value)) as Arc<dyn Underway>
+        });
         let binding = Arc::new(Binding {
             route: Arc::clone(&pattern),
             policy: policy(&config),
@@ -318,16 +337,13 @@ impl Route {
             },
             chain,
             counters: Arc::clone(&metrics.loads),
+            underway,
         });
         let is_secret =
             |name: &HeaderName| [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE].contains(name);
         let is_remembered = match &rule {
             Rule::Parts { headers, .. } => !headers.iter().any(is_secret),
             Rule::Policy { .. } | Rule::NotLoaded { .. } => true,
-        };
-        let writes = match config.write {
-            config::Write::Off => Writes::Off,
-            config::Write::Through => Writes::Through(write_link(&config, plugins, problems)),
         };
         let identity = identities.join("~").into();
         Self {
@@ -410,7 +426,7 @@ fn write_link(
     if absent.is_none() {
         let fault = match &config.writer {
             Some(name) => format!("plugin `{name}` is not a writer"),
-            None => "write = \"through\", and none of its loaders is a writer".to_owned(),
+            None => "the route writes, and none of its loaders is a writer".to_owned(),
         };
         problems.push(Problem::error(fault).remedy(
             "name a plugin that exports larder:plugin/writer in writer = \"NAME\", or write write = \"off\"",

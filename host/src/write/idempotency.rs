@@ -57,28 +57,11 @@ impl<'a> Keyed<'a> {
         key: &str,
         (operation, expect): (&Operation, &Precondition),
     ) -> Self {
-        let mut of_change = blake3::Hasher::new();
-        match operation {
-            Operation::Put(payload) => {
-                field(&mut of_change, b"put");
-                field(
-                    &mut of_change,
-                    payload
-                        .content_type
-                        .as_deref()
-                        .unwrap_or_default()
-                        .as_bytes(),
-                );
-                field(&mut of_change, &payload.body);
-            }
-            Operation::Delete => field(&mut of_change, b"delete"),
-        }
-        field(&mut of_change, format!("{expect:?}").as_bytes());
         Self {
             notes,
             ask,
             name: scoped(ask, key),
-            print: *of_change.finalize().as_bytes(),
+            print: print(operation, expect),
         }
     }
 
@@ -131,6 +114,22 @@ impl<'a> Keyed<'a> {
         let resource = self.ask.key.resource();
         self.notes.note(resource, &self.name, noting).await
     }
+}
+
+/// A digest of what a change does, by which a second attempt is told from another change.
+pub(super) fn print(operation: &Operation, expect: &Precondition) -> [u8; PRINT_LEN] {
+    let mut of_change = blake3::Hasher::new();
+    match operation {
+        Operation::Put(payload) => {
+            let content_type = payload.content_type.as_deref().unwrap_or_default();
+            field(&mut of_change, b"put");
+            field(&mut of_change, content_type.as_bytes());
+            field(&mut of_change, &payload.body);
+        }
+        Operation::Delete => field(&mut of_change, b"delete"),
+    }
+    field(&mut of_change, format!("{expect:?}").as_bytes());
+    *of_change.finalize().as_bytes()
 }
 
 /// Every field goes in with its length before it: no two different lists of fields are one text.

@@ -4,9 +4,12 @@
 //! - this file: what a writer is told and what it answers, as the host sees it; the seam to the plugin host.
 //! - [`idempotency`], [`notes`]: a change that was answered is not made a second time; where that is remembered.
 //! - [`through`]: a change is made at once, and what the cache holds of its resource ends with it.
+//! - [`behind`]: a change is made durable in a queue, and made later; [`disk`]: the queue of one node.
 //!
 //! Knows neither axum nor wasmtime.
 
+pub mod behind;
+pub mod disk;
 pub mod idempotency;
 pub mod notes;
 pub mod through;

@@ -143,7 +143,7 @@ async fn one(
 }
 
 /// A key that nobody else has.
-fn key() -> String {
+pub(super) fn key() -> String {
     format!("{:032x}", rand::random::<u128>())
 }
 

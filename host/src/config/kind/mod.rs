@@ -3,17 +3,19 @@
 //! A kind reads text, whoever wrote it: the file, the environment, a flag or the table of defaults. That is why one
 //! sentence serves them all. Pure: knows neither files nor tables.
 
+mod choice;
 mod name;
 mod net;
 mod scalar;
 
 use toml::de::DeValue;
 
+pub use choice::{Access, DurabilityMode, PendingMode, QueueMode, WriteMode};
 pub use name::{Digest, HeaderName, ParameterName, PluginName, Text, VariableName};
 pub use net::{Address, Endpoint, Mode, Network, Origin, RedisMode, RedisPrefix, RedisUrl, Token};
 pub use scalar::{
-    Access, Ahead, Count, Directory, File, HeadSize, HotKeys, Period, Rate, Ratio, Room, Size,
-    Switch, Timeout, Window, WriteMode,
+    Ahead, Count, Directory, File, HeadSize, HotKeys, Period, Rate, Ratio, Room, Size, Switch,
+    Timeout, Window,
 };
 
 /// What is wrong with a value, and how to mend it; the reader adds the setting and the place.
@@ -32,11 +34,6 @@ impl Fault {
             message: message.into(),
             remedy: remedy.into(),
         }
-    }
-
-    /// What a later version will do: refused, never ignored.
-    pub fn unbuilt(what: impl std::fmt::Display, instead: impl Into<String>) -> Self {
-        Self::new(format!("{what} is not built yet in this version"), instead)
     }
 }
 

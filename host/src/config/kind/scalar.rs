@@ -4,8 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Fault, Form, Kind, Scalar, units};
-use crate::config::sidecar::DirMode;
-use crate::config::{RefreshAhead, Write};
+use crate::config::RefreshAhead;
 
 /// The longest duration of any setting: times are counted in milliseconds and added to instants, and must not overflow there.
 const PERIOD_MAX: Duration = Duration::from_secs(36_500 * 24 * 3600);
@@ -432,61 +431,5 @@ impl Scalar for File {
 
     fn parse(text: &str) -> Result<PathBuf, Fault> {
         Directory::parse(text)
-    }
-}
-
-/// A route's `write`. `behind` is not built in this version.
-#[derive(Debug)]
-pub struct WriteMode;
-
-impl Kind for WriteMode {
-    fn name() -> String {
-        "\"off\" or \"through\"".to_owned()
-    }
-}
-
-impl Scalar for WriteMode {
-    type Value = Write;
-    const EXAMPLE: &'static str = "\"off\" or \"through\"";
-
-    fn parse(text: &str) -> Result<Write, Fault> {
-        match text {
-            "off" => Ok(Write::Off),
-            "through" => Ok(Write::Through),
-            "behind" => Err(Fault::unbuilt(
-                format!("{text:?}"),
-                "write \"through\", which answers when the source has the change, or \"off\"",
-            )),
-            _ => Err(Fault::new(
-                format!("{text:?} is not a way to write"),
-                format!("write {}", Self::EXAMPLE),
-            )),
-        }
-    }
-}
-
-/// How a granted directory may be used.
-#[derive(Debug)]
-pub struct Access;
-
-impl Kind for Access {
-    fn name() -> String {
-        "\"ro\" or \"rw\"".to_owned()
-    }
-}
-
-impl Scalar for Access {
-    type Value = DirMode;
-    const EXAMPLE: &'static str = "\"ro\" to read, or \"rw\" to write too";
-
-    fn parse(text: &str) -> Result<DirMode, Fault> {
-        match text {
-            "ro" => Ok(DirMode::ReadOnly),
-            "rw" => Ok(DirMode::ReadWrite),
-            _ => Err(Fault::new(
-                format!("{text:?} is not a way to use a directory"),
-                format!("write {}", Self::EXAMPLE),
-            )),
-        }
     }
 }

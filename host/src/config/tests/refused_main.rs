@@ -518,11 +518,11 @@ error: larder.toml:3: cert of [redis]: it means nothing without key
 }
 
 #[test]
-fn what_is_not_built_yet_is_refused_and_never_ignored() {
+fn how_changes_wait_is_judged() {
     check(
         r##"
 [writes]
-queue = "disk"
+queue = "dusk"
 [[routes]]
 path = "/x"
 loader = "demo"
@@ -537,12 +537,50 @@ loader = "demo"
 write = "off"
 "##,
         r##"
-error: larder.toml:1: [writes] is not built yet in this version
-  remedy: remove it; the queue of a write-behind is not there, and write = "through" needs none
-error: larder.toml:6: write of [[routes]]: "behind" is not built yet in this version
-  remedy: write "through", which answers when the source has the change, or "off"
+error: larder.toml:2: queue of [writes]: "dusk" is not a way to keep what is pending
+  remedy: write "disk", for one node, or "redis", for several
 error: larder.toml:10: write of [[routes]]: "of" is not a way to write
-  remedy: write "off" or "through"
+  remedy: write "through", which answers when the source has the change, "behind", which answers when the queue has it, or "off"
+"##,
+    );
+    check(
+        r##"
+[redis]
+url = "redis://127.0.0.1"
+[writes]
+max_pending = 10
+[[routes]]
+path = "/x"
+loader = "demo"
+write = "behind"
+[[routes]]
+path = "/writes/{x}"
+loader = "demo"
+write = "through"
+coalesce = true
+pending = "payload"
+"##,
+        r##"
+error: larder.toml:3: queue of [writes]: the queue is on this node's disk, and the nodes that share [redis] would not see what is pending in it
+  remedy: write queue = "redis" into [writes], or single_writer = true if no other node takes changes of these routes
+error: larder.toml:9: "/writes/{x}" is below /writes/, where Larder tells what became of changes that are written behind
+  remedy: give the route another path
+warning: larder.toml:13: coalesce of [[routes]]: it does nothing on a route that does not write behind
+  remedy: write write = "behind", or leave it out
+warning: larder.toml:14: pending of [[routes]]: it does nothing on a route that does not write behind
+  remedy: write write = "behind", or leave it out
+"##,
+    );
+    check(
+        r##"
+[writes]
+queue = "redis"
+"##,
+        r##"
+warning: larder.toml: there is no [[routes]], so every request is answered with 404
+  remedy: write [[routes]] with path = "/data/{key}" and loader = "NAME"; without any file every loader is served at /NAME/{key}
+error: larder.toml:2: queue of [writes]: there is no [redis] to keep it in
+  remedy: write [redis] with url = "redis://127.0.0.1:6379", or queue = "disk"
 "##,
     );
 }

@@ -1,0 +1,506 @@
+//! The queue on this node's disk: one file in `[storage] dir`, written by one thread that syncs it once for all changes that
+//! wait for it. Knows nothing of what a change is.
+//!
+//! # Layout
+//! - this file: the queue as it is asked, and the thread that writes.
+//! - [`table`]: what is in the file, and what one transaction does to it.
+//! - [`index`]: what is pending, in memory.
+//!
+//! # What is promised
+//!
+//! A change is answered for when the transaction that holds it is on the disk: the store syncs the file, and only then are
+//! those who wait told. A transaction is there whole or not at all, however the machine ends. Where writing or syncing fails,
+//! nobody is told that a change was accepted, and the file is opened again before the next: what the disk then holds is
+//! what counts, and not what was thought to be on it.
+//!
+//! # Order
+//!
+//! One thread gives the numbers, and the index is brought up to date in their order before anybody is told. So whoever was told
+//! of a change finds it, or a later one, as the newest of its resource; and whoever consumes the queue and has seen a
+//! number has seen all below it.
+
+mod index;
+#[cfg(test)]
+mod power_tests;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use parking_lot::RwLock;
+use redb::{Database, DatabaseError};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use self::index::Index;
+use self::table::Effect;
+use crate::cache::queue::{
+    Bounds, DeadLetter, Depth, Item, Known, Pushed, Queue, Queued, Revived, Settlement,
+    Unavailable, WriteId,
+};
+use crate::cache::tier::{Duty, Saved, Tenure};
+use crate::key::Resource;
+
+/// The file in the storage directory.
+const FILE: &str = "writes.redb";
+/// Commands that wait for the thread at most; more wait for a place among them.
+const WAITING_MAX: usize = 4096;
+/// Commands in one transaction at most.
+const GROUP_MAX: usize = 1024;
+/// Memory that the store keeps of the file.
+const CACHE_BYTES: usize = 32 << 20;
+
+/// How the file is opened, now and after it failed.
+type Opener = Box<dyn Fn() -> Result<Database, DatabaseError> + Send>;
+
+/// The queue. Dropping it ends its thread and closes the file.
+pub struct DiskQueue {
+    shared: Arc<Shared>,
+    commands: Option<mpsc::Sender<Command>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+struct Shared {
+    file: RwLock<File>,
+    /// The last sequence that was accepted.
+    last: watch::Sender<u64>,
+    bounds: Bounds,
+}
+
+struct File {
+    /// None: it failed, and is opened again before it is used.
+    database: Option<Arc<Database>>,
+    index: Index,
+}
+
+/// What the thread is asked, with who is to be told.
+enum Command {
+    Push(Item, oneshot::Sender<Pushed>),
+    Settle(Vec<Settlement>, oneshot::Sender<Result<(), Unavailable>>),
+    Revive(WriteId, bool, oneshot::Sender<Result<Revived, Unavailable>>),
+    Discard(WriteId, oneshot::Sender<Result<bool, Unavailable>>),
+}
+
+/// Why the queue cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory cannot be written to.
+    #[error("{0}")]
+    Directory(#[from] std::io::Error),
+    /// Another process has it open.
+    #[error("another server has {0} open: give each a [storage] dir of its own")]
+    InUse(String),
+    /// It is damaged, or from a later version.
+    #[error(
+        "{path} cannot be read ({error}). Changes that were accepted lie in it: restore it, or move it away to begin with an empty queue"
+    )]
+    Damaged {
+        /// Which.
+        path: String,
+        /// What the store says.
+        error: String,
+    },
+}
+
+impl DiskQueue {
+    /// Opens the queue of a storage directory, or makes it.
+    ///
+    /// # Errors
+    /// [`OpenError`]. A damaged file is never set aside by itself: what is in it was acknowledged.
+    pub fn open(storage: &Path, bounds: Bounds) -> Result<Self, OpenError> {
+        std::fs::create_dir_all(storage)?;
+        let path = storage.join(FILE);
+        let name = path.display().to_string();
+        let is_new = !path.exists();
+        let opener: Opener = Box::new(move || table::builder(CACHE_BYTES).create(&path));
+        let queue = Self::start(opener, bounds).map_err(|error| match error {
+            redb::Error::DatabaseAlreadyOpen => OpenError::InUse(name),
+            error => OpenError::Damaged {
+                path: name,
+                error: error.to_string(),
+            },
+        })?;
+        if is_new {
+            // The name of a new file is only as durable as its directory.
+            std::fs::File::open(storage)?.sync_all()?;
+        }
+        Ok(queue)
+    }
+
+    fn start(opener: Opener, bounds: Bounds) -> Result<Self, redb::Error> {
+        let (database, index) = load(&opener)?;
+        let (last, _) = watch::channel(index.last());
+        let shared = Arc::new(Shared {
+            file: RwLock::new(File {
+                database: Some(Arc::new(database)),
+                index,
+            }),
+            last,
+            bounds,
+        });
+        let (commands, waiting) = mpsc::channel(WAITING_MAX);
+        let of_thread = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("larder-writes".to_owned())
+            .spawn(move || of_thread.run(&opener, waiting))
+            .map_err(|error| redb::Error::Io(error))?;
+        Ok(Self {
+            shared,
+            commands: Some(commands),
+            thread: Some(thread),
+        })
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (tell, told) = oneshot::channel();
+        let commands = self.commands.as_ref()?;
+        commands.send(command(tell)).await.ok()?;
+        told.await.ok()
+    }
+
+    /// Reads the file aside, not among the tasks of the runtime.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Database) -> Result<T, redb::Error> + Send + 'static,
+    ) -> Result<T, Unavailable> {
+        let Some(database) = self.shared.file.read().database.clone() else {
+            return Err(Unavailable(
+                "the file failed, and is being opened again".to_owned(),
+            ));
+        };
+        let read = tokio::task::spawn_blocking(move || read(&database));
+        match read.await {
+            Ok(Ok(read)) => Ok(read),
+            Ok(Err(error)) => Err(Unavailable(error.to_string())),
+            Err(error) => Err(Unavailable(error.to_string())),
+        }
+    }
+}
+
+impl Drop for DiskQueue {
+    fn drop(&mut self) {
+        // Without a sender the thread ends, when it has written what waits.
+        self.commands = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn load(opener: &Opener) -> Result<(Database, Index), redb::Error> {
+    let database = opener()?;
+    let index = table::read_index(&database)?;
+    Ok((database, index))
+}
+
+fn ended<T>() -> Result<T, Unavailable> {
+    Err(Unavailable("the server is stopping".to_owned()))
+}
+
+impl Shared {
+    /// The thread: takes all that waits, writes it in one transaction, tells everybody.
+    fn run(&self, opener: &Opener, mut waiting: mpsc::Receiver<Command>) {
+        let mut group = Vec::new();
+        while let Some(first) = waiting.blocking_recv() {
+            group.push(first);
+            while group.len() < GROUP_MAX {
+                match waiting.try_recv() {
+                    Ok(command) => group.push(command),
+                    Err(_) => break,
+                }
+            }
+            self.write(opener, &mut group);
+        }
+    }
+
+    fn write(&self, opener: &Opener, group: &mut Vec<Command>) {
+        let database = match self.database(opener) {
+            Ok(database) => database,
+            Err(error) => {
+                for command in group.drain(..) {
+                    command.refuse(&error.to_string(), false);
+                }
+                return;
+            }
+        };
+        let depth = self.file.read().index.depth();
+        match commit(&database, group, (depth, self.bounds)) {
+            Ok((effects, answers)) => {
+                let last = {
+                    let mut file = self.file.write();
+                    for effect in effects {
+                        file.index.apply(effect);
+                    }
+                    file.index.last()
+                };
+                // Only now, when whoever looks finds it.
+                for answer in answers {
+                    answer();
+                }
+                group.clear();
+                self.last.send_if_modified(|known| {
+                    let is_new = *known != last;
+                    *known = last;
+                    is_new
+                });
+            }
+            Err(error) => {
+                tracing::error!(
+                    %error,
+                    "writes: the queue on disk failed; no change is accepted until it can be written to again"
+                );
+                // What is on the disk is not known: it is read before anything else is done.
+                drop(database);
+                self.file.write().database = None;
+                for command in group.drain(..) {
+                    command.refuse(&error.to_string(), true);
+                }
+            }
+        }
+    }
+
+    /// The file, opened again if it failed.
+    fn database(&self, opener: &Opener) -> Result<Arc<Database>, redb::Error> {
+        if let Some(database) = &self.file.read().database {
+            return Ok(Arc::clone(database));
+        }
+        let (database, index) = load(opener)?;
+        tracing::info!("writes: the queue on disk can be written to again");
+        let database = Arc::new(database);
+        let mut file = self.file.write();
+        file.database = Some(Arc::clone(&database));
+        file.index = index;
+        Ok(database)
+    }
+}
+
+impl Command {
+    /// Nothing was done. Uncertain: or it was, and nobody knows.
+    fn refuse(self, why: &str, uncertain: bool) {
+        let unavailable = || Unavailable(why.to_owned());
+        match self {
+            Self::Push(_, tell) => {
+                let why = why.to_owned();
+                let _ = tell.send(Pushed::Unavailable { why, uncertain });
+            }
+            Self::Settle(_, tell) => {
+                let _ = tell.send(Err(unavailable()));
+            }
+            Self::Revive(_, _, tell) => {
+                let _ = tell.send(Err(unavailable()));
+            }
+            Self::Discard(_, tell) => {
+                let _ = tell.send(Err(unavailable()));
+            }
+        }
+    }
+}
+
+/// To be called when the transaction is on the disk.
+type Answer = Box<dyn FnOnce()>;
+
+/// One transaction for all of a group. Those who wait are left in it until it is on the disk.
+fn commit(
+    database: &Database,
+    group: &mut Vec<Command>,
+    (depth, bounds): (Depth, Bounds),
+) -> Result<(Vec<Effect>, Vec<Answer>), redb::Error> {
+    let now_ms = now_ms();
+    let transaction = database.begin_write()?;
+    let mut outcomes = Vec::with_capacity(group.len());
+    let effects = {
+        let mut work = table::Work::begin(&transaction, (depth, bounds), now_ms)?;
+        for command in group.iter() {
+            outcomes.push(match command {
+                Command::Push(item, _) => Outcome::Pushed(work.push(item)?),
+                Command::Settle(settlements, _) => {
+                    for settlement in settlements {
+                        work.settle(settlement)?;
+                    }
+                    Outcome::Settled
+                }
+                Command::Revive(id, force, _) => Outcome::Revived(work.revive(id, *force)?),
+                Command::Discard(id, _) => Outcome::Discarded(work.discard(id)?),
+            });
+        }
+        work.finish()?
+    };
+    transaction.commit()?;
+    let answers = group.drain(..).zip(outcomes);
+    let answers = answers.map(|(command, outcome)| -> Answer {
+        Box::new(move || match (command, outcome) {
+            (Command::Push(_, tell), Outcome::Pushed(pushed)) => drop(tell.send(pushed)),
+            (Command::Settle(_, tell), Outcome::Settled) => drop(tell.send(Ok(()))),
+            (Command::Revive(_, _, tell), Outcome::Revived(it)) => drop(tell.send(Ok(it))),
+            (Command::Discard(_, tell), Outcome::Discarded(it)) => drop(tell.send(Ok(it))),
+            _ => {}
+        })
+    });
+    Ok((effects, answers.collect()))
+}
+
+enum Outcome {
+    Pushed(Pushed),
+    Settled,
+    Revived(Revived),
+    Discarded(bool),
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX >> 20)
+}
+
+impl Queue for DiskQueue {
+    fn kind(&self) -> &'static str {
+        "disk"
+    }
+
+    fn partitions(&self) -> u16 {
+        1
+    }
+
+    fn partition_of(&self, _resource: &Resource) -> u8 {
+        0
+    }
+
+    fn push(&self, item: Item) -> BoxFuture<'_, Pushed> {
+        Box::pin(async move {
+            let pushed = self.ask(|tell| Command::Push(item, tell)).await;
+            pushed.unwrap_or_else(|| Pushed::Unavailable {
+                why: "the server is stopping".to_owned(),
+                uncertain: true,
+            })
+        })
+    }
+
+    fn find<'a>(&'a self, id: &'a WriteId) -> BoxFuture<'a, Result<Option<Known>, Unavailable>> {
+        let id = id.clone();
+        Box::pin(self.read(move |database| table::find(database, &id)))
+    }
+
+    fn newest<'a>(
+        &'a self,
+        resource: &'a Resource,
+    ) -> BoxFuture<'a, Result<Option<Queued>, Unavailable>> {
+        Box::pin(async move {
+            loop {
+                let head = self.shared.file.read().index.newest(resource);
+                let Some(head) = head else {
+                    return Ok(None);
+                };
+                let read = self
+                    .read(move |database| table::queued(database, head))
+                    .await?;
+                if read.is_some() {
+                    return Ok(read);
+                }
+                // It was settled between the two looks: who has been told of that may not be told of it.
+            }
+        })
+    }
+
+    fn own(&self, _partition: u8) -> BoxFuture<'_, Duty> {
+        Box::pin(async { Duty::Ours(Box::new(Always)) })
+    }
+
+    fn scan(
+        &self,
+        _partition: u8,
+        after: u64,
+        max: usize,
+    ) -> BoxFuture<'_, Result<Vec<Queued>, Unavailable>> {
+        Box::pin(async move {
+            let heads = self.shared.file.read().index.after(after, max);
+            self.read(move |database| table::all_queued(database, heads))
+                .await
+        })
+    }
+
+    fn news(&self, _partition: u8, after: u64) -> BoxFuture<'_, ()> {
+        let mut last = self.shared.last.subscribe();
+        Box::pin(async move {
+            let _ = last.wait_for(|last| *last > after).await;
+        })
+    }
+
+    fn fetch(
+        &self,
+        _partition: u8,
+        sequence: u64,
+    ) -> BoxFuture<'_, Result<Option<Bytes>, Unavailable>> {
+        Box::pin(self.read(move |database| table::record(database, sequence)))
+    }
+
+    fn settle(
+        &self,
+        _partition: u8,
+        settlements: Vec<Settlement>,
+    ) -> BoxFuture<'_, Result<(), Unavailable>> {
+        Box::pin(async move {
+            let settled = self.ask(|tell| Command::Settle(settlements, tell)).await;
+            settled.unwrap_or_else(ended)
+        })
+    }
+
+    fn dead<'a>(
+        &'a self,
+        after: Option<&'a WriteId>,
+        max: usize,
+    ) -> BoxFuture<'a, Result<Vec<DeadLetter>, Unavailable>> {
+        let after = after.cloned();
+        Box::pin(self.read(move |database| table::dead(database, after.as_ref(), max)))
+    }
+
+    fn revive<'a>(
+        &'a self,
+        id: &'a WriteId,
+        force: bool,
+    ) -> BoxFuture<'a, Result<Revived, Unavailable>> {
+        Box::pin(async move {
+            let revived = self.ask(|tell| Command::Revive(id.clone(), force, tell));
+            revived.await.unwrap_or_else(ended)
+        })
+    }
+
+    fn discard<'a>(&'a self, id: &'a WriteId) -> BoxFuture<'a, Result<bool, Unavailable>> {
+        Box::pin(async move {
+            let discarded = self.ask(|tell| Command::Discard(id.clone(), tell)).await;
+            discarded.unwrap_or_else(ended)
+        })
+    }
+
+    fn depth(&self) -> BoxFuture<'_, Result<Depth, Unavailable>> {
+        let depth = self.shared.file.read().index.depth();
+        Box::pin(async move { Ok(depth) })
+    }
+}
+
+/// A queue of one node is always that node's.
+struct Always;
+
+impl Tenure for Always {
+    fn progress(&self) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn stands(&self) -> bool {
+        true
+    }
+
+    fn lost(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
+    }
+
+    fn save<'a>(&'a self, _progress: &'a [u8]) -> BoxFuture<'a, Saved> {
+        Box::pin(async { Saved::Saved })
+    }
+
+    fn end(self: Box<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async {})
+    }
+}
