@@ -577,8 +577,6 @@ warning: larder.toml:14: pending of [[routes]]: it does nothing on a route that 
 queue = "redis"
 "##,
         r##"
-warning: larder.toml: there is no [[routes]], so every request is answered with 404
-  remedy: write [[routes]] with path = "/data/{key}" and loader = "NAME"; without any file every loader is served at /NAME/{key}
 error: larder.toml:2: queue of [writes]: there is no [redis] to keep it in
   remedy: write [redis] with url = "redis://127.0.0.1:6379", or queue = "disk"
 "##,

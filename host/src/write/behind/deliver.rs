@@ -130,7 +130,7 @@ impl Delivery {
     pub async fn stop(&self, limit: Duration) {
         let deadline = Instant::now() + limit;
         while Instant::now() < deadline {
-            if self.lanes.lock().is_idle(Instant::now()) {
+            if self.lanes.lock().is_idle() {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -649,15 +649,13 @@ impl Lanes {
         lanes.any(|lane| matches!(lane.state, State::Out(_)))
     }
 
-    /// Whether nothing is out, and nothing could be done now: for who waits until all is made.
-    pub(super) fn is_idle(&self, now: Instant) -> bool {
-        let is_out = self.writers.values().any(|line| line.out > 0);
+    /// Whether nothing is out, and nothing is to be made that could be made now: for who waits until all is made.
+    pub(super) fn is_idle(&self) -> bool {
+        /// A writer that failed so often in a row will hardly be helped by waiting a little more.
+        const HOPELESS: u32 = 5;
+        let is_hopeless = |line: &Line| line.streak >= HOPELESS;
         let is_ready = self.ready.values().any(|line| !line.is_empty());
-        let is_paused = self
-            .writers
-            .values()
-            .any(|line| line.paused.is_some_and(|until| until > now));
-        !is_out && !self.are_out() && (!is_ready || is_paused)
+        !self.are_out() && (!is_ready || self.writers.values().all(is_hopeless))
     }
 
     /// The partitions that are consumed here.
