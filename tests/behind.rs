@@ -205,7 +205,7 @@ async fn the_same_idempotency_key_is_the_same_change_over_a_restart_too() {
     let key = [("idempotency-key", "k-1")];
     let first = send(&larder, (Method::PUT, "42"), &key, "a").await;
     assert_eq!(first.status, 202);
-    larder.restart().await;
+    larder.crash().await;
     let second = send(&larder, (Method::PUT, "42"), &key, "a").await;
     second.expect(
         202,
@@ -439,7 +439,7 @@ async fn law_7_what_was_accepted_outlives_a_kill() {
     for body in ["1", "2", "3"] {
         all.push(put(&larder, "a", body).await);
     }
-    larder.restart().await;
+    larder.crash().await;
     origin.on("/write/a", Reply::status(204));
     for location in &all {
         until(&larder, location, "applied").await;
@@ -464,7 +464,7 @@ async fn sigterm_lets_be_made_what_can_be_made_and_keeps_the_rest() {
     assert!(larder.exit().await.success());
     assert_eq!(told(&origin, "a"), ["1", "2"]);
     origin.on("/write/b", Reply::status(204));
-    larder.restart().await;
+    larder.start_again().await;
     until(&larder, &kept, "applied").await;
     assert_eq!(told(&origin, "a"), ["1", "2"], "and not again");
 }

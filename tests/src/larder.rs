@@ -374,6 +374,17 @@ impl Larder {
     pub async fn restart(&mut self) {
         self.terminate();
         self.exit().await;
+        self.start_again().await;
+    }
+
+    /// Ends the server with SIGKILL and starts it again on the same directory.
+    pub async fn crash(&mut self) {
+        self.kill().await;
+        self.start_again().await;
+    }
+
+    /// Starts a server that has ended, on the same directory.
+    pub async fn start_again(&mut self) {
         let (child, public, admin) = launch(&self.home, &self.log).await;
         self.child = child;
         self.public = Client::new(public);
