@@ -20,9 +20,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// belongs to the call that it was begun in, and would be lost to the other if two took turns.
 type Opening = Shared<Receiver<Result<Rc<Connection>, Fault>>>;
 
-/// At most `connections` connections to one server.
+/// At most `connections` connections to one server, all for the same.
 pub(crate) struct Pool {
     server: Rc<Server>,
+    purpose: fn() -> Purpose,
     state: RefCell<State>,
 }
 
@@ -42,9 +43,10 @@ struct Trouble {
 }
 
 impl Pool {
-    pub(crate) fn new(server: Rc<Server>) -> Rc<Self> {
+    pub(crate) fn new(server: Rc<Server>, purpose: fn() -> Purpose) -> Rc<Self> {
         Rc::new(Self {
             server,
+            purpose,
             state: RefCell::default(),
         })
     }
@@ -102,7 +104,7 @@ impl Pool {
         state.opening = Some(opening.clone());
         // A task of its own: the load that wanted it may be gone before it is there.
         net::spawn(async move {
-            let opened = Connection::open(&pool.server, Purpose::Loads).await;
+            let opened = Connection::open(&pool.server, (pool.purpose)()).await;
             told.send(pool.opened(opened.map(Rc::new))).ok(); // an error: nobody waits any more
         });
         Ok(opening)
