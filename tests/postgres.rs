@@ -3,11 +3,16 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::future::join_all;
+use http::Method;
 use larder_tests::postgres::{PASSWORD, READER};
-use larder_tests::{Builder, Larder, Postgres, Wasm, eventually, eventually_within};
+use larder_tests::{
+    Answer, Builder, Client, Larder, Postgres, Wasm, eventually, eventually_within,
+};
 use tokio::sync::Mutex;
 
 /// How long compiling may take on a machine that has other things to do.
@@ -362,6 +367,201 @@ async fn law_9_a_database_that_is_not_granted_is_not_reached_and_the_line_is_nam
         .await;
     assert_eq!(larder.get("/countries/DE").await.status, 502);
     assert!(!postgres.log().contains(&format!("user={READER}")));
+}
+
+/// What PUT and DELETE change, in front of [`QUERIES`].
+const WRITES: &str = r#"
+[config.order]
+[config.once]
+[config.writes."/countries/{alpha_2}"]
+table = "countries"
+key = { alpha_2 = "text" }
+columns = { alpha_3 = "text", number = "smallint", name = "text", flag = { type = "text", required = false } }
+delete = true
+tags = ["countries"]
+"#;
+
+/// A database whose countries may be written, and a server that does.
+async fn writing() -> (Postgres, Larder) {
+    let postgres = postgres().await;
+    let grant = format!("grant insert, update, delete on countries to {READER}");
+    postgres.run(&grant).await;
+    let install = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .with_file_name("plugins")
+        .join("postgres/install-writes.sql");
+    let writer = format!("writer={READER}");
+    postgres.run_file(&install, &[&writer]).await;
+    let routes = "ttl = \"1h\"\nmissing_ttl = \"1h\"\nfailure_ttl = \"0\"\ntimeout = \"20s\"\n";
+    let larder = Larder::with()
+        .plugin("postgres", &sidecar(&postgres, "", WRITES))
+        .env("DATABASE_PASSWORD", PASSWORD)
+        .route(
+            "/countries/{alpha_2}",
+            "postgres",
+            &format!("{routes}write = \"through\""),
+        )
+        .route("/countries/{alpha_2}/subdivisions", "postgres", routes)
+        .route("/numbers/{number}", "postgres", routes);
+    (postgres, start(larder).await)
+}
+
+async fn send(
+    larder: &Larder,
+    method: Method,
+    path: &str,
+    fields: &[(&str, &str)],
+    body: &str,
+) -> Answer {
+    let client = Client::new(larder.public.address());
+    let body = Bytes::copy_from_slice(body.as_bytes());
+    let fields = [&[("content-type", "application/json")], fields].concat();
+    client.request(method, path, &fields, body).await
+}
+
+async fn put(larder: &Larder, path: &str, body: &str) -> Answer {
+    send(larder, Method::PUT, path, &[], body).await
+}
+
+#[tokio::test]
+async fn a_row_is_written_read_back_and_removed() {
+    let (postgres, larder) = writing().await;
+    let plugin = larder.plugin("postgres").await;
+    assert_eq!(plugin["error"], serde_json::Value::Null, "{plugin}");
+    assert_eq!(larder.get("/countries/XX").await.status, 404);
+    let body =
+        r#"{"alpha_2": "XX", "alpha_3": "XXX", "number": 999, "name": "Nowhere", "flag": null}"#;
+    let answer = put(&larder, "/countries/XX", body).await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    let read = larder.get("/countries/XX").await;
+    assert_eq!(
+        (read.status.as_u16(), read.json()["name"].as_str()),
+        (200, Some("Nowhere"))
+    );
+    let answer = put(
+        &larder,
+        "/countries/XX",
+        &body.replace("Nowhere", "Elsewhere"),
+    )
+    .await;
+    assert_eq!(answer.status, 204, "{answer:?}");
+    assert_eq!(
+        larder.get("/countries/XX").await.json()["name"],
+        "Elsewhere"
+    );
+    let rows = postgres.session().await;
+    let sql = "select name from countries where alpha_2 = 'XX'";
+    let rows = rows.query(sql, &[]).await.unwrap();
+    assert_eq!(rows[0].get::<_, &str>(0), "Elsewhere");
+    // A younger change was made already, by a node that is ahead.
+    postgres
+        .run("update larder.written set sequence = 9223372036854775807 where place = '[\"XX\"]'")
+        .await;
+    let answer = put(&larder, "/countries/XX", body).await;
+    assert_eq!(answer.status, 204, "{answer:?}");
+    assert_eq!(
+        larder.get("/countries/XX").await.json()["name"],
+        "Elsewhere"
+    );
+    postgres.run("truncate larder.written").await;
+    let answer = send(&larder, Method::DELETE, "/countries/XX", &[], "").await;
+    assert_eq!(answer.status, 204, "{answer:?}");
+    assert_eq!(larder.get("/countries/XX").await.status, 404);
+}
+
+#[tokio::test]
+async fn what_a_row_cannot_be_is_refused_with_its_reason() {
+    let (_postgres, larder) = writing().await;
+    let whole = r#"{"alpha_3": "XXX", "number": 999, "name": "Nowhere"}"#;
+    for (body, status, code, names) in [
+        ("[]", 422, "body-invalid", ""),
+        (
+            &*whole.replace("999", "\"many\""),
+            422,
+            "value-unfit",
+            "number",
+        ),
+        (
+            &*whole.replace("\"name\": \"Nowhere\"", "\"name\": null"),
+            422,
+            "value-missing",
+            "name",
+        ),
+        (
+            &*whole.replace("name", "label"),
+            422,
+            "member-unknown",
+            "label",
+        ),
+        (&*whole.replace("999", "276"), 409, "not-unique", ""),
+    ] {
+        let answer = put(&larder, "/countries/XX", body).await;
+        let problem = answer.json();
+        assert_eq!(
+            (answer.status.as_u16(), problem["code"].as_str()),
+            (status, Some(code)),
+            "{body}: {answer:?}"
+        );
+        assert_eq!(
+            problem["errors"][0]["name"].as_str().unwrap_or_default(),
+            names,
+            "{problem}"
+        );
+    }
+    let absent = send(
+        &larder,
+        Method::PUT,
+        "/countries/DE",
+        &[("if-none-match", "*")],
+        whole,
+    )
+    .await;
+    assert_eq!(
+        (absent.status.as_u16(), absent.json()["code"].as_str()),
+        (412, Some("row-present"))
+    );
+    assert_eq!(larder.get("/countries/XX").await.status, 404);
+    assert_eq!(larder.get("/countries/DE").await.json()["name"], "Germany");
+}
+
+#[tokio::test]
+async fn many_writers_at_once_leave_what_is_read() {
+    let (postgres, larder) = writing().await;
+    let puts = (0..24).map(|number| {
+        let body = format!(
+            r#"{{"alpha_3": "XX{}", "number": {}, "name": "n{number}"}}"#,
+            number % 4,
+            2000 + number % 4
+        );
+        let (path, larder) = (format!("/countries/X{}", number % 4), &larder);
+        async move { put(larder, &path, &body).await }
+    });
+    for answer in join_all(puts).await {
+        assert!(answer.status.is_success(), "{answer:?}");
+    }
+    let session = postgres.session().await;
+    for number in 0..4 {
+        let read = larder.get(&format!("/countries/X{number}")).await.json();
+        let sql = "select name from countries where alpha_2 = $1";
+        let row = session
+            .query_one(sql, &[&format!("X{number}")])
+            .await
+            .unwrap();
+        assert_eq!(read["name"], row.get::<_, &str>(0), "{read}");
+    }
+}
+
+#[tokio::test]
+async fn a_write_while_the_database_is_away_is_not_made() {
+    let (mut postgres, larder) = writing().await;
+    let body = r#"{"alpha_3": "XXX", "number": 999, "name": "Nowhere"}"#;
+    postgres.stop().await;
+    let answer = put(&larder, "/countries/XX", body).await;
+    assert_eq!(answer.status, 502, "{answer:?}");
+    postgres.restart().await;
+    eventually("it is written again", async || {
+        (put(&larder, "/countries/XX", body).await.status == 201).then_some(())
+    })
+    .await;
 }
 
 /// Waits until the change feed is read: a change that nobody else makes is purged.

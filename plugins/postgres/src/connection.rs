@@ -38,6 +38,8 @@ pub(crate) struct Server {
 pub(crate) enum Purpose {
     /// Loads, which do not write.
     Loads,
+    /// Changes, each of which sees one moment and fails where that has passed.
+    Writes,
     /// The change feed: an item for every notification on `channel`, and the end of the stream when the connection ends.
     Feed {
         channel: String,
@@ -107,6 +109,10 @@ impl Connection {
         let (alive, given_up) = oneshot::channel();
         let (mut woken, session) = match purpose {
             Purpose::Loads => (None, "set default_transaction_read_only = on".to_owned()),
+            Purpose::Writes => (
+                None,
+                "set default_transaction_isolation = 'repeatable read'".to_owned(),
+            ),
             Purpose::Feed { channel, woken } => (
                 Some(woken),
                 format!("set statement_timeout = '10s'; listen {channel}"),
@@ -146,9 +152,9 @@ impl Connection {
         })
     }
 
-    /// Whether it has ended.
+    /// Whether it has ended, or was given up and is about to.
     pub(crate) fn is_closed(&self) -> bool {
-        self.client.is_closed()
+        self.client.is_closed() || self.alive.borrow().is_none()
     }
 
     /// How many loads are in flight on it.
@@ -219,29 +225,44 @@ impl Connection {
         };
         // Both are sent when they are polled first, in this order and with nothing in between: one round trip.
         let (set, rows) = join(set, self.client.query_raw(statement, arguments)).await;
-        set?;
+        if set.is_err() {
+            // It is told the next time; what was asked ran all the same, and may have changed something.
+            self.timeout_ms.set(0);
+        }
         let rows = rows?;
         self.hear();
         Ok(rows)
     }
 
-    /// Runs a statement that is not kept.
+    /// The statement of this text, and whether it was prepared before.
+    ///
+    /// # Errors
+    /// What the database says against it.
+    pub(crate) async fn prepared(&self, sql: &str) -> Result<(Statement, bool), Fault> {
+        let known = self.statements.borrow().get(sql).cloned();
+        if let Some(statement) = known {
+            return Ok((statement, true));
+        }
+        let statement = self.client.prepare(sql).await?;
+        self.hear();
+        self.statements
+            .borrow_mut()
+            .insert(sql.to_owned(), statement.clone());
+        Ok((statement, false))
+    }
+
+    /// Runs a text with arguments, for as long as the session lets it.
     ///
     /// # Errors
     /// What the database says against it.
     pub(crate) async fn rows(&self, sql: &str, arguments: &[Argument]) -> Result<RowStream, Fault> {
-        let known = self.statements.borrow().get(sql).cloned();
-        let statement = match known {
-            Some(statement) => statement,
-            None => {
-                let statement = self.client.prepare(sql).await?;
-                self.statements
-                    .borrow_mut()
-                    .insert(sql.to_owned(), statement.clone());
-                statement
-            }
-        };
+        let (statement, _) = self.prepared(sql).await?;
         Ok(self.client.query_raw(&statement, arguments).await?)
+    }
+
+    /// Prepares this text anew the next time.
+    pub(crate) fn forget_text(&self, sql: &str) {
+        self.statements.borrow_mut().remove(sql);
     }
 
     /// Something came from the server.

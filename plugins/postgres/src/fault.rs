@@ -4,7 +4,7 @@
 use std::error::Error as _;
 use std::io;
 
-use larder_plugin_support::{Failure, FailureKind};
+use larder_plugin_support::{Failure, FailureKind, Param};
 use tokio_postgres::Error;
 use tokio_postgres::error::DbError;
 
@@ -20,8 +20,18 @@ pub(crate) struct Fault {
     pub(crate) lost: bool,
     /// Whether a value that was bound is at fault.
     pub(crate) value: bool,
+    /// More of what the server gave.
+    refusal: Option<Box<Refusal>>,
     /// Whether what was prepared does not fit the database any more.
     pub(crate) outdated: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Refusal {
+    /// The column that it names, if it does.
+    column: Option<String>,
+    /// Its sentence alone, without the values of rows that its details tell.
+    sentence: String,
 }
 
 impl Fault {
@@ -29,6 +39,7 @@ impl Fault {
     pub(crate) fn new(kind: FailureKind, code: &str, message: String) -> Self {
         Self {
             said: message.clone(),
+            refusal: None,
             failure: Failure::new(kind, code, message),
             state: None,
             lost: false,
@@ -40,6 +51,107 @@ impl Fault {
     /// The database is not there.
     pub(crate) fn unreachable(message: String) -> Self {
         Self::new(FailureKind::Unavailable, "database-unreachable", message)
+    }
+
+    /// Whether what was to be written is at fault: the same again would fail again, and others would not.
+    pub(crate) fn is_of_data(&self) -> bool {
+        self.state
+            .as_deref()
+            .is_some_and(|state| of_data(state).is_some())
+    }
+
+    /// Whether a value is none of the type that it is read as.
+    pub(crate) fn value_is_unfit(&self) -> bool {
+        self.state
+            .as_deref()
+            .is_some_and(|state| state.starts_with("22"))
+    }
+
+    /// The column that the server names.
+    pub(crate) fn column(&self) -> Option<&str> {
+        self.refusal.as_ref()?.column.as_deref()
+    }
+
+    /// What the server says of it that any client may read.
+    fn sentence(&self) -> &str {
+        self.refusal
+            .as_ref()
+            .map_or(&self.failure.message, |refusal| &refusal.sentence)
+    }
+
+    /// Whether it ran into another transaction, and changed nothing.
+    pub(crate) fn is_of_others(&self) -> bool {
+        matches!(self.state.as_deref(), Some("40001" | "40P01"))
+    }
+
+    /// What it means where something was to be changed.
+    pub(crate) fn of_change(mut self) -> Self {
+        let Some(state) = self.state.as_deref() else {
+            return self;
+        };
+        let (kind, code, message) = if let Some((kind, code)) = of_data(state) {
+            (kind, code, self.sentence())
+        } else {
+            match state {
+                "42501" => (
+                    FailureKind::Denied,
+                    "database-denied",
+                    "the database does not let this user write; grant it select, insert, update and delete on the table, and \
+                     run plugins/postgres/install-writes.sql with `-v writer=USER` where [config.order] or [config.once] is set",
+                ),
+                "42P10" => (
+                    FailureKind::Internal,
+                    "key-not-unique",
+                    "the columns of `key` are not those of a primary key or a unique index of the table; correct [config.writes] of \
+                     the sidecar, or add the index",
+                ),
+                "25006" => (
+                    FailureKind::Unavailable,
+                    "database-read-only",
+                    "the database takes no changes now: it is a replica, or made read-only",
+                ),
+                "40001" | "40P01" => (
+                    FailureKind::Unavailable,
+                    "database-conflict",
+                    "the change ran into others again and again",
+                ),
+                _ if state.starts_with("42") || state == "3F000" => (
+                    FailureKind::Internal,
+                    "write-invalid",
+                    "the database does not understand the change; correct [config.writes] of the sidecar, and run \
+                     plugins/postgres/install-writes.sql where [config.order] or [config.once] is set",
+                ),
+                _ => return self,
+            }
+        };
+        self.failure = Failure::new(kind, code, format!("{message} (SQLSTATE {state})"));
+        self
+    }
+
+    /// It, where what was sent before the connection ended may have changed something.
+    pub(crate) fn unknown(mut self) -> Self {
+        let message = "the connection to the database broke off before it answered; the change may have been made";
+        self.failure = Failure::new(
+            FailureKind::Unavailable,
+            "outcome-unknown",
+            message.to_owned(),
+        );
+        self.state = None;
+        self
+    }
+
+    /// It, where a part or a member is known that it is about, and the type that it does not fit.
+    pub(crate) fn about(mut self, name: &str, type_name: Option<&str>) -> Self {
+        let what = type_name.map_or_else(
+            || self.failure.message.clone(),
+            |type_name| format!("is no value of the type {type_name}: {}", self.sentence()),
+        );
+        self.failure.message = format!("`{name}`: {what}");
+        self.failure.details = vec![Param {
+            name: name.to_owned(),
+            value: what,
+        }];
+        self
     }
 
     /// The failure as the operator sees it, at start and in probes: with the words of the database.
@@ -67,6 +179,10 @@ fn refused(refusal: &DbError) -> Fault {
     let (kind, code, message) = meaning(state);
     let mut fault = Fault::new(kind, code, format!("{message} (SQLSTATE {state})"));
     fault.state = Some(state.to_owned());
+    fault.refusal = Some(Box::new(Refusal {
+        column: refusal.column().map(str::to_owned),
+        sentence: refusal.message().to_owned(),
+    }));
     fault.said = refusal.message().to_owned();
     for more in [refusal.detail(), refusal.hint()].into_iter().flatten() {
         fault.said.push_str("; ");
@@ -78,6 +194,23 @@ fn refused(refusal: &DbError) -> Fault {
     fault.outdated =
         matches!(state, "0A000" | "26000") || state.starts_with("42") && state != "42501";
     fault
+}
+
+/// What a SQLSTATE means that says that what was to be written is at fault.
+fn of_data(state: &str) -> Option<(FailureKind, &'static str)> {
+    use FailureKind::{Conflict, InvalidRequest};
+    Some(match state {
+        "21000" => (Conflict, "row-twice"),
+        "23001" | "23503" => (Conflict, "reference-broken"),
+        "23502" => (InvalidRequest, "value-missing"),
+        "23505" | "23P01" => (Conflict, "not-unique"),
+        "23514" | "44000" => (InvalidRequest, "check-failed"),
+        // What a trigger raises.
+        "P0001" => (InvalidRequest, "refused-by-trigger"),
+        _ if state.starts_with("22") => (InvalidRequest, "value-unfit"),
+        _ if state.starts_with("23") => (Conflict, "constraint-broken"),
+        _ => return None,
+    })
 }
 
 /// Invalid text, out of range, no date, an impossible date, no UTF-8: what a client wrote is no value of the type.

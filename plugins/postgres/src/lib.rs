@@ -1,6 +1,6 @@
 //! `postgres`: rows of PostgreSQL as JSON, one named query for each route. To copy from when the source is a database: a wire
-//! protocol over a granted socket, connections that the loads in flight share, many questions in one statement, and a change
-//! feed, so that what was updated is not answered for the rest of its time to live.
+//! protocol over a granted socket, connections that the loads in flight share, many questions in one statement, many changes
+//! in another, and a change feed, so that what was updated is not answered for the rest of its time to live.
 //!
 //! | setting | default | what it is |
 //! |---|---|---|
@@ -14,6 +14,9 @@
 //! | `rows_max` | 10000 | the most rows of one answer |
 //! | `body_max` | 8 MiB | the longest answer, in bytes; raise it together with `[limits] body` |
 //! | `queries."ROUTE"` | | the query of a route: `sql`, `params`, `key`, `result`, `ttl`, `tags` |
+//! | `writes."ROUTE"` | | what PUT and DELETE change: `table`, `key`, `columns`, `ignore`, `delete`, `tags` |
+//! | `order` | off | refuses changes that come late, by the tables of `install-writes.sql`: `keep` (`"30d"`) |
+//! | `once` | off | makes a change that comes twice once, by those tables: `keep` (`"7d"`) |
 //! | `feed` | off | reads the outbox of `install.sql`: `every` (`"1s"`), `keep` (`"1d"`) |
 //!
 //! Grants: `tcp` to the server. A sidecar, `postgres.toml`:
@@ -39,6 +42,7 @@
 //! # Layout
 //! - `settings`, `sql`: what the sidecar says, judged; the text of statements.
 //! - `loads`, `answer`: questions to statements, rows to outcomes.
+//! - `writes`: mutations to statements, and what became of them.
 //! - `feed`: the outbox to changes.
 //! - `pool`, `connection`, `tls`, `net`: the way to the server.
 //! - `fault`: what went wrong, for clients and for operators.
@@ -53,6 +57,7 @@ mod pool;
 mod settings;
 mod sql;
 mod tls;
+mod writes;
 
 // The actor of the black-box tests, and how those wait.
 #[cfg(test)]
@@ -74,8 +79,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use connection::Server;
-use exports::larder::plugin::{batch_loader, change_feed, lifecycle, metadata};
+use connection::{Purpose, Server};
+use exports::larder::plugin::{batch_loader, change_feed, lifecycle, metadata, writer};
 use fault::Fault;
 use feed::Feed;
 use larder_plugin_support::contract::secrets::{self, SecretError};
@@ -84,6 +89,7 @@ use loads::Loads;
 use pool::Pool;
 use settings::Settings;
 use tls::Connector;
+use writes::Writes;
 
 wit_bindgen::generate!({
     path: "../../wit",
@@ -91,6 +97,7 @@ wit_bindgen::generate!({
         package larder:postgres;
         world postgres {
             include larder:plugin/batch-loader-plugin@0.1.0;
+            include larder:plugin/writer-plugin@0.1.0;
             include larder:plugin/change-feed-plugin@0.1.0;
             include larder:plugin/described@0.1.0;
         }
@@ -108,8 +115,10 @@ export!(Postgres);
 
 /// What an instance is made of.
 struct Instance {
-    pool: Rc<Pool>,
+    /// Of loads, which do not write, and of writes.
+    pools: [Rc<Pool>; 2],
     loads: Loads,
+    writes: Writes,
     feed: Option<Feed>,
 }
 
@@ -128,11 +137,13 @@ impl Instance {
             connector,
             password: Box::new(password),
         });
-        let pool = Pool::new(Rc::clone(&server));
+        let pool = Pool::new(Rc::clone(&server), || Purpose::Loads);
+        let writing = Pool::new(Rc::clone(&server), || Purpose::Writes);
         Ok(Self {
             loads: Loads::new(&server.settings, Rc::clone(&pool))?,
+            writes: Writes::new(&server.settings, Rc::clone(&writing))?,
             feed: feed.map(|feed| Feed::new(server, feed)),
-            pool,
+            pools: [pool, writing],
         })
     }
 }
@@ -174,6 +185,15 @@ impl batch_loader::Guest for Postgres {
     }
 }
 
+impl writer::Guest for Postgres {
+    async fn write(mutations: Vec<writer::Mutation>) -> Vec<Result<writer::Receipt, Failure>> {
+        match instance() {
+            Ok(instance) => instance.writes.write(&mutations).await,
+            Err(failure) => mutations.iter().map(|_| Err(failure.clone())).collect(),
+        }
+    }
+}
+
 impl change_feed::Guest for Postgres {
     async fn poll(
         cursor: Option<Vec<u8>>,
@@ -197,14 +217,19 @@ impl lifecycle::Guest for Postgres {
         instance().map(drop)
     }
 
-    /// Connects, and prepares every query.
+    /// Connects, prepares every query, and has every change planned.
     async fn probe() -> Result<(), Failure> {
-        instance()?.loads.probe().await.map_err(Fault::for_operator)
+        let instance = instance()?;
+        let probed = async {
+            instance.loads.probe().await?;
+            instance.writes.probe().await
+        };
+        probed.await.map_err(Fault::for_operator)
     }
 
     async fn stop() {
         if let Some(instance) = INSTANCE.take() {
-            instance.pool.close();
+            instance.pools.iter().for_each(|pool| pool.close());
         }
     }
 }

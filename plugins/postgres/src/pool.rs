@@ -5,8 +5,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use futures_channel::oneshot::{self, Receiver};
 use futures_util::FutureExt as _;
-use futures_util::future::{LocalBoxFuture, Shared};
+use futures_util::future::Shared;
 
 use crate::connection::{Connection, Lease, Purpose, Server};
 use crate::fault::Fault;
@@ -15,11 +16,14 @@ use crate::net;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-type Opening = Shared<LocalBoxFuture<'static, Result<Rc<Connection>, Fault>>>;
+/// What an attempt came to, for all who wait for it. The attempt itself is polled by one task alone: what waits for the host
+/// belongs to the call that it was begun in, and would be lost to the other if two took turns.
+type Opening = Shared<Receiver<Result<Rc<Connection>, Fault>>>;
 
-/// At most `connections` connections to one server.
+/// At most `connections` connections to one server, all for the same.
 pub(crate) struct Pool {
     server: Rc<Server>,
+    purpose: fn() -> Purpose,
     state: RefCell<State>,
 }
 
@@ -39,9 +43,10 @@ struct Trouble {
 }
 
 impl Pool {
-    pub(crate) fn new(server: Rc<Server>) -> Rc<Self> {
+    pub(crate) fn new(server: Rc<Server>, purpose: fn() -> Purpose) -> Rc<Self> {
         Rc::new(Self {
             server,
+            purpose,
             state: RefCell::default(),
         })
     }
@@ -67,7 +72,12 @@ impl Pool {
         };
         match (best, opening) {
             (Some(connection), _) => Ok(connection.lease()),
-            (None, Some(opening)) => Ok(opening?.await?.lease()),
+            (None, Some(opening)) => {
+                let opened = opening?.await;
+                // Unreachable while the instance lives: nobody ends the task.
+                let ended = || Fault::unreachable("the attempt to connect was given up".to_owned());
+                Ok(opened.unwrap_or_else(|_| Err(ended()))?.lease())
+            }
             // Unreachable while `connections` is at least 1, which the schema says.
             (None, None) => Err(Fault::unreachable(
                 "`connections` is 0; raise it".to_owned(),
@@ -89,15 +99,14 @@ impl Pool {
             }
         }
         let pool = Rc::clone(self);
-        let opening = async move {
-            let opened = Connection::open(&pool.server, Purpose::Loads).await;
-            pool.opened(opened.map(Rc::new))
-        }
-        .boxed_local()
-        .shared();
+        let (told, opening) = oneshot::channel();
+        let opening = opening.shared();
         state.opening = Some(opening.clone());
         // A task of its own: the load that wanted it may be gone before it is there.
-        net::spawn(opening.clone().map(drop));
+        net::spawn(async move {
+            let opened = Connection::open(&pool.server, (pool.purpose)()).await;
+            told.send(pool.opened(opened.map(Rc::new))).ok(); // an error: nobody waits any more
+        });
         Ok(opening)
     }
 

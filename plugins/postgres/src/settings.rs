@@ -8,6 +8,8 @@ use larder_plugin_support::{Failure, FailureKind, Template};
 use serde::{Deserialize, Deserializer};
 
 use crate::sql::{self, Parameter};
+use crate::writes::settings::{Write, WriteSettings};
+use crate::writes::sql::Sides;
 
 /// The `[config]` of the sidecar.
 #[derive(Debug, Clone, Deserialize)]
@@ -35,6 +37,12 @@ pub(crate) struct Settings {
     pub(crate) body_max: usize,
     #[serde(default)]
     queries: BTreeMap<String, QuerySettings>,
+    #[serde(default)]
+    writes: BTreeMap<String, WriteSettings>,
+    /// The last change of every row is kept, so that an older one that comes late changes nothing.
+    pub(crate) order: Option<OrderSettings>,
+    /// Changes are kept by their idempotency keys, so that one that comes twice is made once.
+    pub(crate) once: Option<OnceSettings>,
     /// Where changes are read from; nowhere without it.
     pub(crate) feed: Option<FeedSettings>,
 }
@@ -69,6 +77,39 @@ impl Default for FeedSettings {
         Self {
             every: Duration::from_secs(1),
             keep: Duration::from_secs(24 * 3600),
+        }
+    }
+}
+
+/// How long the last change of a row is kept; zero: until somebody else removes it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct OrderSettings {
+    #[serde(deserialize_with = "duration")]
+    pub(crate) keep: Duration,
+}
+
+impl Default for OrderSettings {
+    /// Longer than any queue tries.
+    fn default() -> Self {
+        Self {
+            keep: Duration::from_secs(30 * 24 * 3600),
+        }
+    }
+}
+
+/// How long the key of a change is kept; zero: until somebody else removes it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct OnceSettings {
+    #[serde(deserialize_with = "duration")]
+    pub(crate) keep: Duration,
+}
+
+impl Default for OnceSettings {
+    fn default() -> Self {
+        Self {
+            keep: Duration::from_secs(7 * 24 * 3600),
         }
     }
 }
@@ -136,12 +177,36 @@ impl Settings {
             .collect()
     }
 
+    /// What is written, judged.
+    ///
+    /// # Errors
+    /// A failure `internal` that names the first setting that makes no sense.
+    pub(crate) fn writes(&self) -> Result<Vec<Write>, Failure> {
+        self.writes
+            .iter()
+            .map(|(route, write)| {
+                write
+                    .judge(route)
+                    .map_err(|fault| unfit(format!("[config.writes.\"{route}\"]: {fault}")))
+            })
+            .collect()
+    }
+
+    /// Which side tables writes use.
+    pub(crate) fn sides(&self) -> Sides {
+        Sides {
+            order: self.order.is_some(),
+            once: self.once.is_some(),
+        }
+    }
+
     /// Refuses what the schema of the descriptor cannot tell.
     ///
     /// # Errors
     /// A failure `internal` that names the setting.
     pub(crate) fn judge(&self) -> Result<(), Failure> {
         self.queries()?;
+        self.writes()?;
         if self.tls == Tls::Require && self.ca.is_none() {
             return Err(unfit(
                 "[config]: `tls = \"require\"` has nothing to judge the server's certificate by; add `ca = \"/tls/ca.pem\"` \

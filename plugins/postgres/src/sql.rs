@@ -241,7 +241,8 @@ pub(crate) fn as_json(
     format!("select {places}, row_to_json(larder_row)::text from ({rows}\n) larder_row")
 }
 
-fn identifier(name: &str) -> String {
+/// A name as PostgreSQL takes any.
+pub(crate) fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 

@@ -1,9 +1,10 @@
-//! Loads and the change feed against a real PostgreSQL, natively: the sockets are tokio's, and all else is what runs in the
+//! Loads, changes and the change feed against a real PostgreSQL, natively: the sockets are tokio's, and all else is what runs in the
 //! component. What the host makes of it is tried by `tests/postgres.rs` at the top of the repository.
 
 mod changes;
 mod encrypted;
 mod reads;
+mod writes;
 
 use larder_plugin_support::{Failure, Outcome, Param, Question, Target};
 use serde_json::{Value, json};
