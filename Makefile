@@ -22,7 +22,7 @@ EXAMPLE ?= quickstart
 # make bench BENCH="--quick --only larder-memory,axum-moka"
 BENCH   ?=
 
-.PHONY: help setup build run test soak model bench bench-purge lint
+.PHONY: help setup build run test kills soak model bench bench-purge lint
 
 help: ## lists the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -53,6 +53,9 @@ test: ## builds and tests everything, and lints it
 	$(CARGO) test $(FLAGS) --manifest-path examples/loader-rust/Cargo.toml --target-dir $(GUEST_TARGET)
 	$(CARGO) test $(FLAGS) --manifest-path bench/Cargo.toml --target-dir $(TARGET)
 	@$(MAKE) --no-print-directory lint
+
+kills: build ## kills servers 200 times while clients write, and looks whether anything was lost: for minutes
+	LARDER_KILLS=$(or $(KILLS),200) $(CARGO) test $(FLAGS) --workspace --test kills -- --nocapture
 
 soak: build ## reloads a plugin 1,000 times during 1,000,000 calls, for minutes: nothing may be left behind
 	LARDER_SOAK=1000,1000000 $(CARGO) test $(FLAGS) --workspace --test soak

@@ -1,8 +1,6 @@
 //! The plugin `postgres` from the outside: a real server with a real database behind it. What the SQL and the types come to
 //! is tried natively, in `plugins/postgres/src/tests`; here is what the two processes make of each other.
 
-use std::ffi::OsString;
-use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -10,13 +8,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use http::Method;
 use larder_tests::postgres::{PASSWORD, READER};
-use larder_tests::{
-    Answer, Builder, Client, Larder, Postgres, Wasm, eventually, eventually_within,
-};
-use tokio::sync::Mutex;
-
-/// How long compiling may take on a machine that has other things to do.
-const COMPILING: Duration = Duration::from_secs(240);
+use larder_tests::{Answer, Builder, Client, Larder, Postgres, eventually, eventually_within};
 
 /// "Within a second", as it is promised, and what a busy machine adds; the ttl is an hour, so only the feed can be that
 /// soon. The second itself is looked at by [`an_update_shows_within_a_second_though_the_ttl_is_an_hour`], more than once.
@@ -68,44 +60,9 @@ fn with(sidecar: &str, routes: &str) -> Builder {
         .route("/numbers/{number}", "postgres", &routes)
 }
 
-/// Starts a server. The component is large, and compiled once for all tests of this file instead of by each of them at the
-/// same time: the others find it in the cache of compiled code.
+/// Starts a server, with the component compiled beforehand.
 async fn start(builder: Builder) -> Larder {
-    static COMPILED: Mutex<Vec<(OsString, Vec<u8>)>> = Mutex::const_new(Vec::new());
-    let home = builder.write();
-    let cache = home.path("larder-data/compiled");
-    let mut compiled = COMPILED.lock().await;
-    if compiled.is_empty() {
-        *compiled = compile().await;
-    }
-    fs::create_dir_all(&cache).expect("a cache is made");
-    for (name, bytes) in compiled.iter() {
-        fs::write(cache.join(name), bytes).expect("and filled");
-    }
-    drop(compiled);
-    Larder::start(home).await
-}
-
-/// Puts the component into a server that runs already, for compiling it may take longer than a start may, and waits until
-/// it is judged. Gives what was compiled.
-async fn compile() -> Vec<(OsString, Vec<u8>)> {
-    let larder = Larder::with().start().await;
-    larder.install("postgres", &Wasm::plugin("postgres"));
-    eventually_within(COMPILING, "the component is compiled", async || {
-        let all = larder.admin.get("/plugins").await.json();
-        // Without settings it is refused, which is said once it is compiled.
-        (!all.as_array()?.first()?["error"].is_null()).then_some(())
-    })
-    .await;
-    let cache = larder.path("larder-data/compiled");
-    let files = fs::read_dir(cache).expect("compiled code is kept");
-    files
-        .flatten()
-        .map(|file| {
-            let bytes = fs::read(file.path()).expect("and can be read");
-            (file.file_name(), bytes)
-        })
-        .collect()
+    builder.start_compiled("postgres").await
 }
 
 async fn postgres() -> Postgres {

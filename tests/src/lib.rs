@@ -3,6 +3,7 @@
 //!
 //! # Layout
 //! - [`larder`]: the server under test, a process with a directory of its own.
+//! - `compiled`: servers that find a large component compiled.
 //! - [`client`]: HTTP as a consumer and as an operator speak it, and what an [`Answer`] says.
 //! - [`metrics`]: what `/metrics` says, and the names that tests rely on.
 //! - [`redis`]: a real `redis-server` that can be stopped, killed, filled and restarted.
@@ -18,6 +19,7 @@
 //! dropped.
 
 pub mod client;
+mod compiled;
 pub mod echo;
 pub mod larder;
 pub mod metrics;

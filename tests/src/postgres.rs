@@ -180,17 +180,27 @@ impl Postgres {
         self.child.wait().await.expect("postgres ends");
     }
 
+    /// Kills it, with all that it has started, as a power cut would. What was committed is there when it is started again.
+    pub async fn kill(&mut self) {
+        self.child
+            .kill()
+            .await
+            .expect("a running postgres can be killed");
+    }
+
     /// Starts it again on the same port, with what it had.
     ///
     /// # Panics
     /// When it does not start.
     pub async fn restart(&mut self) {
-        self.child = spawn(self.dir.path(), self.port, &self.settings);
-        assert!(
-            self.until_ready().await,
-            "postgres does not come back:\n{}",
-            self.log()
-        );
+        // Killed, it has left processes behind that end by themselves; until then another does not start.
+        for _ in 0..20 {
+            self.child = spawn(self.dir.path(), self.port, &self.settings);
+            if self.until_ready().await {
+                return;
+            }
+        }
+        panic!("postgres does not come back:\n{}", self.log());
     }
 
     async fn connect(&self) -> Result<Client, tokio_postgres::Error> {

@@ -1,4 +1,4 @@
-//! A real `redis-server` on a port of its own, with nothing on disk, and the ways in which it can fail.
+//! A real `redis-server` on a port of its own, with nothing on disk unless that is asked for, and the ways in which it can fail.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Stdio;
@@ -31,6 +31,11 @@ impl Redis {
     /// Starts one that can be told to [load](Redis::begin_loading).
     pub async fn start_to_load() -> Self {
         Self::start_with(&["--enable-debug-command", "local"]).await
+    }
+
+    /// Starts one that has on disk what it has answered for.
+    pub async fn start_durable() -> Self {
+        Self::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await
     }
 
     async fn start_with(further: &'static [&'static str]) -> Self {
