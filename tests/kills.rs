@@ -8,15 +8,16 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
 use larder_tests::larder::repository;
 use larder_tests::postgres::{PASSWORD, READER};
-use larder_tests::{Builder, Client, Larder, Postgres, Redis, eventually_within};
+use larder_tests::{Builder, Client, Larder, Postgres, Redis, eventually, eventually_within};
 use parking_lot::Mutex;
+use tokio::net::TcpStream;
 
 /// What clients write, one each.
 const KEYS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
@@ -74,6 +75,7 @@ struct Record {
 /// Clients that write 1, 2, 3, … to a key each, through whichever node answers.
 struct Clients {
     addresses: Arc<Mutex<Vec<SocketAddr>>>,
+    attempts: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     tasks: Vec<tokio::task::JoinHandle<Record>>,
 }
@@ -82,17 +84,28 @@ impl Clients {
     fn start(nodes: &[Larder]) -> Self {
         let addresses = nodes.iter().map(|node| node.public.address()).collect();
         let addresses = Arc::new(Mutex::new(addresses));
+        let attempts = Arc::new(AtomicU64::new(0));
         let stop = Arc::new(AtomicBool::new(false));
         let tasks = KEYS.iter().enumerate().map(|(turn, key)| {
-            let (addresses, stop) = (Arc::clone(&addresses), Arc::clone(&stop));
-            tokio::spawn(write(key, turn, addresses, stop))
+            let shared = (Arc::clone(&addresses), Arc::clone(&attempts));
+            tokio::spawn(write(key, turn, shared, Arc::clone(&stop)))
         });
         let tasks = tasks.collect();
         Self {
             addresses,
+            attempts,
             stop,
             tasks,
         }
+    }
+
+    /// Waits for some attempts more.
+    async fn go_on(&self, attempts: u64) {
+        let wanted = self.attempts.load(Ordering::SeqCst) + attempts;
+        eventually("clients go on", async || {
+            (self.attempts.load(Ordering::SeqCst) >= wanted).then_some(())
+        })
+        .await;
     }
 
     fn moved(&self, place: usize, node: &Larder) {
@@ -112,7 +125,7 @@ impl Clients {
 async fn write(
     key: &str,
     mut turn: usize,
-    addresses: Arc<Mutex<Vec<SocketAddr>>>,
+    (addresses, attempts): (Arc<Mutex<Vec<SocketAddr>>>, Arc<AtomicU64>),
     stop: Arc<AtomicBool>,
 ) -> Record {
     let mut record = Record::default();
@@ -124,6 +137,7 @@ async fn write(
             all[turn % all.len()]
         };
         record.attempted += 1;
+        attempts.fetch_add(1, Ordering::SeqCst);
         let value = record.attempted;
         let body = Bytes::from(format!("{{\"value\": {value}}}"));
         let answer = Client::new(address)
@@ -133,8 +147,15 @@ async fn write(
             Ok(answer) if answer.status == 202 => record.acknowledged.push(value),
             // Not acknowledged: it may have been accepted or not.
             Ok(answer) => assert_eq!(answer.status, 503, "{answer:?}"),
-            // Nobody is there: another attempt a little later.
-            Err(_) => tokio::time::sleep(Duration::from_millis(3)).await,
+            // Nobody is there.
+            Err(_) => {
+                eventually("somebody listens", async || {
+                    let all = addresses.lock().clone();
+                    let connected = all.iter().map(|address| TcpStream::connect(*address));
+                    futures_util::future::select_ok(connected).await.ok()
+                })
+                .await;
+            }
         }
     }
     record
@@ -151,10 +172,6 @@ impl Dice {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (z ^ (z >> 31)) % bound
-    }
-
-    async fn wait(&mut self, most_ms: u64) {
-        tokio::time::sleep(Duration::from_millis(self.below(most_ms))).await;
     }
 }
 
@@ -221,7 +238,7 @@ async fn law_7_a_node_with_its_queue_on_disk_is_killed_and_its_source() {
     let mut nodes = [node(&postgres).start_compiled("postgres").await];
     let clients = Clients::start(&nodes);
     for round in 0..rounds {
-        dice.wait(300).await;
+        clients.go_on(dice.below(400)).await;
         // The source dies too, every few rounds, and is away while the node comes back.
         let with_source = round % 5 == 3;
         if with_source {
@@ -231,11 +248,11 @@ async fn law_7_a_node_with_its_queue_on_disk_is_killed_and_its_source() {
         nodes[0].start_again().await;
         clients.moved(0, &nodes[0]);
         if with_source {
-            dice.wait(500).await;
+            clients.go_on(dice.below(400)).await;
             postgres.restart().await;
         }
     }
-    dice.wait(300).await;
+    clients.go_on(100).await;
     let records = clients.stop().await;
     until_drained(&nodes[0]).await;
     check(&postgres, &records).await;
@@ -260,29 +277,29 @@ async fn law_7_two_nodes_with_their_queue_in_redis_are_killed_and_redis_and_the_
     ];
     let clients = Clients::start(&nodes);
     for round in 0..rounds {
-        dice.wait(400).await;
+        clients.go_on(dice.below(400)).await;
         match round % 5 {
             2 => {
                 redis.kill().await;
-                dice.wait(300).await;
+                clients.go_on(dice.below(50)).await;
                 redis.restart().await;
             }
             4 => {
                 postgres.kill().await;
-                dice.wait(500).await;
+                clients.go_on(dice.below(400)).await;
                 postgres.restart().await;
             }
             _ => {
                 let place = usize::try_from(dice.below(2)).expect("it is 0 or 1");
                 nodes[place].kill().await;
                 // Long enough, sometimes, for the other to take over what it was about.
-                dice.wait(1500).await;
+                clients.go_on(dice.below(1000)).await;
                 nodes[place].start_again().await;
                 clients.moved(place, &nodes[place]);
             }
         }
     }
-    dice.wait(300).await;
+    clients.go_on(100).await;
     let records = clients.stop().await;
     until_drained(&nodes[0]).await;
     check(&postgres, &records).await;

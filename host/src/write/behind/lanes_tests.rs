@@ -1,3 +1,5 @@
+//! The lanes, with the time and the fate of every change in hand.
+
 use std::collections::HashMap as Map;
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! The queue on a real disk: what it holds, over restarts, against the simplest thing that could hold it.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
