@@ -10,9 +10,9 @@
 //! # Who fails, and what follows
 //!
 //! - A change fails by itself: its lane waits, twice as long each time; the others go on.
-//! - A whole batch fails because its source is not to be had: the writer pauses, so that a source that is down is asked by one
-//!   batch a second and not by every change there is. When one of its changes is made again, all that the outage held up
-//!   goes out at once.
+//! - A whole batch fails because its source is not to be had: the writer pauses, and asks again with one batch, after a second at
+//!   most: so a source that is down is not asked by every change there is, and one that is back is soon found. Then all goes
+//!   out at once.
 //! - A whole batch fails because the plugin died of it: half of each such batch goes out next, and so on, until the one that it
 //!   dies of is alone, and is given up after a few times.
 
@@ -378,12 +378,18 @@ impl Lanes {
                 .iter()
                 .all(|result| is_passing(result.as_ref().err()));
         self.judge_writer(batch, results, (died, in_vain), now);
+        let resumed = self.line(&batch.writer).paused;
         for (member, result) in batch.members.iter().zip(results) {
             let fate = self.fate(batch, member, result.as_ref().err(), (died, now_ms));
             match fate {
                 Fate::Again { wait, solo } => {
                     ended.again += 1;
-                    self.again(&member.resource, wait, (solo, in_vain), now);
+                    let wait = match (wait, resumed) {
+                        // It is not the change that fails, and not the change that has to wait.
+                        (Wait::Doubled(None), Some(resumed)) if in_vain => Wait::Until(resumed),
+                        (wait, _) => wait,
+                    };
+                    self.again(&member.resource, wait, solo, now);
                 }
                 Fate::Settled(end) => self.settle(member, &end, &mut ended),
             }
@@ -481,13 +487,7 @@ impl Lanes {
     }
 
     /// It is tried again, after a wait.
-    fn again(
-        &mut self,
-        resource: &Resource,
-        wait: Wait,
-        (company, is_outage): (Option<usize>, bool),
-        now: Instant,
-    ) {
+    fn again(&mut self, resource: &Resource, wait: Wait, company: Option<usize>, now: Instant) {
         if !self.is_ours(resource) {
             self.forget_all(resource);
             return;
@@ -500,22 +500,26 @@ impl Lanes {
         if let Some(company) = company {
             lane.company = company;
         }
-        match wait {
+        let until = match wait {
             Wait::None => {
                 lane.state = State::Ready;
                 let route = Arc::clone(&lane.route);
                 let line = self.ready.entry(route).or_default();
                 line.push_front(resource.clone());
+                return;
+            }
+            Wait::Until(resumed) => {
+                lane.is_outage = true;
+                resumed
             }
             Wait::Doubled(asked) => {
                 lane.failures = lane.failures.saturating_add(1);
-                lane.is_outage = is_outage && asked.is_none();
                 let wait = jittered(doubled(FIRST_WAIT, lane.failures, LONGEST_WAIT));
-                let wait = asked.map_or(wait, |asked| wait.max(asked));
-                lane.state = State::Asleep(now + wait, ticket);
-                self.asleep.insert((now + wait, ticket), resource.clone());
+                now + asked.map_or(wait, |asked| wait.max(asked))
             }
-        }
+        };
+        lane.state = State::Asleep(until, ticket);
+        self.asleep.insert((until, ticket), resource.clone());
     }
 
     /// Whether the partition of a lane is still consumed here.
@@ -688,6 +692,8 @@ enum Fate {
 #[derive(Clone, Copy)]
 enum Wait {
     None,
+    /// Until its writer goes on.
+    Until(Instant),
     /// Twice as long each time, and no shorter than was asked for.
     Doubled(Option<Duration>),
 }
