@@ -6,6 +6,7 @@
 //! - [`flight`]: one load per key. [`generations`]: what a purge covers. [`freshness`]: what may be served when.
 //! - [`hot`]: which keys are asked for most. [`pace`]: many of them asked for, with restraint.
 //! - [`entry`]: what is stored. [`memory`]: the tier in this process. [`tier`]: the seam to the one that nodes share.
+//! - [`queue`]: the seam to a durable queue of changes.
 //! - [`redis`]: that tier; the only place that names Redis. [`envelope`]: an entry as bytes.
 //! - [`source`]: what a loader is asked and answers. [`underway`]: what is on its way to the source; [`queue`]: where it waits.
 //!

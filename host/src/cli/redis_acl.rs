@@ -25,7 +25,8 @@ pub(super) fn run(settings: &Settings) -> ExitCode {
         super::complain([problem]);
         return ExitCode::FAILURE;
     };
-    match acl(&servers(&redis.servers), &redis.prefix) {
+    // Nothing is queued in Redis as yet.
+    match acl(&servers(&redis.servers), &redis.prefix, false) {
         Ok(line) => {
             super::print(&format!("{line}\n"));
             ExitCode::SUCCESS

@@ -102,7 +102,7 @@ pub(super) fn samples(
                 ),
                 counter(
                     "redis_foreign",
-                    "Look-ups in Redis that found bytes that are no entry",
+                    "Look-ups in Redis that found bytes that are no entry, and entries of the queue that are no changes",
                     read(&counts.foreign),
                 ),
                 counter(

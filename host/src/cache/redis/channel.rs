@@ -17,7 +17,7 @@ use redis::{AsyncConnectionConfig, Client, Cmd, PushInfo, PushKind, Value};
 use tokio::sync::mpsc;
 
 use super::link::{CONNECT_TIMEOUT, Trouble, ask};
-use super::names::{Names, epoch_of, scope_of, seq_of};
+use super::names::{Names, epoch_of, scope_of, seq_of, sequence_of};
 use crate::cache::generations::{Mode, Scope};
 
 /// Words that wait to be taken in. More are dropped, which counts as a gap (law 12).
@@ -32,6 +32,8 @@ pub(super) enum Word {
     Stored { node: String, key: String },
     /// The node of this name has given its lease of this key back and stored nothing.
     Released { node: String, key: String },
+    /// A change was accepted into this partition of the queue, at this place.
+    Pushed { partition: u8, sequence: u64 },
     /// Something that a later version tells.
     Other,
     /// The connection is gone.
@@ -188,6 +190,13 @@ fn word_of(data: &[Value]) -> Option<Word> {
                 Word::Released { node, key }
             })
         }
+        "w" => {
+            let (partition, number) = text.split_once(':')?;
+            Some(Word::Pushed {
+                partition: u8::from_str_radix(partition, 16).ok()?,
+                sequence: sequence_of(number.as_bytes())?,
+            })
+        }
         _ => Some(Word::Other),
     }
 }
@@ -246,6 +255,14 @@ mod tests {
             heard("f:00ff:{%2Fdata:4}:demo~1:key=4"),
             Some(Word::Released { node, key })
         );
+        let (partition, sequence) = (10, 7 << 20 | 3);
+        assert_eq!(
+            heard("w:0a:7-3"),
+            Some(Word::Pushed {
+                partition,
+                sequence
+            })
+        );
     }
 
     #[test]
@@ -255,6 +272,8 @@ mod tests {
             "p",
             "p:ff:1:2:0:all:d",
             "s:alone",
+            "w:0a",
+            "w:0a:7",
             "p:00000000000000ff:1:2:0:all:x",
         ] {
             assert_eq!(heard(text), None, "{text}");

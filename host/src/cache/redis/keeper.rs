@@ -399,6 +399,10 @@ impl Shared {
                 self.waiters.wake(&key, Ended::Stored);
             }
             Word::Released { key, .. } => self.waiters.wake(&key, Ended::GivenBack),
+            Word::Pushed {
+                partition,
+                sequence,
+            } => self.pushed.heard(partition, sequence),
             Word::Other => {}
             Word::Gone => return Err(Trouble::Lost("the push channel was closed".into())),
         }

@@ -13,6 +13,7 @@
 //!   purge is told.
 //! - [`channel`]: what other nodes purge and store, heard at once; [`copies`]: whether a replica has a purge.
 //! - [`pending`]: the purges that are yet to be told; [`journal`]: they outlive a restart.
+//! - [`queue`]: the durable queue of changes, for all nodes; [`durability`]: what the servers promise of it.
 //! - [`search`]: the variants of a resource, for the operator.
 //! - [`acl`]: what its user must be allowed.
 //! - [`scripts`] and the `.lua` files: what runs in Redis; [`names`]: what things are called there.
@@ -30,6 +31,7 @@ mod breaker;
 mod channel;
 mod copies;
 mod counters;
+mod durability;
 mod duty;
 mod journal;
 mod keeper;
@@ -38,6 +40,7 @@ mod lease;
 mod link;
 mod names;
 mod pending;
+mod queue;
 mod refused;
 mod scripts;
 mod search;
@@ -60,10 +63,12 @@ use tokio_util::task::AbortOnDropHandle;
 pub use self::acl::acl;
 pub use self::counters::Counters;
 use self::counters::count;
+pub use self::durability::{Durability, Lasting};
 use self::journal::Journal;
 use self::link::{Link, Trouble};
 use self::names::{Names, generation_of};
 use self::pending::{Pending, Recent};
+use self::queue::{Heard, RedisQueue};
 use self::scripts::{Scripts, Storing};
 use self::shard::{Map, Shard};
 use self::telling::Untold;
@@ -75,6 +80,7 @@ use super::entry::Entry;
 use super::envelope;
 use super::freshness::millis;
 use super::generations::{Generations, Mode, Scope, Verdict};
+use super::queue::{Bounds, Queue};
 use super::tier::{
     Claim, Duty, Lease, Leasing, Lookup, Noted, Noting, Purged, Put, SharedTier, TierHealth,
 };
@@ -183,6 +189,8 @@ struct Shared {
     counters: Arc<Counters>,
     /// Who waits for a lease of another node.
     waiters: Arc<Waiters>,
+    /// What was heard of changes that other nodes, or this one, have queued.
+    pushed: Heard,
     hooks: Hooks,
     links: AtomicU64,
 }
@@ -228,6 +236,7 @@ impl RedisTier {
             offset_ms: AtomicI64::new(0),
             counters: Arc::default(),
             waiters: Arc::default(),
+            pushed: Heard::default(),
             hooks,
             links: AtomicU64::new(1),
         });
@@ -248,6 +257,15 @@ impl RedisTier {
     /// What it counted so far.
     pub fn counters(&self) -> &Arc<Counters> {
         &self.shared.counters
+    }
+
+    /// The durable queue in the same servers, shared by all nodes of the same prefix.
+    ///
+    /// `bounds` are of the whole queue, and one step sees a partition alone: so each of the 16 takes a sixteenth of both, and
+    /// a queue may be full for one resource and not for another. A record of more than a sixteenth of the bytes never fits.
+    /// What is in the queue outlives what [`RedisTier::durability`] says.
+    pub fn queue(self: &Arc<Self>, bounds: Bounds) -> Arc<dyn Queue> {
+        Arc::new(RedisQueue::new(Arc::clone(self), bounds))
     }
 }
 

@@ -25,6 +25,8 @@ pub(super) struct Names {
     pub(super) channel: String,
     /// `PREFIX:g:`, which a resource in braces follows.
     generation: String,
+    /// `PREFIX:q:`, which the tag of a partition and the name of a piece follow; see [`Names::pieces`].
+    queue: String,
 }
 
 /// The hash slots of a cluster.
@@ -32,6 +34,15 @@ pub(super) const SLOTS: usize = 16_384;
 
 /// What the name of the group is hashed by.
 const GROUP_TAG: &str = "g";
+
+/// The partitions of a queue.
+pub(super) const PARTITIONS: u8 = 16;
+/// The pieces of a partition, each a key: see `queue/queue.lua`.
+pub(super) const PIECES: [char; 8] = ['s', 'i', 'n', 't', 'd', 'x', 'r', 'c'];
+/// Bits of a sequence below the time.
+const COUNT_BITS: u32 = 20;
+/// Times from here on are of no clock: the sequence would not fit a signed number.
+const TIME_BITS: u32 = 43;
 
 /// The hash slot of a resource: of its text, which stands in braces in every name that concerns it.
 pub(super) fn slot_of(resource: &Resource) -> usize {
@@ -41,6 +52,16 @@ pub(super) fn slot_of(resource: &Resource) -> usize {
 /// The hash slot of the group.
 pub(super) fn group_slot() -> usize {
     slot(GROUP_TAG)
+}
+
+/// The hash slot of a partition.
+pub(super) fn partition_slot(partition: u8) -> usize {
+    slot(&partition_tag(partition))
+}
+
+/// What the names of a partition are hashed by: no resource's text, for those begin with a `/`, encoded.
+fn partition_tag(partition: u8) -> String {
+    format!("w:{partition:02x}")
 }
 
 fn slot(tag: &str) -> usize {
@@ -57,6 +78,7 @@ impl Names {
             progress: format!("{prefix}:d:"),
             channel: format!("{prefix}:push"),
             generation: format!("{prefix}:g:"),
+            queue: format!("{prefix}:q:"),
         }
     }
 
@@ -71,6 +93,18 @@ impl Names {
             all(&self.note),
             all(&self.progress),
         ]
+    }
+
+    /// Glob pattern of the keys of a queue.
+    pub(super) fn queue_pattern(&self) -> String {
+        format!("{}*", self.queue)
+    }
+
+    /// The keys of a partition, `PREFIX:q:{w:NN}:PIECE`, in the order of [`PIECES`]. NN is hexadecimal, as in the ids of the
+    /// changes in it.
+    pub(super) fn pieces(&self, partition: u8) -> [String; 8] {
+        let (queue, tag) = (&self.queue, partition_tag(partition));
+        PIECES.map(|piece| format!("{queue}{{{tag}}}:{piece}"))
     }
 
     /// A duty as its lease and its progress are named after: in the slot of the group, which is no resource's text.
@@ -164,6 +198,19 @@ pub(super) fn generation_of(text: &[u8]) -> Option<(u64, Generation)> {
         expire: seq_of(fields.next()?)?,
     };
     fields.next().is_none().then_some((epoch, generation))
+}
+
+/// A sequence as the stream numbers its entry: `MILLISECONDS-COUNT`.
+pub(super) fn number_text(sequence: u64) -> String {
+    let count = sequence & ((1 << COUNT_BITS) - 1);
+    format!("{}-{count}", sequence >> COUNT_BITS)
+}
+
+/// The sequence of an entry of the stream; none for a number that no Larder gave.
+pub(super) fn sequence_of(number: &[u8]) -> Option<u64> {
+    let (ms, count) = std::str::from_utf8(number).ok()?.split_once('-')?;
+    let (ms, count): (u64, u64) = (ms.parse().ok()?, count.parse().ok()?);
+    (ms < 1 << TIME_BITS && count < 1 << COUNT_BITS).then_some(ms << COUNT_BITS | count)
 }
 
 /// `d` or `e`.
@@ -279,6 +326,31 @@ mod tests {
                 assert_eq!(scope_of(&told(&scope, mode)), Some((scope.clone(), mode)));
             }
         }
+    }
+
+    #[test]
+    fn sequences_are_numbers_of_a_stream_in_their_order() {
+        for (number, sequence) in [
+            ("0-1", 1),
+            ("1700000000000-0", 1_700_000_000_000 << 20),
+            ("1700000000000-1048575", (1_700_000_000_001 << 20) - 1),
+            ("8796093022207-1048575", i64::MAX as u64),
+        ] {
+            assert_eq!(sequence_of(number.as_bytes()), Some(sequence), "{number}");
+            assert_eq!(number_text(sequence), number);
+        }
+        for number in ["", "1", "1-", "-1", "1-1048576", "8796093022208-0", "1-1-1"] {
+            assert_eq!(sequence_of(number.as_bytes()), None, "{number}");
+        }
+    }
+
+    #[test]
+    fn the_pieces_of_a_partition_share_a_slot() {
+        let names = Names::new("larder");
+        let pieces = names.pieces(10);
+        assert_eq!(pieces[0], "larder:q:{w:0a}:s");
+        assert!(pieces.iter().all(|piece| piece.contains("{w:0a}")));
+        assert_eq!(partition_slot(10), slot("w:0a"));
     }
 
     #[test]

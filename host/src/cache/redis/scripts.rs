@@ -10,6 +10,7 @@ use redis::{Cmd, Script, Value};
 use super::link::{Link, Trouble};
 use super::names::{Names, epoch_of, epoch_text, field, mode_text, purge_of, seq_of, told};
 use super::pending::Kept;
+use super::queue::Steps;
 use crate::cache::envelope::{TIME_AT, TIME_LEN};
 use crate::cache::freshness::millis;
 use crate::cache::generations::{Generation, Mode, Scope, Stamp, new_epoch};
@@ -40,6 +41,8 @@ pub(super) struct Scripts {
     release: Script,
     save: Script,
     note: Script,
+    /// Those of the queue.
+    pub(super) queue: Steps,
     /// How long a purge matters.
     matters_ms: u64,
     fields_max: usize,
@@ -133,6 +136,7 @@ impl Scripts {
             release: Script::new(include_str!("release.lua")),
             save: Script::new(include_str!("save.lua")),
             note: Script::new(include_str!("note.lua")),
+            queue: Steps::new(),
             matters_ms: longest_life_ms.saturating_add(MARGIN_MS).min(LIFE_MS_MAX),
             fields_max: FIELDS_MAX,
         }
@@ -161,7 +165,7 @@ impl Scripts {
             &self.save,
             &self.note,
         ];
-        let loads = all.map(|script| async {
+        let loads = all.into_iter().chain(self.queue.all()).map(|script| async {
             // Not in the way of what requests and the keeper ask.
             let mut connection = link.waits.clone();
             script.load_async(&mut connection).await
@@ -402,7 +406,7 @@ fn word(kind: &str, node: &str, text: &str) -> String {
 }
 
 /// `EVALSHA`, with room for what follows, so that an entry is copied into the command once.
-fn call(script: &Script, keys: usize, arguments: usize, room: usize) -> Cmd {
+pub(super) fn call(script: &Script, keys: usize, arguments: usize, room: usize) -> Cmd {
     let mut command = Cmd::with_capacity(3 + keys + arguments, 64 + room);
     command.arg("EVALSHA").arg(script.get_hash()).arg(keys);
     command
@@ -410,7 +414,7 @@ fn call(script: &Script, keys: usize, arguments: usize, room: usize) -> Cmd {
 
 /// Runs a script, loading it first where Redis does not have it (a restart, `SCRIPT FLUSH`, another shard). `limit` is for
 /// all of that.
-async fn run(
+pub(super) async fn run(
     link: &Link,
     connection: &MultiplexedConnection,
     script: &Script,

@@ -10,7 +10,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::breaker::Breaker;
 use super::counters::Counters;
-use super::names::{group_slot, slot_of};
+use super::names::{group_slot, partition_slot, slot_of};
 use super::topology::{Address, Layout, NOBODY};
 use crate::key::Resource;
 
@@ -108,11 +108,18 @@ impl Map {
 
     /// The server that holds a resource, its entries and their leases.
     pub(super) fn of_resource(&self, resource: &Resource) -> Option<&Arc<Shard>> {
+        self.of_slot(|| slot_of(resource))
+    }
+
+    /// The server that holds a partition of the queue.
+    pub(super) fn of_partition(&self, partition: u8) -> Option<&Arc<Shard>> {
+        self.of_slot(|| partition_slot(partition))
+    }
+
+    fn of_slot(&self, slot: impl FnOnce() -> usize) -> Option<&Arc<Shard>> {
         match &self.layout {
             None => self.shards.first(),
-            Some(layout) => self
-                .shards
-                .get(usize::from(layout.slots[slot_of(resource)])),
+            Some(layout) => self.shards.get(usize::from(layout.slots[slot()])),
         }
     }
 

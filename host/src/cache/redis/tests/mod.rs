@@ -3,6 +3,7 @@
 mod duties;
 mod health;
 mod leases;
+mod queue;
 mod server;
 mod trouble;
 
@@ -39,12 +40,16 @@ struct Node {
 impl Node {
     /// A node whose tier need not be there yet.
     fn start(server: &Server) -> Self {
+        Self::start_at(Servers::Single(server.url()))
+    }
+
+    fn start_at(servers: Servers) -> Self {
         let generations = Arc::new(Generations::new());
         let clock = Arc::new(SystemClock::new());
         let resyncs = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&resyncs);
         let settings = RedisSettings {
-            servers: Servers::Single(server.url()),
+            servers,
             tls: Tls::default(),
             prefix: "larder".into(),
             timeout: TIMEOUT,

@@ -15,6 +15,7 @@ pub(super) struct Server {
     child: Option<Child>,
     port: u16,
     directory: TempDir,
+    arguments: Vec<String>,
 }
 
 impl Server {
@@ -25,7 +26,16 @@ impl Server {
             child: None,
             port: listener.local_addr().unwrap().port(),
             directory: tempfile::tempdir().unwrap(),
+            arguments: Vec::new(),
         }
+    }
+
+    /// One that is started with these arguments, every time.
+    pub(super) async fn with(arguments: &[&str]) -> Self {
+        let mut server = Self::absent();
+        server.arguments = arguments.iter().map(|&argument| argument.into()).collect();
+        server.run().await;
+        server
     }
 
     pub(super) async fn start() -> Self {
@@ -41,6 +51,7 @@ impl Server {
             .args(["--bind", "127.0.0.1"])
             .args(["--save", "", "--appendonly", "no"])
             .args(["--loglevel", "warning"])
+            .args(&self.arguments)
             .arg("--dir")
             .arg(self.directory.path())
             .stdout(Stdio::null())
@@ -57,6 +68,10 @@ impl Server {
             self.connection().await.is_some()
         })
         .await;
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.port
     }
 
     pub(super) fn url(&self) -> String {

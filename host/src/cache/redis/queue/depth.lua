@@ -1,0 +1,3 @@
+
+-- How much is in the partition.
+return depth()
