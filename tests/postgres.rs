@@ -562,6 +562,11 @@ async fn a_write_while_the_database_is_away_is_not_made() {
         (put(&larder, "/countries/XX", body).await.status == 201).then_some(())
     })
     .await;
+    // A connection that ended while nobody wrote costs no change.
+    postgres.stop().await;
+    postgres.restart().await;
+    let answer = put(&larder, "/countries/XX", body).await;
+    assert_eq!(answer.status, 204, "{answer:?}");
 }
 
 /// Waits until the change feed is read: a change that nobody else makes is purged.
