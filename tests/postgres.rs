@@ -473,7 +473,7 @@ async fn what_a_row_cannot_be_is_refused_with_its_reason() {
     let (_postgres, larder) = writing().await;
     let whole = r#"{"alpha_3": "XXX", "number": 999, "name": "Nowhere"}"#;
     for (body, status, code, names) in [
-        ("[]", 422, "body-invalid", ""),
+        ("[]", 422, "invalid-request", ""),
         (
             &*whole.replace("999", "\"many\""),
             422,

@@ -543,7 +543,8 @@ async fn files_takes_no_record_that_it_would_not_find() {
     std::fs::write(data.path().join("all.ndjson"), "{\"id\":7}\n").expect("a file");
     let larder = records(data.path(), "ndjson", "rw").start().await;
     for (body, code) in [
-        ("[]", "body-invalid"),
+        ("[]", "invalid-request"),
+        ("{", "body-invalid"),
         ("{\"n\": 1}", "member-missing"),
         ("{\"id\": 8}", "member-unfit"),
         ("{\"id\": null}", "member-unfit"),
@@ -551,6 +552,14 @@ async fn files_takes_no_record_that_it_would_not_find() {
         let answer = change(&larder, Method::PUT, "7", &[], body).await;
         answer.expect_problem(422, code);
     }
+    let untyped = Client::new(larder.public.address());
+    let body = Bytes::from_static(b"{\"id\": 7}");
+    let fields = [("content-type", "text/plain")];
+    let answer = untyped
+        .request(Method::PUT, "/records/7", &fields, body)
+        .await;
+    answer.expect_problem(415, "content-type-unsupported");
+    assert_eq!(answer.header("accept"), Some("application/json"));
     // A number is a key as a text is.
     let answer = change(&larder, Method::PUT, "7", &[], "{\"id\": 7, \"n\": 1}").await;
     assert_eq!(answer.status, 200, "{answer:?}");
