@@ -333,10 +333,6 @@ impl Route {
             config::Write::Off => Writes::Off,
             config::Write::Through => Writes::Through(write_link(&config, plugins, problems)),
         };
-        let writer = match &writes {
-            Writes::Off => None,
-            _ => writer(&config, plugins),
-        };
         let identity = identities.join("~").into();
         Self {
             pattern,
@@ -347,7 +343,7 @@ impl Route {
             identity,
             binding,
             writes,
-            writer,
+            writer: writer(&config, plugins),
             is_remembered,
             metrics,
             config,
@@ -394,6 +390,9 @@ fn link(
 
 /// What the writer that [`write_link`] finds says about itself.
 fn writer(config: &config::Route, plugins: &PluginSet) -> Option<Arc<Descriptor>> {
+    if matches!(config.write, config::Write::Off) {
+        return None;
+    }
     let named = config.writer.iter();
     let loaders = config.loaders.iter().filter(|_| config.writer.is_none());
     let plugin = named.chain(loaders).find_map(|name| {
