@@ -430,7 +430,7 @@ async fn what_a_row_cannot_be_is_refused_with_its_reason() {
     let (_postgres, larder) = writing().await;
     let whole = r#"{"alpha_3": "XXX", "number": 999, "name": "Nowhere"}"#;
     for (body, status, code, names) in [
-        ("[]", 422, "body-invalid", ""),
+        ("[]", 422, "invalid-request", ""),
         (
             &*whole.replace("999", "\"many\""),
             422,
@@ -519,6 +519,11 @@ async fn a_write_while_the_database_is_away_is_not_made() {
         (put(&larder, "/countries/XX", body).await.status == 201).then_some(())
     })
     .await;
+    // A connection that ended while nobody wrote costs no change.
+    postgres.stop().await;
+    postgres.restart().await;
+    let answer = put(&larder, "/countries/XX", body).await;
+    assert_eq!(answer.status, 204, "{answer:?}");
 }
 
 /// Waits until the change feed is read: a change that nobody else makes is purged.

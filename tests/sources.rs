@@ -6,9 +6,13 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::join_all;
+use http::Method;
 use larder_tests::larder::Home;
-use larder_tests::{Larder, Link, Origin, Reply, Wasm, eventually, json, sidecar};
+use larder_tests::{
+    Answer, Builder, Client, Larder, Link, Origin, Reply, Value, Wasm, eventually, json, sidecar,
+};
 
 /// A server with `http` in front of `origin` on `/things/{id}`; `config` are further lines of `[config]`.
 async fn http(origin: &Origin, config: &str) -> Larder {
@@ -433,4 +437,174 @@ async fn what_waits_for_an_index_beyond_its_deadline_is_told_so_and_the_index_go
         },
     )
     .await;
+}
+
+/// Records of `format` that may be written or not.
+fn records(host: &Path, format: &str, mode: &str) -> Builder {
+    let sidecar = format!(
+        "[config]\npath = \"/data\"\nformat = \"{format}\"\nkey = \"id\"\n[grants]\ndirs = {{ \"/data\" = {{ host = {host:?}, mode = \"{mode}\" }} }}\n[limits]\ntimeout = \"20s\"\n"
+    );
+    let lines = "ttl = \"1h\"\nmissing_ttl = \"1h\"\ntimeout = \"20s\"\nwrite = \"through\"";
+    Larder::with()
+        .plugin("files", &sidecar)
+        .route("/records/{id}", "files", lines)
+}
+
+async fn change(
+    larder: &Larder,
+    method: Method,
+    id: &str,
+    fields: &[(&str, &str)],
+    body: &str,
+) -> Answer {
+    let fields = [&[("content-type", "application/json")], fields].concat();
+    let client = Client::new(larder.public.address());
+    let body = Bytes::copy_from_slice(body.as_bytes());
+    client
+        .request(method, &format!("/records/{id}"), &fields, body)
+        .await
+}
+
+#[tokio::test]
+async fn files_writes_what_it_reads_and_the_entity_tags_are_the_same() {
+    for (format, first, body) in [
+        (
+            "json",
+            "[{\"id\":\"a\",\"n\":\"1\"}]",
+            "{\"id\": \"b\",\n \"n\": \"2\"}",
+        ),
+        (
+            "ndjson",
+            "{\"id\":\"a\",\"n\":\"1\"}\n",
+            "{\"id\": \"b\",\n \"n\": \"2\"}",
+        ),
+        ("csv", "id,n\na,1\n", "{\"n\": \"2\", \"id\": \"b\"}"),
+    ] {
+        let data = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(data.path().join(format!("all.{format}")), first).expect("a file");
+        let larder = records(data.path(), format, "rw").start().await;
+        assert_eq!(larder.get("/records/b").await.status, 404);
+        let made = change(&larder, Method::PUT, "b", &[("if-none-match", "*")], body).await;
+        assert_eq!(made.status, 201, "{format}: {made:?}");
+        let kept = larder.get("/records/b").await;
+        larder.purge(json!({ "all": true })).await;
+        let read = larder.get("/records/b").await;
+        assert!(read.cache_status().contains("stored"), "{read:?}");
+        assert_eq!(
+            (made.text(), made.header("etag")),
+            (read.text(), read.header("etag"))
+        );
+        assert_eq!(
+            (kept.text(), kept.header("etag")),
+            (read.text(), read.header("etag"))
+        );
+        assert_eq!(read.json(), json!({ "id": "b", "n": "2" }));
+        // The tag of a read is what a change may ask for.
+        let etag = read.header("etag").expect("it has one").to_owned();
+        let again = body.replace('2', "3");
+        for (tag, status) in [("\"no\"", 412), (&*etag, 200), (&*etag, 412)] {
+            let answer = change(&larder, Method::PUT, "b", &[("if-match", tag)], &again).await;
+            assert_eq!(answer.status, status, "{format}, {tag}: {answer:?}");
+        }
+        assert_eq!(larder.get("/records/b").await.json()["n"], "3");
+        let absent = change(&larder, Method::PUT, "b", &[("if-none-match", "*")], body).await;
+        absent.expect_problem(412, "record-present");
+        assert_eq!(
+            change(&larder, Method::DELETE, "b", &[], "").await.status,
+            204
+        );
+        assert_eq!(larder.get("/records/b").await.status, 404);
+        assert_eq!(
+            change(&larder, Method::DELETE, "b", &[], "").await.status,
+            204
+        );
+        let answer = change(&larder, Method::PUT, "b", &[("if-match", "*")], body).await;
+        answer.expect_problem(412, "record-absent");
+        assert_eq!(
+            larder.get("/records/a").await.json(),
+            json!({ "id": "a", "n": "1" })
+        );
+        // The last one too.
+        assert_eq!(
+            change(&larder, Method::DELETE, "a", &[], "").await.status,
+            204
+        );
+        assert_eq!(larder.get("/records/a").await.status, 404);
+        let left: Vec<_> = std::fs::read_dir(data.path())
+            .expect("a directory")
+            .collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+    }
+}
+
+#[tokio::test]
+async fn files_takes_no_record_that_it_would_not_find() {
+    let data = tempfile::tempdir().expect("a temporary directory");
+    std::fs::write(data.path().join("all.ndjson"), "{\"id\":7}\n").expect("a file");
+    let larder = records(data.path(), "ndjson", "rw").start().await;
+    for (body, code) in [
+        ("[]", "invalid-request"),
+        ("{", "body-invalid"),
+        ("{\"n\": 1}", "member-missing"),
+        ("{\"id\": 8}", "member-unfit"),
+        ("{\"id\": null}", "member-unfit"),
+    ] {
+        let answer = change(&larder, Method::PUT, "7", &[], body).await;
+        answer.expect_problem(422, code);
+    }
+    let untyped = Client::new(larder.public.address());
+    let body = Bytes::from_static(b"{\"id\": 7}");
+    let fields = [("content-type", "text/plain")];
+    let answer = untyped
+        .request(Method::PUT, "/records/7", &fields, body)
+        .await;
+    answer.expect_problem(415, "content-type-unsupported");
+    assert_eq!(answer.header("accept"), Some("application/json"));
+    // A number is a key as a text is.
+    let answer = change(&larder, Method::PUT, "7", &[], "{\"id\": 7, \"n\": 1}").await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let text = std::fs::read_to_string(data.path().join("all.ndjson")).expect("a file");
+    assert_eq!(text, "{\"id\": 7, \"n\": 1}\n");
+}
+
+#[tokio::test]
+async fn many_changes_at_once_are_all_in_the_file() {
+    let data = tempfile::tempdir().expect("a temporary directory");
+    std::fs::write(data.path().join("all.json"), "[]").expect("a file");
+    let larder = records(data.path(), "json", "rw").start().await;
+    let puts = (0..40).map(|number| {
+        let (id, body) = (
+            (number % 20).to_string(),
+            format!("{{\"id\": {}, \"n\": {number}}}", number % 20),
+        );
+        let larder = &larder;
+        async move { change(larder, Method::PUT, &id, &[], &body).await }
+    });
+    for answer in join_all(puts).await {
+        assert!(answer.status.is_success(), "{answer:?}");
+    }
+    let text = std::fs::read_to_string(data.path().join("all.json")).expect("a file");
+    let all: Vec<Value> = serde_json::from_str(&text).expect("it is JSON");
+    assert_eq!(all.len(), 20, "{text}");
+    larder.purge(json!({ "all": true })).await;
+    for record in all {
+        let read = larder.get(&format!("/records/{}", record["id"])).await;
+        assert_eq!(read.json(), record);
+    }
+}
+
+#[tokio::test]
+async fn law_9_files_that_may_only_be_read_are_not_written_and_the_line_is_named() {
+    let data = tempfile::tempdir().expect("a temporary directory");
+    std::fs::write(data.path().join("all.json"), "[]").expect("a file");
+    let larder = records(data.path(), "json", "ro").start().await;
+    let answer = change(&larder, Method::PUT, "a", &[], "{\"id\": \"a\"}").await;
+    let problem = answer.expect_problem(403, "files-read-only");
+    let detail = problem["detail"].as_str().unwrap_or_default();
+    assert!(detail.contains("mode = \"rw\""), "{detail}");
+    assert_eq!(
+        std::fs::read_to_string(data.path().join("all.json")).expect("a file"),
+        "[]"
+    );
+    assert_eq!(larder.get("/records/a").await.status, 404);
 }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::Body;
 use super::respond::{CACHE_STATUS, value};
 use crate::error::{Failure, FailureKind};
+use crate::route::body::Unfit;
 use crate::route::derive::{Fault, Refusal};
 
 /// One problem: `code` is stable, `detail` is for the reader.
@@ -219,6 +220,50 @@ pub fn of_write(status: StatusCode, code: &str, detail: String) -> Response<Body
     .of_host()
 }
 
+/// The body of a PUT that its writer does not take.
+pub fn body_unfit(unfit: Unfit) -> Response<Body> {
+    let unprocessable = |code, detail, errors| Problem {
+        status: StatusCode::UNPROCESSABLE_ENTITY,
+        code,
+        detail,
+        errors,
+    };
+    match unfit {
+        Unfit::MediaType(wanted) => {
+            let detail = format!("the body is to be {wanted}, and its Content-Type is to say so");
+            let code = "content-type-unsupported";
+            let mut response = of_write(StatusCode::UNSUPPORTED_MEDIA_TYPE, code, detail);
+            // RFC 9110 section 15.5.16.
+            response.headers_mut().insert(header::ACCEPT, value(wanted));
+            response
+        }
+        Unfit::NotJson(why) => {
+            let detail = format!("the body is not JSON: {why}");
+            unprocessable("body-invalid", detail, None).of_host()
+        }
+        Unfit::Members(faults) => {
+            let detail = match faults.as_slice() {
+                [one] if one.pointer.is_empty() => {
+                    format!("the body does not fit: {}", one.message)
+                }
+                [one] => format!("the body does not fit at {}: {}", one.pointer, one.message),
+                many => format!("{} members of the body do not fit", many.len()),
+            };
+            let item = |fault: &crate::route::body::Fault| {
+                json!({
+                    "where": "body",
+                    "name": fault.name,
+                    "pointer": fault.pointer,
+                    "code": fault.code,
+                    "message": fault.message,
+                })
+            };
+            let errors = faults.iter().map(item).collect();
+            unprocessable("invalid-request", detail, Some(errors)).of_host()
+        }
+    }
+}
+
 /// A change that was not made, or of which nobody knows. `conditional`: the request said on what condition.
 pub fn write_failed(failure: &Failure, conditional: bool) -> Response<Body> {
     let status = match failure.kind {
@@ -307,5 +352,33 @@ mod tests {
         };
         let response = load_failed(&later, HeaderValue::from_static("larder"));
         assert_eq!(response.headers()[header::RETRY_AFTER], "2", "rounded up");
+    }
+
+    #[tokio::test]
+    async fn what_a_body_lacks_is_told_as_of_parameters_one_item_per_fault() {
+        use crate::route::body::Fault;
+        use http_body_util::BodyExt as _;
+        let fault = |name: &str, pointer: &str, code: &str| Fault {
+            name: name.to_owned(),
+            code: code.to_owned(),
+            message: "no".to_owned(),
+            pointer: pointer.to_owned(),
+        };
+        let faults = vec![fault("a", "/a/0", "type"), fault("", "", "required")];
+        let response = body_unfit(Unfit::Members(faults));
+        assert_eq!(response.status(), StatusCode::UNPROCESSABLE_ENTITY);
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let problem: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(problem["code"], "invalid-request");
+        assert_eq!(
+            problem["errors"],
+            json!([
+                { "where": "body", "name": "a", "pointer": "/a/0", "code": "type", "message": "no" },
+                { "where": "body", "name": "", "pointer": "", "code": "required", "message": "no" },
+            ])
+        );
+        let response = body_unfit(Unfit::MediaType("application/json".to_owned()));
+        assert_eq!(response.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        assert_eq!(response.headers()[header::ACCEPT], "application/json");
     }
 }

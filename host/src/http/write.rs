@@ -92,6 +92,12 @@ impl Service {
             Ok(body) => body,
             Err(fault) => return refused(fault),
         };
+        if head.method == Method::PUT
+            && let Err(unfit) = derived.route.check_body(content_type(&head.headers), &body)
+        {
+            metrics.answer(Outcome::Refused);
+            return problem::body_unfit(unfit);
+        }
         let wish = match wish(&head.method, &head.headers, body) {
             Ok(wish) => wish,
             Err(fault) => return refused(fault),
@@ -322,11 +328,12 @@ pub struct Limits {
     pub body_time: Duration,
 }
 
+fn content_type(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::CONTENT_TYPE)?.to_str().ok()
+}
+
 fn wish(method: &Method, headers: &HeaderMap, body: Bytes) -> Result<Wish, Refused> {
-    let content_type = headers.get(header::CONTENT_TYPE);
-    let content_type = content_type
-        .and_then(|text| text.to_str().ok())
-        .map(str::to_owned);
+    let content_type = content_type(headers).map(str::to_owned);
     Ok(Wish {
         operation: if *method == Method::PUT {
             Operation::Put(Payload { content_type, body })

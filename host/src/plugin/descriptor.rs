@@ -1,4 +1,4 @@
-//! What a plugin says about itself, read once: parameters, response, settings, needed grants. Schemas are compiled here
+//! What a plugin says about itself, read once: parameters, request, response, settings, needed grants. Schemas are compiled here
 //! and nowhere else. Knows neither how the text was obtained nor who asks.
 //!
 //! The text comes from a guest, so nothing in it is trusted: patterns run on a regex engine without backtracking (a
@@ -28,6 +28,10 @@ pub struct Descriptor {
     pub additional_parameters: bool,
     /// `{"content_type": string, "schema": JSON Schema}`.
     pub response: Option<Value>,
+    /// What the body of a PUT must be, for a writer.
+    pub request: Option<Request>,
+    /// Whether the body of a PUT is what a read gives once it is applied (`"pending": "payload"`).
+    pub pending_payload: bool,
     /// JSON Schema of the sidecar's `[config]`.
     pub settings: Option<Value>,
     /// Needed grants: name → sentences for people. `true` in the text is a kind with no sentence.
@@ -35,6 +39,25 @@ pub struct Descriptor {
     /// The text as it came, parsed.
     pub raw: Value,
     settings_schema: Option<Schema>,
+}
+
+/// What the body of a PUT must be.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Its media type, in lower case and without parameters.
+    pub content_type: String,
+    schema: Option<Schema>,
+}
+
+/// Why a body is not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BodyFault {
+    /// It is not said to be of the media type.
+    MediaType,
+    /// It is not JSON: why, and where.
+    NotJson(String),
+    /// It does not fit the schema.
+    Unfit(Vec<ParameterFault>),
 }
 
 /// Where a parameter may come from.
@@ -104,6 +127,8 @@ struct Text {
     #[serde(default)]
     additional_parameters: bool,
     response: Option<Value>,
+    request: Option<RequestText>,
+    pending: Option<Value>,
     settings: Option<Value>,
     #[serde(default)]
     grants: BTreeMap<String, Need>,
@@ -121,6 +146,17 @@ struct ParameterText {
 }
 
 #[derive(Deserialize)]
+struct RequestText {
+    #[serde(default = "json")]
+    content_type: String,
+    schema: Option<Value>,
+}
+
+fn json() -> String {
+    "application/json".to_owned()
+}
+
+#[derive(Deserialize)]
 #[serde(untagged)]
 enum Need {
     Whether(bool),
@@ -135,6 +171,8 @@ impl Descriptor {
             parameters: Vec::new(),
             additional_parameters: true,
             response: None,
+            request: None,
+            pending_payload: false,
             settings: None,
             needs: BTreeMap::new(),
             raw: Value::Object(Map::new()),
@@ -189,6 +227,15 @@ impl Descriptor {
         if let Some(schema) = text.response.as_ref().and_then(|it| it.get("schema")) {
             Schema::compile(schema, "/response/schema")?;
         }
+        let request = text.request.map(Request::build).transpose()?;
+        let pending_payload = match text.pending {
+            None => false,
+            Some(Value::String(what)) if what == "payload" => true,
+            Some(other) => {
+                let message = format!("it is \"payload\" or left out, and not {other}");
+                return Err(fault("/pending", message));
+            }
+        };
         let settings_schema = text
             .settings
             .as_ref()
@@ -199,6 +246,8 @@ impl Descriptor {
             parameters,
             additional_parameters: text.additional_parameters,
             response: text.response,
+            request,
+            pending_payload,
             settings: text.settings,
             needs: needs(text.grants),
             raw,
@@ -216,6 +265,66 @@ impl Descriptor {
         let schema = self.settings_schema.as_ref();
         schema.map_or_else(Vec::new, |schema| schema.errors(config))
     }
+}
+
+impl Request {
+    fn build(text: RequestText) -> Result<Self, DescriptorFault> {
+        let content_type = essence(&text.content_type);
+        let is_type = content_type.split_once('/').is_some_and(|(main, sub)| {
+            let is_token = |text: &str| !text.is_empty() && text.bytes().all(is_token_byte);
+            is_token(main) && is_token(sub)
+        });
+        if !is_type {
+            return Err(fault(
+                "/request/content_type",
+                format!("{:?} is no media type", text.content_type),
+            ));
+        }
+        if text.schema.is_some() && !is_json(&content_type) {
+            return Err(fault(
+                "/request/schema",
+                format!("a schema says what JSON must be, and the body is {content_type}"),
+            ));
+        }
+        let schema = text.schema.as_ref();
+        let schema = schema.map(|schema| Schema::compile(schema, "/request/schema"));
+        Ok(Self {
+            content_type,
+            schema: schema.transpose()?,
+        })
+    }
+
+    /// Checks the body of a PUT. Without a schema only its media type counts.
+    ///
+    /// # Errors
+    /// The first kind of thing that is wrong.
+    pub fn check(&self, content_type: Option<&str>, body: &[u8]) -> Result<(), BodyFault> {
+        if content_type.map(essence).as_deref() != Some(&self.content_type) {
+            return Err(BodyFault::MediaType);
+        }
+        let Some(schema) = &self.schema else {
+            return Ok(());
+        };
+        let value: Value =
+            serde_json::from_slice(body).map_err(|error| BodyFault::NotJson(error.to_string()))?;
+        schema.check(&value).map_err(BodyFault::Unfit)
+    }
+}
+
+/// A media type without its parameters, in lower case.
+fn essence(content_type: &str) -> String {
+    let (essence, _) = content_type.split_once(';').unwrap_or((content_type, ""));
+    essence.trim().to_ascii_lowercase()
+}
+
+/// RFC 6839: JSON, or one that is built on it.
+fn is_json(essence: &str) -> bool {
+    essence == "application/json" || essence.ends_with("+json")
+}
+
+/// RFC 9110 section 5.6.2.
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 impl Parameter {

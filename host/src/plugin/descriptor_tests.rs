@@ -142,6 +142,92 @@ fn what_is_not_understood_is_refused_with_its_place() {
         "",
     );
     check(r#"{"grants": {"dirs": 5}}"#, "/grants", "");
+    check(r#"{"request": 5}"#, "/request", "");
+    check(
+        r#"{"request": {"schema": {"type": 1}}}"#,
+        "/request/schema",
+        "",
+    );
+    check(
+        r#"{"request": {"content_type": "json"}}"#,
+        "/request/content_type",
+        "no media type",
+    );
+    check(
+        r#"{"request": {"content_type": "text/plain", "schema": {}}}"#,
+        "/request/schema",
+        "text/plain",
+    );
+    check(r#"{"pending": "body"}"#, "/pending", "\"payload\"");
+    check(r#"{"pending": true}"#, "/pending", "true");
+}
+
+#[test]
+fn a_body_is_of_its_media_type_and_fits_its_schema() {
+    let request = |text: &str| Descriptor::parse(text).unwrap().request.unwrap();
+    let item = request(
+        r#"{"request": {"schema": {"type": "object", "required": ["name"], "properties": {
+            "name": {"type": "string"}, "tags": {"items": {"maxLength": 2}}
+        }}}}"#,
+    );
+    let json = Some("application/json");
+    for (content_type, body, expect) in [
+        (json, r#"{"name": "a"}"#, Ok(())),
+        (
+            Some("Application/JSON ; charset=utf-8"),
+            r#"{"name": "a"}"#,
+            Ok(()),
+        ),
+        (None, r#"{"name": "a"}"#, Err(BodyFault::MediaType)),
+        (
+            Some("text/plain"),
+            r#"{"name": "a"}"#,
+            Err(BodyFault::MediaType),
+        ),
+    ] {
+        assert_eq!(
+            item.check(content_type, body.as_bytes()),
+            expect,
+            "{content_type:?}"
+        );
+    }
+    for body in [&b"{"[..], b"", b"\xff", b"{} {}"] {
+        let fault = item.check(json, body).unwrap_err();
+        assert!(matches!(fault, BodyFault::NotJson(_)), "{fault:?}");
+    }
+    let faults = |body: &str| match item.check(json, body.as_bytes()) {
+        Err(BodyFault::Unfit(faults)) => faults
+            .into_iter()
+            .map(|fault| (fault.pointer, fault.code))
+            .collect(),
+        other => panic!("{other:?}"),
+    };
+    let fault = |pointer: &str, code: &str| (pointer.to_owned(), code.to_owned());
+    let found: Vec<_> = faults(r#"{"name": 5, "tags": ["a", "abc"]}"#);
+    assert_eq!(
+        found,
+        [fault("/name", "type"), fault("/tags/1", "maxLength")]
+    );
+    assert_eq!(faults("{}"), [fault("", "required")]);
+    assert_eq!(faults("[]"), [fault("", "type")]);
+    // Without a schema the body is anybody's.
+    let text = request(r#"{"request": {"content_type": "Text/Plain"}}"#);
+    assert_eq!(
+        text.check(Some("text/plain;charset=utf-8"), b"\xff"),
+        Ok(())
+    );
+    assert_eq!(text.check(json, b""), Err(BodyFault::MediaType));
+}
+
+#[test]
+fn what_is_pending_is_what_is_read_only_where_it_says_so() {
+    assert!(
+        Descriptor::parse(r#"{"pending": "payload"}"#)
+            .unwrap()
+            .pending_payload
+    );
+    assert!(!Descriptor::parse("{}").unwrap().pending_payload);
+    assert!(!Descriptor::unknown().pending_payload);
 }
 
 #[test]

@@ -64,7 +64,9 @@ mod workshop;
 
 pub use check::check;
 pub use compile::{CompileLimits, Compiled, Exports, Task, Worker, compile_component};
-pub use descriptor::{Descriptor, DescriptorFault, Parameter, ParameterFault, ParameterPlace};
+pub use descriptor::{
+    BodyFault, Descriptor, DescriptorFault, Parameter, ParameterFault, ParameterPlace, Request,
+};
 pub use egress::{Bytestring, Egress, EgressClient, EgressHooks, Exchange, Reply, Sent, Tape};
 pub use engine::{Description, Engine, Outline};
 pub use feeds::Changes;

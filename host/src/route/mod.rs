@@ -3,6 +3,7 @@
 //! # Layout
 //! - this file: the [`Snapshot`], one immutable table per change of configuration or plugins; a request pins one.
 //! - [`derive`]: request → parts → key, by the listed names or by a key policy.
+//! - [`body`]: what the body of a PUT must be.
 //! - [`again`]: a key that was asked for before a restart → what it is now.
 //! - [`changes`]: what a change feed tells → what is purged.
 //! - [`memo`]: derivations remembered, and sampled against a fresh instance.
@@ -12,6 +13,7 @@
 //! Knows neither axum nor wasmtime nor Redis: of a plugin only that it is a loader or a key policy and what it declares.
 
 pub mod again;
+pub mod body;
 pub mod changes;
 pub mod derive;
 pub mod memo;
@@ -68,6 +70,8 @@ pub struct Route {
     pub binding: Arc<Binding>,
     /// What PUT and DELETE do.
     pub writes: Writes,
+    /// What the plugin that writes says about itself, while it is there.
+    pub writer: Option<Arc<Descriptor>>,
     /// Whether its keys may be remembered on disk: not where credentials are among its parts.
     pub is_remembered: bool,
     /// Its counters.
@@ -355,6 +359,7 @@ impl Route {
             identity,
             binding,
             writes,
+            writer: writer(&config, plugins),
             is_remembered,
             metrics,
             config,
@@ -397,6 +402,20 @@ fn link(
         Some(known) => (link, known.identity.to_string(), Some(known.descriptor)),
         None => (link, name.to_owned(), None),
     }
+}
+
+/// What the writer that [`write_link`] finds says about itself.
+fn writer(config: &config::Route, plugins: &PluginSet) -> Option<Arc<Descriptor>> {
+    if matches!(config.write, config::Write::Off) {
+        return None;
+    }
+    let named = config.writer.iter();
+    let loaders = config.loaders.iter().filter(|_| config.writer.is_none());
+    let plugin = named.chain(loaders).find_map(|name| {
+        let plugin = plugins.get(name)?;
+        plugin.writer().is_some().then_some(plugin)
+    })?;
+    Some(Arc::clone(plugin.descriptor()))
 }
 
 /// The plugin that is named to write, or the first of the loaders that writes too.

@@ -44,10 +44,28 @@ pub(crate) enum Found {
     FileChanged,
 }
 
+/// A record that is there, and where.
+#[derive(Debug)]
+pub(crate) struct Spot {
+    /// The number of its file, in the order of names.
+    pub(crate) file: usize,
+    pub(crate) place: Place,
+    /// Its bytes, as the file has them.
+    pub(crate) record: Vec<u8>,
+}
+
+/// What is known of a file to write into.
+pub(crate) struct About<'i> {
+    pub(crate) stamp: &'i Stamp,
+    pub(crate) header: &'i scan::Header,
+    pub(crate) end: Option<scan::ArrayEnd>,
+}
+
 /// One file, indexed.
 struct Indexed {
     stamp: Stamp,
     header: scan::Header,
+    end: Option<scan::ArrayEnd>,
     places: Places,
     records: usize,
 }
@@ -128,6 +146,49 @@ impl Index {
         }
         Ok(Found::Nothing)
     }
+
+    /// Every record of `key`, the one that counts first; nothing where the index is out of date.
+    ///
+    /// # Errors
+    /// As of [`Index::find`].
+    pub(crate) async fn all(
+        &self,
+        key: &str,
+        breathe: &impl AsyncFn(),
+    ) -> Result<Option<Vec<Spot>>, Fault> {
+        let mut spots = Vec::new();
+        for (number, file) in self.files.iter().enumerate() {
+            for place in file.places.of(key) {
+                let Some(record) = file.read(place)? else {
+                    return Ok(None);
+                };
+                let is_of = scan::is_of(&record, key, &self.layout, &file.header, breathe).await;
+                if is_of.map_err(|fault| file.at_fault(&fault))? {
+                    spots.push(Spot {
+                        file: number,
+                        place,
+                        record,
+                    });
+                }
+            }
+        }
+        Ok(Some(spots))
+    }
+
+    /// The file of this number.
+    pub(crate) fn file(&self, number: usize) -> Option<About<'_>> {
+        let file = self.files.get(number)?;
+        Some(About {
+            stamp: &file.stamp,
+            header: &file.header,
+            end: file.end,
+        })
+    }
+
+    /// The number of the last file, which new records go to.
+    pub(crate) fn last(&self) -> Option<usize> {
+        self.files.len().checked_sub(1)
+    }
 }
 
 /// How many records there are, and whether there is still room for them.
@@ -169,13 +230,15 @@ async fn scan(
         };
         tally.note(&mut places, key, place);
     };
-    let header = scan::records(file, stamp.length, layout, &mut found, breathe)
-        .await
-        .map_err(at_fault)?;
+    let scan::Scanned { header, end } =
+        scan::records(file, stamp.length, layout, &mut found, breathe)
+            .await
+            .map_err(at_fault)?;
     places.end();
     Ok(Indexed {
         stamp,
         header,
+        end,
         places,
         records: tally.records - before,
     })
@@ -234,4 +297,4 @@ fn too_large(records: usize) -> Fault {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,4 +1,4 @@
-//! `files`: records out of JSON, NDJSON or CSV files, found by a key field. To copy from when the source is worth an index:
+//! `files`: records out of JSON, NDJSON or CSV files, found by a key field, and written. To copy from when the source is worth an index:
 //! one that is built in slices while other loads wait for it, and built again when the source has changed.
 //!
 //! | setting | default | what it is |
@@ -20,6 +20,8 @@
 //! dirs = { "/data" = { host = "data", mode = "ro" } }
 //! ```
 //!
+//! with `mode = "rw"` where it shall write.
+//!
 //! It answers the record as the file has it; one of a CSV file as a JSON object of strings. Without such a record:
 //! missing. Of several, the first counts: files in the order of their names.
 //!
@@ -31,14 +33,29 @@
 //! `index-not-ready` (a stale entry, where there is one, is answered meanwhile). It is better to replace a file by renaming
 //! a new one over it than to write into it: half a file is indexed as what it is, or is `files-unreadable`.
 
+//!
+//! **Writes.** A PUT makes the record what the JSON object in its body says, as it was sent (of a CSV file an object with a string
+//! for each column), and adds it to the last file where there is none; a DELETE removes it, from every file that has it. The key
+//! field must be what the request is for. Each file is replaced whole, by one that was written beside it, to the disk, and then
+//! renamed: it is read as it was or as it is, after a crash too. So a change costs as much as copying the file, and all that come
+//! together are one copy. What a crash leaves (`.NAME.….larder-new`) is no file of any format, and swept after an hour. The new file
+//! has the owner and the rights that the server gives; a link is not followed, but refused (`file-is-link`).
+//!
+//! The entity tag of a PUT is that of a read, and `If-Match` compares it. A file is replaced only if it is as it was looked at:
+//! what others write into it meanwhile is noticed, and it begins anew, but for the very moment of the renaming. Changes of one file
+//! are made one after another; each indexes it anew, in an instance of the writer, which takes as much memory as the loader's. The
+//! files know no order of changes (`sequence`): the one that comes last counts.
+
+mod edit;
 mod index;
 mod look;
 mod places;
 mod room;
 mod scan;
 mod stamp;
+mod write;
 
-use exports::larder::plugin::{lifecycle, loader, metadata};
+use exports::larder::plugin::{lifecycle, loader, metadata, writer};
 use futures_util::FutureExt as _;
 use futures_util::future::Shared;
 use index::{Fault, Found, Index};
@@ -49,6 +66,7 @@ use scan::Layout;
 use stamp::Stamp;
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 use wasip3::clocks::monotonic_clock::wait_for;
 
 wit_bindgen::generate!({
@@ -57,6 +75,7 @@ wit_bindgen::generate!({
         package larder:files;
         world files {
             include larder:plugin/loader-plugin@0.1.0;
+            include larder:plugin/writer-plugin@0.1.0;
             include larder:plugin/described@0.1.0;
         }
     ",
@@ -75,20 +94,10 @@ impl loader::Guest for Files {
     async fn load(Question { target, known }: Question) -> Result<Outcome, Failure> {
         let layout: Layout = settings()?;
         let key = wanted(&target.parts, &layout.key)?;
-        let too_late = async {
-            // A little before the deadline: the host would only say that it is over.
-            let patience_ms = target.deadline_ms - target.deadline_ms / 16;
-            wait_for(u64::from(patience_ms) * 1_000_000).await;
-            Err(Failure::new(
-                FailureKind::Timeout,
-                "index-not-ready",
-                "the files are still being indexed, and that goes on; ask again".to_owned(),
-            ))
-        };
-        let Some(body) = futures_lite::future::or(find(&layout, key), too_late).await? else {
+        let Some(body) = in_time(target.deadline_ms, find(&layout, key)).await? else {
             return Ok(Outcome::nothing());
         };
-        let etag = Some(format!("\"{:032x}\"", index::digest(&body)));
+        let etag = Some(etag(&body));
         if known.is_some_and(|known| known.etag == etag) {
             return Ok(Outcome::unchanged());
         }
@@ -101,6 +110,38 @@ impl loader::Guest for Files {
             ..Entry::new("application/json", body)
         }))
     }
+}
+
+impl writer::Guest for Files {
+    async fn write(mutations: Vec<writer::Mutation>) -> Vec<Result<writer::Receipt, Failure>> {
+        match settings::<Layout>() {
+            Ok(layout) => write::write(&layout, &mutations).await,
+            Err(failure) => mutations.iter().map(|_| Err(failure.clone())).collect(),
+        }
+    }
+}
+
+/// What `work` comes to, unless that takes too long for an index.
+async fn in_time<T>(
+    deadline_ms: u32,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let too_late = async {
+        // A little before the deadline: the host would only say that it is over.
+        let patience_ms = deadline_ms - deadline_ms / 16;
+        wait_for(u64::from(patience_ms) * 1_000_000).await;
+        Err(Failure::new(
+            FailureKind::Timeout,
+            "index-not-ready",
+            "the files are still being indexed, and that goes on; ask again".to_owned(),
+        ))
+    };
+    futures_lite::future::or(work, too_late).await
+}
+
+/// The entity tag of a record as a read gives it.
+fn etag(body: &[u8]) -> String {
+    format!("\"{:032x}\"", index::digest(body))
 }
 
 /// The key to look up.
@@ -194,6 +235,10 @@ fn begin(layout: Layout, stamps: Vec<Stamp>, last: &mut Option<Build>) -> &Build
 /// yield comes straight back.
 async fn breathe() {
     wait_for(1).await;
+}
+
+async fn wait(duration: Duration) {
+    wait_for(duration.as_nanos().try_into().unwrap_or(u64::MAX)).await;
 }
 
 fn failure(fault: Fault) -> Failure {

@@ -4,7 +4,7 @@ use actson::feeder::BufReaderJsonFeeder;
 use actson::options::JsonParserOptionsBuilder;
 use actson::{JsonEvent, JsonParser};
 use serde::Deserialize;
-use std::io::{BufReader, Read};
+use std::io::{BufRead as _, BufReader, Read};
 
 /// How many bytes are scanned in a slice: some milliseconds of computing.
 pub(crate) const SLICE: usize = 256 << 10;
@@ -41,6 +41,23 @@ impl Format {
 /// The names of the fields of a CSV file; none of another.
 pub(crate) type Header = csv::StringRecord;
 
+/// What a scan has come by besides the records.
+#[derive(Debug, Default)]
+pub(crate) struct Scanned {
+    pub(crate) header: Header,
+    /// Of a JSON file: where its array of records ends.
+    pub(crate) end: Option<ArrayEnd>,
+}
+
+/// The end of the array of records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ArrayEnd {
+    /// Where its `]` is.
+    pub(crate) at: u64,
+    /// How many elements it has, records and others.
+    pub(crate) elements: usize,
+}
+
 /// Calls `found` with the key of each record of `file`, which has so many bytes, and the bytes it is `from` and `to`, in
 /// order. A record without the key field is passed over. Waits for `breathe` between slices.
 ///
@@ -52,11 +69,19 @@ pub(crate) async fn records(
     layout: &Layout,
     found: &mut impl FnMut(&str, u64, u64),
     breathe: &impl AsyncFn(),
-) -> Result<Header, String> {
+) -> Result<Scanned, String> {
     let capacity = usize::try_from(length).map_or(SLICE, |length| length.clamp(1, SLICE));
-    let reader = BufReader::with_capacity(capacity, file);
+    let mut reader = BufReader::with_capacity(capacity, file);
+    if layout.format == Format::Ndjson && length <= capacity as u64 {
+        // No lines are none too, as when the last record was removed; to the parser something would be missing.
+        let start = reader.fill_buf().map_err(|fault| fault.to_string())?;
+        if start.trim_ascii().is_empty() {
+            return Ok(Scanned::default());
+        }
+    }
     if layout.format == Format::Csv {
-        return csv_records(reader, layout, found, breathe).await;
+        let header = csv_records(reader, layout, found, breathe).await?;
+        return Ok(Scanned { header, end: None });
     }
     // Values one after another are what NDJSON is to the parser; of one JSON text, they are a fault.
     let options = JsonParserOptionsBuilder::default()
@@ -92,7 +117,10 @@ pub(crate) async fn records(
         }
     }
     if walk.found_array {
-        Ok(Header::new())
+        Ok(Scanned {
+            header: Header::new(),
+            end: walk.end,
+        })
     } else {
         Err(format!(
             "it has no array at `pointer`, `{}`",
@@ -110,6 +138,8 @@ struct Walk<'l> {
     /// How many of them the records are in, while it is among records.
     records_depth: Option<usize>,
     found_array: bool,
+    /// Where the array of records ended.
+    end: Option<ArrayEnd>,
     /// The record it is in: where that begins, and its key once that has been seen.
     record: Option<(u64, Option<String>)>,
     /// The value that comes next is the key.
@@ -138,6 +168,7 @@ impl<'l> Walk<'l> {
             path: Vec::new(),
             records_depth: over_lines.then_some(0),
             found_array: over_lines,
+            end: None,
             record: None,
             at_key: false,
         }
@@ -180,7 +211,7 @@ impl<'l> Walk<'l> {
                 }
             }
             JsonEvent::EndObject | JsonEvent::EndArray => {
-                self.path.pop();
+                let left = self.path.pop();
                 let depth = depth - 1;
                 if self.records_depth == Some(depth) {
                     if let Some((from, Some(key))) = self.record.take() {
@@ -188,6 +219,10 @@ impl<'l> Walk<'l> {
                     }
                 } else if self.records_depth == Some(depth + 1) && event == JsonEvent::EndArray {
                     self.records_depth = None;
+                    if let Some(Member::Number(elements)) = left {
+                        let at = at - 1;
+                        self.end = Some(ArrayEnd { at, elements });
+                    }
                 }
                 self.past_value();
             }

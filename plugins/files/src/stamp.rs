@@ -9,13 +9,15 @@ use std::time::SystemTime;
 
 /// How many files are looked at in a slice.
 const SLICE: usize = 128;
+/// How often a directory is listed where a file vanishes from it at that very moment: WASI's list ends there.
+const LISTINGS: usize = 10;
 
 /// A file at a moment. Two that are equal are taken to hold the same bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Stamp {
     pub(crate) path: PathBuf,
     pub(crate) length: u64,
-    modified: Option<SystemTime>,
+    pub(crate) modified: Option<SystemTime>,
 }
 
 impl Stamp {
@@ -35,7 +37,17 @@ impl Stamp {
 /// What cannot be read, or is too large.
 pub(crate) async fn stamps(layout: &Layout, breathe: &impl AsyncFn()) -> Result<Vec<Stamp>, Fault> {
     let path = &layout.path;
-    let stamps = look(layout, breathe).await.map_err(|fault| {
+    let mut looked = look(layout, breathe).await;
+    for _ in 1..LISTINGS {
+        let is_there = || std::fs::metadata(path).is_ok_and(|metadata| metadata.is_dir());
+        match &looked {
+            Err(fault) if fault.kind() == io::ErrorKind::NotFound && is_there() => {}
+            _ => break,
+        }
+        breathe().await;
+        looked = look(layout, breathe).await;
+    }
+    let stamps = looked.map_err(|fault| {
         Fault::Unreadable(format!("`{path}` cannot be read ({fault}); correct `path` in [config], or grant its directory by `dirs` in [grants]"))
     })?;
     match stamps

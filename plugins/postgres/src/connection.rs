@@ -26,6 +26,9 @@ use crate::tls::Connector;
 const SILENCE: Duration = Duration::from_secs(1);
 /// How long a connection that nobody needs any more may take to end.
 const GOODBYE: Duration = Duration::from_secs(5);
+/// A server that was heard so lately is taken to be there.
+const FRESH: Duration = Duration::from_millis(20);
+
 /// Where and as whom to connect.
 pub(crate) struct Server {
     pub(crate) settings: Settings,
@@ -263,6 +266,18 @@ impl Connection {
     /// Prepares this text anew the next time.
     pub(crate) fn forget_text(&self, sql: &str) {
         self.statements.borrow_mut().remove(sql);
+    }
+
+    /// Asks whether the server is there, unless it was heard a moment ago.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) async fn confirm(&self) -> Result<(), Fault> {
+        if self.heard.get().elapsed() >= FRESH {
+            self.client.batch_execute("").await?;
+            self.hear();
+        }
+        Ok(())
     }
 
     /// Something came from the server.

@@ -137,8 +137,10 @@ impl Instance {
             connector,
             password: Box::new(password),
         });
-        let pool = Pool::new(Rc::clone(&server), || Purpose::Loads);
-        let writing = Pool::new(Rc::clone(&server), || Purpose::Writes);
+        let connections = server.settings.connections;
+        let pool = Pool::new(Rc::clone(&server), || Purpose::Loads, connections);
+        // One call is in an instance of a writer at a time, and nothing goes on in it between two.
+        let writing = Pool::new(Rc::clone(&server), || Purpose::Writes, 1);
         Ok(Self {
             loads: Loads::new(&server.settings, Rc::clone(&pool))?,
             writes: Writes::new(&server.settings, Rc::clone(&writing))?,

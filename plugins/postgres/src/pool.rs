@@ -20,10 +20,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// belongs to the call that it was begun in, and would be lost to the other if two took turns.
 type Opening = Shared<Receiver<Result<Rc<Connection>, Fault>>>;
 
-/// At most `connections` connections to one server, all for the same.
+/// At most `most` connections to one server, all for the same.
 pub(crate) struct Pool {
     server: Rc<Server>,
     purpose: fn() -> Purpose,
+    most: usize,
     state: RefCell<State>,
 }
 
@@ -43,10 +44,11 @@ struct Trouble {
 }
 
 impl Pool {
-    pub(crate) fn new(server: Rc<Server>, purpose: fn() -> Purpose) -> Rc<Self> {
+    pub(crate) fn new(server: Rc<Server>, purpose: fn() -> Purpose, most: usize) -> Rc<Self> {
         Rc::new(Self {
             server,
             purpose,
+            most,
             state: RefCell::default(),
         })
     }
@@ -65,8 +67,8 @@ impl Pool {
                 .iter()
                 .min_by_key(|connection| connection.loads())
                 .cloned();
-            let wanted = best.as_ref().is_none_or(|best| best.loads() > 0)
-                && state.open.len() < self.server.settings.connections;
+            let wanted =
+                best.as_ref().is_none_or(|best| best.loads() > 0) && state.open.len() < self.most;
             let opening = wanted.then(|| self.opening(&mut state));
             (best, opening)
         };

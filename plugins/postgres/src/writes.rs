@@ -43,8 +43,8 @@ use settings::Write;
 const ATTEMPTS: usize = 10;
 /// How often old rows of the side tables are removed.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
-/// How long that may take.
-const PRUNING: Duration = Duration::from_secs(10);
+/// How long a call waits for that.
+const PRUNING: Duration = Duration::from_millis(200);
 
 /// What makes changes in one instance.
 pub(crate) struct Writes {
@@ -123,7 +123,7 @@ impl Writes {
                 results[*at] = Some(receipt.map_err(|fault| told(fault, &change.write.route)));
             }
         }
-        self.prune();
+        self.prune().await;
         results
             .into_iter()
             .map(|result| result.expect("every change was gathered or refused"))
@@ -249,8 +249,14 @@ impl Writes {
         let mut is_second = false;
         loop {
             let connection = self.pool.lease().await?;
-            let (statement, was_prepared) = match connection.prepared(&change.sql).await {
+            // Nothing goes on in this instance between two calls: what became of the connection is not known yet.
+            let prepared = async {
+                connection.confirm().await?;
+                connection.prepared(&change.sql).await
+            };
+            let (statement, was_prepared) = match prepared.await {
                 Err(fault) if fault.lost && !is_second => {
+                    connection.give_up();
                     is_second = true;
                     continue;
                 }
@@ -330,8 +336,8 @@ impl Writes {
         }
     }
 
-    /// Removes what is old from the side tables now and then, behind the changes. That it cannot is told.
-    fn prune(&self) {
+    /// Removes what is old from the side tables now and then, after the changes. That it cannot is told.
+    async fn prune(&self) {
         let is_due = self
             .pruned
             .get()
@@ -340,36 +346,32 @@ impl Writes {
             return;
         }
         self.pruned.set(Some(Instant::now()));
-        let pool = Rc::clone(&self.pool);
         let keep = self
             .keep
             .map(|keep| Argument(keep.map(|keep| format!("{} milliseconds", keep.as_millis()))));
-        net::spawn(async move {
-            let pruning = async {
-                let connection = pool.lease().await?;
-                let sql = "select larder.prune_writes($1::text::interval, $2::text::interval)";
-                let rows = connection.rows(sql, &keep).await?;
-                rows.try_for_each(|_| async { Ok(()) })
-                    .await
-                    .map_err(Fault::from)
-            };
-            let too_late = async {
-                net::sleep(PRUNING).await;
-                Err(Fault::unreachable(
-                    "the database did not do it in time".to_owned(),
-                ))
-            };
-            // What ran into a change is done the next time.
-            if let Err(fault) = futures_lite::future::or(pruning, too_late).await
-                && !fault.is_of_others()
-            {
-                let message = format!(
-                    "old rows cannot be removed from larder.written and larder.once: {}",
-                    fault.said
-                );
-                net::log(&message, &[("code", &fault.failure.code)]);
-            }
-        });
+        let pruning = async {
+            let connection = self.pool.lease().await?;
+            let sql = "select larder.prune_writes($1::text::interval, $2::text::interval)";
+            let rows = connection.rows(sql, &keep).await?;
+            rows.try_for_each(|_| async { Ok(()) }).await?;
+            Ok(())
+        };
+        let too_late = async {
+            net::sleep(PRUNING).await;
+            Ok(())
+        };
+        // What takes long goes on in the server; what ran into a change is done the next time.
+        let pruned: Result<(), Fault> = futures_lite::future::or(pruning, too_late).await;
+        if let Err(fault) = pruned
+            && !fault.is_of_others()
+            && !fault.lost
+        {
+            let message = format!(
+                "old rows cannot be removed from larder.written and larder.once: {}",
+                fault.said
+            );
+            net::log(&message, &[("code", &fault.failure.code)]);
+        }
     }
 }
 

@@ -9,16 +9,16 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 /// A directory of the test's own, gone when it ends.
-struct Dir(PathBuf);
+pub(crate) struct Dir(PathBuf);
 
 impl Dir {
-    fn new(test: &str) -> Self {
+    pub(crate) fn new(test: &str) -> Self {
         let path = std::env::temp_dir().join(format!("larder-files-{test}-{}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
     }
 
-    fn file(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str, text: &str) -> PathBuf {
         let path = self.0.join(name);
         std::fs::write(&path, text).unwrap();
         path
@@ -31,7 +31,7 @@ impl Drop for Dir {
     }
 }
 
-fn layout(path: &Path, format: Format, pointer: &str) -> Layout {
+pub(crate) fn layout(path: &Path, format: Format, pointer: &str) -> Layout {
     Layout {
         path: path.display().to_string(),
         format,
@@ -40,11 +40,11 @@ fn layout(path: &Path, format: Format, pointer: &str) -> Layout {
     }
 }
 
-fn stamps(layout: &Layout) -> Result<Vec<Stamp>, Fault> {
+pub(crate) fn stamps(layout: &Layout) -> Result<Vec<Stamp>, Fault> {
     block_on(stamp::stamps(layout, &async || {}))
 }
 
-fn build(layout: &Layout) -> Result<Index, Fault> {
+pub(crate) fn build(layout: &Layout) -> Result<Index, Fault> {
     let files = stamps(layout).unwrap();
     block_on(Index::build(files, None, layout, &async || {}))
 }

@@ -424,6 +424,7 @@ async fn a_connection_that_ends_under_a_change_leaves_it_unknown_and_one_that_is
         // The same again is made once.
         created(&instance, named("1", "b", 2)).await;
         assert_eq!(name_of(&instance, "1").await, "b");
+        // One that ended while nobody wrote is seen before anything is sent.
         postgres.stop().await;
         let (kind, code) = refused(&instance, named("1", "c", 3)).await;
         assert_eq!(kind, FailureKind::Unavailable);
@@ -511,6 +512,19 @@ async fn what_is_old_is_forgotten() {
         .await;
         let keys = session.query("select key from larder.once", &[]).await.unwrap();
         assert_eq!(keys.len(), 3, "`keep = \"0\"` keeps");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_that_ended_between_two_changes_costs_none_of_them() {
+    locally(async {
+        let mut postgres = postgres().await;
+        let instance = instance(&postgres, &ordered());
+        created(&instance, named("1", "a", 1)).await;
+        postgres.stop().await;
+        postgres.restart().await;
+        assert!(!created(&instance, named("1", "b", 2)).await);
     })
     .await;
 }
