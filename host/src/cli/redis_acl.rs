@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use super::args::Settings;
 use super::serve::servers;
 use crate::cache::redis::acl;
-use crate::config::Problem;
+use crate::config::{Problem, QueueKind};
 
 /// Prints the command for the configuration's prefix and mode.
 pub(super) fn run(settings: &Settings) -> ExitCode {
@@ -25,8 +25,8 @@ pub(super) fn run(settings: &Settings) -> ExitCode {
         super::complain([problem]);
         return ExitCode::FAILURE;
     };
-    // Nothing is queued in Redis as yet.
-    match acl(&servers(&redis.servers), &redis.prefix, false) {
+    let queues = config.writes_behind() && config.writes.queue == QueueKind::Redis;
+    match acl(&servers(&redis.servers), &redis.prefix, queues) {
         Ok(line) => {
             super::print(&format!("{line}\n"));
             ExitCode::SUCCESS

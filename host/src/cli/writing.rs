@@ -1,13 +1,15 @@
 //! Changes that are accepted before they are made: the queue that the configuration names, opened.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::bail;
 
 use crate::cache::Cache;
 use crate::cache::queue::{Bounds, Queue};
-use crate::cache::redis::RedisTier;
-use crate::config::{Config, QueueKind, Writes};
+use crate::cache::redis::{Lasting, RedisTier};
+use crate::cache::tier::SharedTier as _;
+use crate::config::{Config, Durability, QueueKind, Writes};
 use crate::write::behind::{Batching, Behind};
 use crate::write::disk::DiskQueue;
 
@@ -23,10 +25,34 @@ pub(super) fn open(
     let bounds = bounds(&config.writes);
     let queue: Arc<dyn Queue> = match (config.writes.queue, redis) {
         (QueueKind::Disk, _) => Arc::new(DiskQueue::open(&config.storage.dir, bounds)?),
-        (QueueKind::Redis, Some(_)) => bail!("merged below"),
+        (QueueKind::Redis, Some(redis)) => {
+            tokio::spawn(warn_if_weak(Arc::clone(redis), config.writes.durability));
+            redis.queue(bounds)
+        }
         (QueueKind::Redis, None) => bail!("[writes] queue = \"redis\" needs [redis]"),
     };
     Ok(Some(Behind::new(queue, Arc::clone(cache), bounds)))
+}
+
+/// Says what Redis promises of the queue, as soon as it can be asked: once, loudly where it is less than is asked for.
+async fn warn_if_weak(redis: Arc<RedisTier>, asked: Durability) {
+    const AGAIN: Duration = Duration::from_millis(500);
+    while !redis.health().available {
+        tokio::time::sleep(AGAIN).await;
+    }
+    let promised = redis.durability().await;
+    let wanted = match asked {
+        Durability::Always => Lasting::Always,
+        Durability::EverySecond => Lasting::EverySecond,
+        Durability::Memory => Lasting::Memory,
+    };
+    if promised.lasting < wanted || promised.evicts.is_some() {
+        tracing::warn!(
+            "writes: the queue in Redis is safe only so far: {promised}; [writes] durability says what is asked for"
+        );
+    } else {
+        tracing::info!("writes: {promised}");
+    }
 }
 
 fn bounds(writes: &Writes) -> Bounds {

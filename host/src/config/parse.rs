@@ -39,6 +39,7 @@ pub(super) fn parse(
 
 fn read_tables(document: &Document<'_>, root: &Table<'_>, file: Option<&Path>) -> Config {
     let server = read_server(root.section("server"));
+    let body_bytes = server.body_bytes;
     let redis = read_redis(root.section("redis"), document);
     let routes = routes::read(root, document, file.is_some());
     Config {
@@ -49,7 +50,11 @@ fn read_tables(document: &Document<'_>, root: &Table<'_>, file: Option<&Path>) -
         plugins: read_plugins(root.section("plugins")),
         storage: read_storage(root.section("storage")),
         warm: read_warm(root.section("warm")),
-        writes: read_writes(root.section("writes"), redis.is_some(), &routes),
+        writes: read_writes(
+            root.section("writes"),
+            (redis.is_some(), body_bytes),
+            &routes,
+        ),
         redis,
         routes,
         implicit_routes: file.is_none(),
@@ -267,7 +272,7 @@ fn read_warm(table: Table<'_>) -> Warm {
     warm
 }
 
-fn read_writes(table: Table<'_>, has_redis: bool, routes: &[Route]) -> Writes {
+fn read_writes(table: Table<'_>, (has_redis, body_bytes): (bool, u64), routes: &[Route]) -> Writes {
     let writes = Writes {
         queue: table.value(&setting::writes::queue),
         durability: table.value(&setting::writes::durability),
@@ -296,6 +301,25 @@ fn read_writes(table: Table<'_>, has_redis: bool, routes: &[Route]) -> Writes {
             ),
         ),
         _ => {}
+    }
+    // Of a queue in parts, each has its share.
+    let (share, parts) = match writes.queue {
+        QueueKind::Disk => (writes.max_bytes, ""),
+        QueueKind::Redis => (
+            writes.max_bytes / 16,
+            ", a sixteenth for each part of the queue in Redis",
+        ),
+    };
+    if is_behind && share < body_bytes {
+        table.warn(
+            &setting::writes::max_bytes,
+            Fault::new(
+                format!(
+                    "a body of {body_bytes} bytes ([server] body_bytes) never fits in it{parts}"
+                ),
+                "raise it, or lower body_bytes",
+            ),
+        );
     }
     table.finish();
     writes

@@ -327,9 +327,13 @@ impl Route {
             config::Write::Through => Writes::Through(write_link(&config, plugins, problems)),
             config::Write::Behind => Writes::Behind(write_link(&config, plugins, problems)),
         };
+        let writer = writer(&config, plugins);
         let underway = behind.filter(|_| matches!(writes, Writes::Behind(_)));
         let underway = underway.map(|behind| {
-            let is_value = config.pending == Some(config::PendingReads::Payload);
+            let is_said = || writer.as_ref().is_some_and(|writer| writer.pending_payload);
+            let is_value = config
+                .pending
+                .map_or_else(is_said, |pending| pending == config::PendingReads::Payload);
             Arc::new(Reads::new(Arc::clone(behind), is_value)) as Arc<dyn Underway>
         });
         let binding = Arc::new(Binding {
@@ -359,7 +363,7 @@ impl Route {
             identity,
             binding,
             writes,
-            writer: writer(&config, plugins),
+            writer,
             is_remembered,
             metrics,
             config,
@@ -404,17 +408,19 @@ fn link(
     }
 }
 
+/// Who may write for a route, in order: the plugin that is named, or else its loaders.
+fn writers(config: &config::Route) -> impl Iterator<Item = &String> + Clone {
+    let loaders = config.loaders.iter().filter(|_| config.writer.is_none());
+    config.writer.iter().chain(loaders)
+}
+
 /// What the writer that [`write_link`] finds says about itself.
 fn writer(config: &config::Route, plugins: &PluginSet) -> Option<Arc<Descriptor>> {
     if matches!(config.write, config::Write::Off) {
         return None;
     }
-    let named = config.writer.iter();
-    let loaders = config.loaders.iter().filter(|_| config.writer.is_none());
-    let plugin = named.chain(loaders).find_map(|name| {
-        let plugin = plugins.get(name)?;
-        plugin.writer().is_some().then_some(plugin)
-    })?;
+    let mut plugins = writers(config).filter_map(|name| plugins.get(name));
+    let plugin = plugins.find(|plugin| plugin.writer().is_some())?;
     Some(Arc::clone(plugin.descriptor()))
 }
 
@@ -424,10 +430,7 @@ fn write_link(
     plugins: &PluginSet,
     problems: &mut Vec<Problem>,
 ) -> WriteLink {
-    let mut candidates = config
-        .writer
-        .iter()
-        .chain(config.loaders.iter().filter(|_| config.writer.is_none()));
+    let mut candidates = writers(config);
     let found = candidates
         .clone()
         .find_map(|name| plugins.get(name)?.writer());

@@ -196,7 +196,11 @@ impl Delivery {
                     }
                     self.wake.notify_one();
                 }
-                Err(_) => tokio::time::sleep(AGAIN).await,
+                Err(_) => {
+                    tokio::time::sleep(AGAIN).await;
+                    // Another server may answer by now, which gave numbers of its own: what is here already is left alone.
+                    after = 0;
+                }
             }
         }
     }

@@ -231,9 +231,8 @@ impl<'t> Work<'t> {
         };
         self.records.remove(sequence)?;
         self.forget_dead(id, &resource, len)?;
-        // What became of it is still told, for as long as of others.
-        self.told.insert((self.now_ms, id.as_str()), ())?;
-        self.settled += 1;
+        // It is unknown from now on: sent again, it is another change.
+        self.ids.remove(id.as_str())?;
         Ok(true)
     }
 
