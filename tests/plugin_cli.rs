@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use http::Method;
 use larder_tests::larder::{Home, Ran, repository};
-use larder_tests::{Client, Larder, Origin, Reply, Wasm};
+use larder_tests::{Client, Larder, Origin, Reply, Wasm, json};
 
 use std::time::Duration;
 
@@ -448,14 +448,29 @@ async fn written(home: Home, sidecar: &str) {
     );
     let larder = Larder::start(home).await;
     let client = Client::new(larder.public.address());
+    let json = [("content-type", "application/json")];
     for (text, status) in [("Hello", 201), ("Goodbye", 204)] {
-        let body = Bytes::from_static(text.as_bytes());
-        let answer = client.request(Method::PUT, "/keep/42", &[], body).await;
+        let body = Bytes::from(json!({ "text": text }).to_string());
+        let answer = client.request(Method::PUT, "/keep/42", &json, body).await;
         assert_eq!(answer.status, status, "{answer:?}");
         for _ in 0..2 {
             assert_eq!(larder.get("/keep/42").await.json()["text"], text);
         }
     }
+    // What the plugin says of a body is what the server goes by.
+    let body = Bytes::from_static(b"{\"text\": 5}");
+    let answer = client.request(Method::PUT, "/keep/42", &json, body).await;
+    let problem = answer.expect_problem(422, "invalid-request");
+    let fault = &problem["errors"][0];
+    assert_eq!(
+        (&fault["where"], &fault["pointer"], &fault["code"]),
+        (&json!("body"), &json!("/text"), &json!("type")),
+        "{problem}"
+    );
+    let body = Bytes::from_static(b"Hello");
+    let text = [("content-type", "text/plain")];
+    let answer = client.request(Method::PUT, "/keep/42", &text, body).await;
+    answer.expect_problem(415, "content-type-unsupported");
 }
 
 #[tokio::test]

@@ -66,6 +66,33 @@ impl Needs {
     }
 }
 
+/// What the body of a PUT must be. The host refuses any other before the writer is asked: 415 for another media type, 422 with
+/// one item for each fault.
+#[derive(Clone, Debug)]
+pub struct Body(Value);
+
+impl Body {
+    /// JSON that `T` is read from.
+    #[must_use]
+    pub fn json<T: JsonSchema>() -> Self {
+        Self(json!({ "content_type": "application/json", "schema": schema::<T>() }))
+    }
+
+    /// Anything of this media type.
+    #[must_use]
+    pub fn of(content_type: &str) -> Self {
+        Self(json!({ "content_type": content_type }))
+    }
+}
+
+/// What reads are answered with while a change waits in a queue (`write = "behind"`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pending {
+    /// The body of the PUT, for a read gives the same once it is applied. Where this is not so, say nothing: then reads of
+    /// that resource wait.
+    Payload,
+}
+
 /// Collects what [`crate::plugin!`] was told.
 #[derive(Debug)]
 pub struct Description {
@@ -101,6 +128,15 @@ impl Description {
 
     pub fn needs(self, needs: Needs) -> Self {
         self.with("grants", Value::Object(needs.0))
+    }
+
+    pub fn request(self, body: Body) -> Self {
+        self.with("request", body.0)
+    }
+
+    pub fn pending(self, pending: Pending) -> Self {
+        let Pending::Payload = pending;
+        self.with("pending", json!("payload"))
     }
 
     pub fn loader<P, C, R, F>(self, _: &impl Fn(P, Context<C>) -> F) -> Self
@@ -253,4 +289,32 @@ fn of_one_value(mut schema: Value) -> Value {
         values.retain(|value| !value.is_null());
     }
     schema
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Body, Description, Pending};
+    use serde_json::{Value, json};
+
+    fn described(description: Description) -> Value {
+        serde_json::from_str(&description.finish().descriptor).unwrap()
+    }
+
+    #[test]
+    fn a_writer_says_what_its_bodies_are() {
+        let plain = described(Description::new("p", "0.1.0"));
+        assert_eq!(
+            (&plain["request"], &plain["pending"]),
+            (&Value::Null, &Value::Null)
+        );
+        let told = Description::new("p", "0.1.0")
+            .request(Body::json::<Vec<u8>>())
+            .pending(Pending::Payload);
+        let told = described(told);
+        assert_eq!(told["pending"], "payload");
+        assert_eq!(told["request"]["content_type"], "application/json");
+        assert_eq!(told["request"]["schema"]["type"], "array");
+        let text = described(Description::new("p", "0.1.0").request(Body::of("text/plain")));
+        assert_eq!(text["request"], json!({ "content_type": "text/plain" }));
+    }
 }

@@ -63,7 +63,7 @@ mod write;
 
 pub use context::{Context, NoConfig};
 pub use contract::types::{FailureKind, Param, Validator};
-pub use describe::Needs;
+pub use describe::{Body, Needs, Pending};
 pub use error::Error;
 pub use feed::{Change, Page, Poll};
 pub use key::{Key, Request};

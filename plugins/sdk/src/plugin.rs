@@ -9,6 +9,8 @@
 /// | `batch_loader` | `async fn(Vec<(P, Context<C>)>) -> Vec<Result<R, Error>>`; one result for each question |
 /// | `key_policy` | `fn(Request, &C) -> Result<Key, Error>` |
 /// | `writer` | `async fn(Mutation<P>, Context<C>) -> Result<Receipt, Error>` |
+/// | `request` | of a writer: what the body of a PUT must be, as [`crate::Body`]; anything if left out |
+/// | `pending` | of a writer: [`crate::Pending::Payload`], if the body of a PUT is what a read gives once it is applied |
 /// | `change_feed` | `async fn(Poll, Context<C>) -> Result<Page, Error>` |
 /// | `lifecycle` | a unit struct that is a [`crate::Lifecycle`] |
 /// | `name` | what it is called; the package's name if left out |
@@ -76,6 +78,8 @@ macro_rules! plugin {
     };
 
     (@describe $description:ident, needs, $value:expr) => { let $description = $description.needs($value); };
+    (@describe $description:ident, request, $value:expr) => { let $description = $description.request($value); };
+    (@describe $description:ident, pending, $value:expr) => { let $description = $description.pending($value); };
     (@describe $description:ident, name, $value:expr) => { let $description = $description.name($value); };
     (@describe $description:ident, about, $value:expr) => { let $description = $description.about($value); };
     (@describe $description:ident, cache_version, $value:expr) => {
@@ -87,6 +91,8 @@ macro_rules! plugin {
     (@export about, $value:expr) => {};
     (@export cache_version, $value:expr) => {};
     (@export needs, $value:expr) => {};
+    (@export request, $value:expr) => {};
+    (@export pending, $value:expr) => {};
 
     (@export loader, $load:expr) => {
         impl $crate::contract::loader::Guest for LarderPlugin {
@@ -185,7 +191,7 @@ macro_rules! plugin {
     (@export $other:ident, $value:expr) => {
         compile_error!(concat!(
             "`", stringify!($other), "` is no member of a plugin; there are loader, blocking_loader, batch_loader, \
-             key_policy, writer, change_feed, lifecycle, name, about, cache_version and needs"
+             key_policy, writer, request, pending, change_feed, lifecycle, name, about, cache_version and needs"
         ));
     };
 }

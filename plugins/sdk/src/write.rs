@@ -2,9 +2,11 @@
 //! resource, and they run at the same time.
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::contract::types::{Entry, Failure, Validator};
 use crate::contract::writer;
+use crate::error::Error;
 use crate::reply::Reply;
 
 /// What is to be done to one resource.
@@ -34,6 +36,23 @@ pub enum Operation {
     },
     /// Remove it.
     Delete,
+}
+
+impl Operation {
+    /// The body of a PUT, read as JSON; none of a DELETE.
+    ///
+    /// # Errors
+    /// `invalid-request` with the code `body-invalid`, if it cannot be read so. Where `plugin!` has
+    /// `request: Body::json::<T>()`, the host has checked it before.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<Option<T>, Error> {
+        match self {
+            Self::Put { body, .. } => serde_json::from_slice(body).map(Some).map_err(|fault| {
+                Error::invalid_request(format!("the body does not fit: {fault}"))
+                    .code("body-invalid")
+            }),
+            Self::Delete => Ok(None),
+        }
+    }
 }
 
 /// What must hold before a mutation.

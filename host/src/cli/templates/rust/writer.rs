@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use larder_plugin::prelude::*;
-use larder_plugin::{Expect, Mutation, Operation, Receipt};
+use larder_plugin::{Body, Expect, Mutation, Pending, Receipt};
 
 /// What stands in `[config]` of the sidecar.
 #[derive(Deserialize, JsonSchema)]
@@ -34,19 +34,16 @@ struct Params {
     key: String,
 }
 
-/// The answer, as JSON.
-#[derive(Debug, Serialize, JsonSchema)]
+/// The answer, as JSON, and the body of a PUT. Larder checks bodies by it, and answers 422 to what does not fit.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 struct Record {
-    key: String,
     text: String,
 }
 
 async fn load(params: Params, context: Context<Config>) -> Result<Reply<Record>, Error> {
     match fs::read_to_string(file(&context.dir, &params.key)) {
-        Ok(text) => Ok(Reply::found(Record {
-            key: params.key,
-            text,
-        })),
+        Ok(text) => Ok(Reply::found(Record { text })),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Reply::missing()),
         Err(error) => Err(Error::unavailable(format!("it cannot be read: {error}"))),
     }
@@ -70,16 +67,15 @@ fn apply(dir: &str, mutation: Mutation<Params>) -> Result<Receipt, Error> {
     if !holds {
         return Err(Error::conflict("the text is not as it was expected to be"));
     }
-    let done = match mutation.operation {
-        Operation::Put { body, .. } => {
-            let text = String::from_utf8(body)
-                .map_err(|_| Error::invalid_request("the body is not UTF-8"))?;
+    let done = match mutation.operation.json()? {
+        Some(Record { text }) => {
             // Whole or not at all: whoever reads meanwhile finds the one before.
             let aside = file.with_extension(format!("{}.new", mutation.sequence));
             fs::write(&aside, text).and_then(|()| fs::rename(&aside, &file))
         }
-        Operation::Delete if exists => fs::remove_file(&file),
-        Operation::Delete => Ok(()),
+        // A DELETE has no body.
+        None if exists => fs::remove_file(&file),
+        None => Ok(()),
     };
     done.map_err(|error| Error::unavailable(format!("it cannot be written: {error}")))?;
     Ok(Receipt::done().created(!exists))
@@ -96,11 +92,15 @@ larder_plugin::plugin! {
     needs: Needs::new().dir("/texts", "where the texts are kept; writing needs mode = \"rw\""),
     loader: load,
     writer: write,
+    request: Body::json::<Record>(),
+    // A read gives what was put, so Larder may answer with that while a change waits in its queue.
+    pending: Pending::Payload,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use larder_plugin::Operation;
     use larder_plugin::testing::{Answer, Test};
 
     /// A directory of its own for each test.
@@ -123,8 +123,8 @@ mod tests {
 
     fn put(text: &str) -> Operation {
         Operation::Put {
-            content_type: None,
-            body: text.as_bytes().to_vec(),
+            content_type: Some("application/json".to_owned()),
+            body: json!({ "text": text }).to_string().into_bytes(),
         }
     }
 
