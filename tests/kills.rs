@@ -141,7 +141,12 @@ async fn write(
         let value = record.attempted;
         let body = Bytes::from(format!("{{\"value\": {value}}}"));
         let answer = Client::new(address)
-            .attempt(Method::PUT, &path, &[], body)
+            .attempt(
+                Method::PUT,
+                &path,
+                &[("content-type", "application/json")],
+                body,
+            )
             .await;
         match answer {
             Ok(answer) if answer.status == 202 => record.acknowledged.push(value),
