@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use http::Method;
 use larder_tests::{
-    Answer, Builder, Client, Larder, Origin, Reply, Value, Wasm, call, eventually, json,
+    Answer, Builder, Client, Larder, Origin, Redis, Reply, Value, Wasm, call, eventually, json,
 };
 
 const BEHIND: &str = "ttl = \"1h\"\ntimeout = \"20s\"\nwrite = \"behind\"";
@@ -496,4 +496,110 @@ async fn law_11_a_damaged_queue_is_refused_with_what_to_do() {
     let ran = home.run_within(Duration::from_secs(20), &["serve"]).await;
     let said = ran.all();
     assert!(said.contains("restore it, or move it away"), "{said}");
+}
+
+const IN_REDIS: &str = "[writes]\nqueue = \"redis\"";
+
+async fn nodes(origin: &Origin, redis: &Redis, lines: &str) -> [Larder; 2] {
+    let node = || writing(origin, lines).redis(&redis.url()).section(IN_REDIS);
+    [node().start().await, node().start().await]
+}
+
+#[tokio::test]
+async fn every_node_reads_what_is_pending_and_none_brings_the_old_value_back() {
+    let (origin, redis) = (Origin::start(), Redis::start().await);
+    let [first, second] = nodes(&origin, &redis, PAYLOAD).await;
+    first.get("/things/42").await;
+    second
+        .get("/things/42")
+        .await
+        .is("larder; hit; ttl=N; detail=redis");
+    second
+        .get("/things/42")
+        .await
+        .is("larder; hit; ttl=N; detail=memory");
+    let gate = origin.gate("/write/42");
+    let location = put(&first, "42", "new").await;
+    for node in [&first, &second] {
+        eventually("it is heard of", async || {
+            let read = node.get("/things/42").await;
+            (read.text() == "new").then_some(())
+        })
+        .await;
+        assert_eq!(state(node, &location).await, "pending");
+    }
+    gate.arrived(1).await;
+    gate.open();
+    until(&second, &location, "applied").await;
+    for node in [&first, &second] {
+        let read = node.get("/things/42").await;
+        assert_eq!(call(&read), 2, "the source is asked once: {read:?}");
+    }
+    assert_eq!(told(&origin, "42"), ["new"]);
+}
+
+#[tokio::test]
+async fn law_7_another_node_makes_what_a_dead_one_had_accepted() {
+    let (origin, redis) = (Origin::start(), Redis::start().await);
+    let [mut first, second] = nodes(&origin, &redis, BEHIND).await;
+    // Who makes changes of which resource is not known: some are the first node's for sure, if there are enough.
+    for number in 0..40 {
+        origin.on(&format!("/write/{number}"), Reply::status(503));
+    }
+    let mut all = Vec::new();
+    for number in 0..40 {
+        all.push(put(&first, &number.to_string(), "x").await);
+    }
+    first.kill().await;
+    for number in 0..40 {
+        origin.on(&format!("/write/{number}"), Reply::status(204));
+    }
+    for location in &all {
+        until(&second, location, "applied").await;
+    }
+    eventually("it has all partitions", async || {
+        let queue = queue(&second).await;
+        (queue["delivering"].as_array().unwrap().len() == 16).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_queue_that_is_away_refuses_and_takes_up_where_it_was() {
+    let (origin, mut redis) = (Origin::start(), Redis::start_durable().await);
+    let [larder, _other] = nodes(&origin, &redis, BEHIND).await;
+    origin.on("/write/42", Reply::status(503));
+    let location = put(&larder, "42", "x").await;
+    redis.kill().await;
+    let answer = send(&larder, (Method::PUT, "42"), &[], "y").await;
+    answer.expect_problem(503, "queue-unavailable");
+    larder
+        .get(&location)
+        .await
+        .expect_problem(503, "queue-unavailable");
+    // Law 6: a read goes to the source, and what it gives is not kept.
+    let read = larder.get("/things/42").await;
+    assert_eq!(read.status, 200, "{read:?}");
+    assert!(!read.cache_status().contains("stored"), "{read:?}");
+    redis.restart().await;
+    origin.on("/write/42", Reply::status(204));
+    eventually("it is made", async || {
+        let answer = larder.get(&location).await;
+        (answer.status == 200 && answer.json()["state"] == "applied").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_redis_that_promises_less_than_is_asked_for_is_told_of() {
+    let (origin, redis) = (Origin::start(), Redis::start().await);
+    let larder = writing(&origin, BEHIND)
+        .redis(&redis.url())
+        .section(IN_REDIS)
+        .start()
+        .await;
+    eventually("it is told", async || {
+        larder.log().contains("set appendonly yes").then_some(())
+    })
+    .await;
 }
