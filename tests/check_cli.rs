@@ -34,7 +34,7 @@ async fn check_reports_every_problem_at_once_with_file_line_and_remedy() {
         .section("[redis]\nurl = \"localhost\"")
         .route("/data/{key}", "demo", "ttl = \"soon\"")
         .route("/late/{key}", "key", "tll = \"60s\"")
-        .route("/again/{key}", "key", "write = \"behind\"")
+        .route("/again/{key}", "key", "write = \"beside\"")
         .write();
     home.install_bytes("broken", b"no component");
     let ran = home.run(&["check", "--config", "larder.toml"]).await;
@@ -54,7 +54,7 @@ async fn check_reports_every_problem_at_once_with_file_line_and_remedy() {
             "tll",
             "did you mean \"ttl\"",
             &at("write"),
-            "not built yet",
+            "beside",
             "needy.toml:",
             "base",
             "bse",
@@ -135,7 +135,7 @@ async fn serve_exits_with_1_on_a_problem_of_the_configuration() {
             "[[routes]]\npath = \"/a/{x}\"\nloader = \"demo\"\n[[routes]]\npath = \"/a/{y}\"\nloader = \"demo\"",
             "/a/",
         ),
-        ("[writes]\nqueue = \"disk\"", "not built yet"),
+        ("[writes]\nqueue = \"redis\"", "[redis]"),
         (
             "[redis]\nurl = \"redis://127.0.0.1:1\"\nmode = \"sentinel\"",
             "both url and urls",

@@ -98,7 +98,7 @@ impl Writer for SourceWriter {
 }
 
 /// What the source says as a value.
-fn found(value: usize) -> Found {
+pub(crate) fn found(value: usize) -> Found {
     Found {
         status: None,
         content_type: None,

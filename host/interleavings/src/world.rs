@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use parking_lot::MutexGuard;
 
 use crate::cache::clock::{Clock, ManualClock};
@@ -13,9 +14,10 @@ use crate::cache::freshness::{Policy, RefreshAhead};
 use crate::cache::generations::{Generations, Mode, Scope};
 use crate::cache::memory::MemoryTier;
 use crate::cache::tier::{Ended, SharedTier};
-use crate::cache::{Answer, Ask, Batching, Binding, Bounds, Cache, Counters, Link};
-use crate::key::{Key, Param, Resource, Visibility};
-use crate::source::{Source, SourceLoader, SourceWriter};
+use crate::cache::underway::{Pending, Underway};
+use crate::cache::{Answer, Ask, Batching, Binding, Bounds, Cache, Counters, Link, Outcome};
+use crate::key::{Key, Param, Parts, Resource, Visibility};
+use crate::source::{Source, SourceLoader, SourceWriter, found};
 use crate::sync::{let_times_run_out, spawn, step};
 use crate::tier::{Held, NodeTier, Tier, Word};
 use crate::waiters::Waiters;
@@ -50,6 +52,7 @@ pub struct World {
     over: Arc<AtomicBool>,
     /// Only a delete says that the source has changed: a write's first purge comes before it.
     writes: AtomicBool,
+    accepted: Arc<Accepted>,
     ask: Ask,
 }
 
@@ -57,6 +60,7 @@ impl World {
     /// So many nodes that share a tier; one node without a tier for 0.
     pub fn new(sharing: usize) -> Arc<Self> {
         let source = Arc::new(Source::new());
+        let accepted = Arc::new(Accepted::default());
         let tier = Tier::default();
         tier.lock().words = vec![VecDeque::new(); sharing];
         let node = |number| Arc::new(Node::new(number, (sharing > 0).then_some(&tier)));
@@ -66,7 +70,8 @@ impl World {
             purged_at: AtomicUsize::new(0),
             over: Arc::default(),
             writes: AtomicBool::new(false),
-            ask: ask(&source),
+            ask: ask(&source, &accepted),
+            accepted,
             source,
         })
     }
@@ -190,6 +195,27 @@ impl World {
         }
     }
 
+    /// Accepts a change before it is made, and then makes it, as `write::behind` does; once in a scene. `known`: reads may be
+    /// told what it makes of the resource.
+    pub async fn accept_and_make(&self, number: usize, known: bool) {
+        let cache = &self.nodes[number].cache;
+        let value = self.source.says() + 1;
+        self.accepted.known.store(known, Ordering::Relaxed);
+        step().await;
+        self.accepted.value.store(value, Ordering::Relaxed);
+        step().await;
+        self.purged_at.store(value, Ordering::Relaxed);
+        cache.purge(&self.resource(), Mode::Delete).await;
+        // It is answered.
+        self.settle(number);
+        step().await;
+        self.source.change();
+        step().await;
+        cache.purge(&self.resource(), Mode::Delete).await;
+        step().await;
+        self.accepted.value.store(0, Ordering::Relaxed);
+    }
+
     /// Purges what nobody asks for, and waits until all have heard it: from now on every entry is of before some purge, and
     /// must be looked at.
     pub async fn purge_another(&self) {
@@ -249,7 +275,43 @@ impl Node {
     }
 }
 
-fn ask(source: &Arc<Source>) -> Ask {
+/// The change that is accepted and not made yet: what it makes of the resource, or 0.
+#[derive(Default)]
+struct Accepted {
+    value: AtomicUsize,
+    known: AtomicBool,
+}
+
+/// As nodes look for it: one step, with the question and the answer on the way.
+struct Accepting(Arc<Accepted>);
+
+impl Underway for Accepting {
+    fn is_known(&self, _: &Resource) -> bool {
+        false
+    }
+
+    fn of<'a>(&'a self, _: &'a Resource, _: &'a Parts) -> BoxFuture<'a, Pending> {
+        Box::pin(async {
+            step().await;
+            let value = self.0.value.load(Ordering::Relaxed);
+            step().await;
+            if value == 0 {
+                Pending::Nothing
+            } else if self.0.known.load(Ordering::Relaxed) {
+                Pending::Known(Outcome::Found(found(value)))
+            } else {
+                let accepted = Arc::clone(&self.0);
+                Pending::Unmade(Box::pin(async move {
+                    while accepted.value.load(Ordering::Relaxed) != 0 {
+                        step().await;
+                    }
+                }))
+            }
+        })
+    }
+}
+
+fn ask(source: &Arc<Source>, accepted: &Arc<Accepted>) -> Ask {
     let policy = Policy {
         ttl: HOUR,
         ttl_max: HOUR,
@@ -271,7 +333,7 @@ fn ask(source: &Arc<Source>) -> Ask {
             batching: Batching::ALONE,
             chain: vec![Link::Ready(Arc::new(SourceLoader(Arc::clone(source))))],
             counters: Arc::new(Counters::default()),
-            underway: None,
+            underway: Some(Arc::new(Accepting(Arc::clone(accepted)))),
         }),
         key: Key::new(&resource, "source~1", &parts).expect("it is short"),
         parts: Arc::new(parts),

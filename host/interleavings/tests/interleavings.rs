@@ -216,6 +216,30 @@ fn law_4_of_two_writes_at_once_the_last_word_of_the_source_is_what_is_read() {
 }
 
 #[test]
+fn law_4_what_is_accepted_is_read_before_it_is_made_and_after() {
+    for (sharing, known) in [(0, true), (0, false), (2, true), (2, false)] {
+        play(false, move || {
+            block_on(async {
+                let world = World::new(sharing);
+                let ears = world.listen();
+                let last = world.nodes.len() - 1;
+                let first = vec![asking(&world, 0), asking(&world, last)];
+                let accepted = spawn({
+                    let world = Arc::clone(&world);
+                    async move { world.accept_and_make(0, known).await }
+                });
+                let second = vec![asking(&world, 0), asking(&world, last)];
+                answers(first).await;
+                answers(second).await;
+                accepted.await.expect("it ends");
+                let found = at_last(&world, ears).await;
+                assert!(found.iter().all(|found| *found == Some(2)), "{found:?}");
+            });
+        });
+    }
+}
+
+#[test]
 fn law_4_an_evicted_generation_brings_nothing_back() {
     play(true, || {
         block_on(async {

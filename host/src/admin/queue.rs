@@ -1,5 +1,6 @@
 //! `/queue`: changes that are accepted and not made, and those that were given up.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,16 +13,16 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Admin, Problem};
-use crate::cache::queue::{DeadLetter, Revived, Unavailable, WriteId, accepted_ms};
+use crate::cache::queue::{DeadLetter, Queued, Revived, Unavailable, WriteId, accepted_ms};
 use crate::metrics::Sample;
 use crate::write::Operation;
 use crate::write::behind::Behind;
 use crate::write::behind::record::Record;
 
 /// Dead letters in one answer.
-const LISTED: usize = 100;
+const LISTED: usize = 20;
 /// The most that may be asked for.
-const LISTED_MAX: usize = 1000;
+const LISTED_MAX: usize = 100;
 
 fn behind(admin: &Admin) -> Result<&Arc<Behind>, Problem> {
     admin.behind.as_ref().ok_or_else(|| {
@@ -207,7 +208,7 @@ async fn choose(behind: &Behind, which: Which, deed: Deed) -> Result<Done, Probl
     let mut all = Done::default();
     if let Some(text) = which.id {
         let id = id(&text)?;
-        one(behind, &id, (deed, which.force), &mut all).await?;
+        one(behind, &id, (deed, which.force, 0), &mut all).await?;
         return match (all.done, all.superseded) {
             (0, 0) => Err(Problem::new(
                 StatusCode::NOT_FOUND,
@@ -218,49 +219,73 @@ async fn choose(behind: &Behind, which: Which, deed: Deed) -> Result<Done, Probl
                 StatusCode::CONFLICT,
                 "superseded",
                 format!(
-                    "a later change of this resource was made since: made now, {id} would revert it. Drop it, or send \"force\": true"
+                    "a later change of this resource was made since, or is pending: made now, {id} would revert it. Drop it, or send \"force\": true"
                 ),
             )),
             _ => Ok(all),
         };
     }
+    // In the order in which they were accepted: that is what the source is to end with.
+    let mut letters = every(behind).await?;
+    letters.sort_unstable();
+    let mut revived = HashMap::new();
+    for (_, id, resource) in letters {
+        let but = revived.get(&resource).copied().unwrap_or_default();
+        if let Some(sequence) = one(behind, &id, (deed, false, but), &mut all).await? {
+            revived.insert(resource, sequence);
+        }
+    }
+    Ok(all)
+}
+
+/// Every dead letter: its sequence, its id, and the text of its resource.
+async fn every(behind: &Behind) -> Result<Vec<(u64, WriteId, String)>, Problem> {
+    let mut letters = Vec::new();
     let mut after = None;
     loop {
         let page = behind.queue().dead(after.as_ref(), LISTED_MAX).await;
         let page = page.map_err(unavailable)?;
         let Some(last) = page.last() else {
-            return Ok(all);
+            return Ok(letters);
         };
         after = Some(last.queued.id.clone());
-        for letter in &page {
-            one(behind, &letter.queued.id, (deed, false), &mut all).await?;
-        }
+        letters.extend(page.into_iter().map(|letter| {
+            let Queued {
+                sequence,
+                id,
+                resource,
+                ..
+            } = letter.queued;
+            (sequence, id, resource.text().to_owned())
+        }));
     }
 }
 
+/// Does it to one; where it is pending again, its new place.
 async fn one(
     behind: &Behind,
     id: &WriteId,
-    (deed, force): (Deed, bool),
+    (deed, force, but): (Deed, bool, u64),
     all: &mut Done,
-) -> Result<(), Problem> {
+) -> Result<Option<u64>, Problem> {
     match deed {
-        Deed::Retry => match behind
-            .queue()
-            .revive(id, force)
-            .await
-            .map_err(unavailable)?
-        {
-            Revived::Done => all.done += 1,
-            Revived::Superseded => all.superseded += 1,
-            Revived::Unknown => {}
-        },
+        Deed::Retry => {
+            let revived = behind.queue().revive(id, (force, but)).await;
+            match revived.map_err(unavailable)? {
+                Revived::Done { sequence } => {
+                    all.done += 1;
+                    return Ok(Some(sequence));
+                }
+                Revived::Superseded => all.superseded += 1,
+                Revived::Unknown => {}
+            }
+        }
         Deed::Drop => {
             let dropped = behind.queue().discard(id).await.map_err(unavailable)?;
             all.done += u64::from(dropped);
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// What the queue counted, and how much is in it; where it is not to be had, that is left out.

@@ -213,7 +213,12 @@ impl Cache {
             entry.times.ttl_ms = 0;
             (entry, by)
         };
-        match underway.of(ask.key.resource(), &ask.parts).await {
+        let timeout = ask.binding.policy.timeout;
+        let looked = underway.of(ask.key.resource(), &ask.parts);
+        let Ok(pending) = sync::timeout(timeout, looked).await else {
+            return Err(unmade(timeout));
+        };
+        match pending {
             Pending::Nothing => self.ask_chain(ask, stamp, known).await,
             Pending::Unknown => self.ask_chain(ask, stamp, known).await.map(unkept),
             Pending::Known(outcome) => {
@@ -222,7 +227,6 @@ impl Cache {
                 made.map(|(entry, _)| unkept((entry, LoadedBy::Pending)))
             }
             Pending::Unmade(made) => {
-                let timeout = ask.binding.policy.timeout;
                 if sync::timeout(timeout, made).await.is_err() {
                     return Err(unmade(timeout));
                 }

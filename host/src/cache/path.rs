@@ -165,7 +165,10 @@ impl Cache {
             waited: Duration::ZERO,
             until_ms: 0,
         };
-        if let Some(shared) = &self.shared {
+        // What others have stored may be older than a change that this node alone knows of.
+        let underway = ask.binding.underway.as_ref();
+        let knows_better = underway.is_some_and(|it| it.is_known(ask.key.resource()));
+        if let Some(shared) = self.shared.as_ref().filter(|_| !knows_better) {
             let (mark, now) = (self.memory.mark(), Instant::now());
             let found = shared.get(&ask.key).await;
             seen.waited = now.elapsed();

@@ -185,9 +185,12 @@ pub struct DeadLetter {
 /// What became of the wish to try a dead letter again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Revived {
-    /// It is pending again, with a new place: the last of its resource.
-    Done,
-    /// It is superseded, and was left where it is.
+    /// It is pending again, with this new place: the last of its resource.
+    Done {
+        /// Its place.
+        sequence: u64,
+    },
+    /// It is superseded, or a change of its resource is pending that is later; it was left where it is.
     Superseded,
     /// There is no such dead letter.
     Unknown,
@@ -252,6 +255,17 @@ pub trait Queue: Send + Sync {
         resource: &'a Resource,
     ) -> BoxFuture<'a, Result<Option<Queued>, Unavailable>>;
 
+    /// Whether this node knows without asking that a change of a resource is pending. A queue that nodes share says no: what is
+    /// pending there all of them find.
+    fn holds(&self, _resource: &Resource) -> bool {
+        false
+    }
+
+    /// Writes what is to be written, and lets go of it.
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+
     /// The right to consume a partition, if no other node has it.
     fn own(&self, partition: u8) -> BoxFuture<'_, Duty>;
 
@@ -288,11 +302,12 @@ pub trait Queue: Send + Sync {
         max: usize,
     ) -> BoxFuture<'a, Result<Vec<DeadLetter>, Unavailable>>;
 
-    /// Makes a dead letter pending again; one that is superseded only by force.
+    /// Makes a dead letter pending again. One that is superseded, or whose resource has a later change pending than itself and
+    /// than the sequence that is given, only by force: it would revert that.
     fn revive<'a>(
         &'a self,
         id: &'a WriteId,
-        force: bool,
+        unless: (bool, u64),
     ) -> BoxFuture<'a, Result<Revived, Unavailable>>;
 
     /// Forgets a dead letter; whether there was one.

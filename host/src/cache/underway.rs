@@ -24,7 +24,7 @@ pub enum Pending {
     Nothing,
     /// The last that is pending makes it this; not to be kept.
     Known(Outcome),
-    /// Some are pending, and what they make of it only the source will know. Ends when none is any more.
+    /// Some are pending, and what they make of it only the source will know. Ends when those are made.
     Unmade(BoxFuture<'static, ()>),
     /// Nobody can say now: what is loaded is not to be kept.
     Unknown,
@@ -32,6 +32,10 @@ pub enum Pending {
 
 /// Who knows.
 pub trait Underway: Send + Sync {
+    /// Whether this node knows by itself, and may be alone in knowing, that some are pending: then what other nodes have stored
+    /// may be older. Asked of every miss.
+    fn is_known(&self, resource: &Resource) -> bool;
+
     /// What is pending of a resource, for a read with these parts.
     fn of<'a>(&'a self, resource: &'a Resource, parts: &'a Parts) -> BoxFuture<'a, Pending>;
 }

@@ -201,12 +201,12 @@ mod tests {
     #[test]
     fn errors_are_sorted_by_line_and_fail() {
         check(
-            "[[routes]]\nloader = \"demo\"\ntll = \"1s\"\n[writes]\n",
+            "[[routes]]\nloader = \"demo\"\ntll = \"1s\"\n[writes]\nqueue = \"redis\"\n",
             &[],
             "error: larder.toml:1: a route has no path\n  remedy: write path = \"/data/{key}\" below its [[routes]]\n\
              error: larder.toml:3: unknown key \"tll\" in [[routes]]\n  remedy: did you mean \"ttl\"?\n\
-             error: larder.toml:4: [writes] is not built yet in this version\n  \
-             remedy: remove it; the queue of a write-behind is not there, and write = \"through\" needs none\n3 errors, 0 warnings\n",
+             error: larder.toml:5: queue of [writes]: there is no [redis] to keep it in\n  \
+             remedy: write [redis] with url = \"redis://127.0.0.1:6379\", or queue = \"disk\"\n3 errors, 0 warnings\n",
             false,
         );
     }

@@ -1,5 +1,6 @@
 //! Changes that are accepted before they are made: the queue that the configuration names, opened.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,10 +20,14 @@ pub(super) fn open(
     cache: &Arc<Cache>,
     redis: Option<&Arc<RedisTier>>,
 ) -> anyhow::Result<Option<Arc<Behind>>> {
+    let bounds = bounds(&config.writes);
+    let is_on_disk = config.writes_behind() && config.writes.queue == QueueKind::Disk;
+    if !is_on_disk {
+        warn_of_left_behind(&config.storage.dir, bounds);
+    }
     if !config.writes_behind() {
         return Ok(None);
     }
-    let bounds = bounds(&config.writes);
     let queue: Arc<dyn Queue> = match (config.writes.queue, redis) {
         (QueueKind::Disk, _) => Arc::new(DiskQueue::open(&config.storage.dir, bounds)?),
         (QueueKind::Redis, Some(redis)) => {
@@ -52,6 +57,20 @@ async fn warn_if_weak(redis: Arc<RedisTier>, asked: Durability) {
         );
     } else {
         tracing::info!("writes: {promised}");
+    }
+}
+
+/// Changes that were accepted under another configuration lie there until it is in force again.
+fn warn_of_left_behind(storage: &Path, bounds: Bounds) {
+    match DiskQueue::left_behind(storage, bounds) {
+        Ok(0) => {}
+        Ok(left) => tracing::warn!(
+            "writes: {left} changes that were accepted lie in {}, and nobody makes them: no route writes behind by way of the disk any more; write queue = \"disk\" into [writes] and write = \"behind\" into their routes until they are made",
+            storage.display()
+        ),
+        Err(error) => {
+            tracing::warn!(%error, "writes: what an earlier configuration has left cannot be read")
+        }
     }
 }
 

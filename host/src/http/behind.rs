@@ -61,6 +61,13 @@ pub(super) fn not_accepted(why: NotAccepted) -> Response<Body> {
     match why {
         NotAccepted::Failed(failure) => problem::write_failed(&failure, false),
         NotAccepted::Another => super::write::key_reused(),
+        NotAccepted::TooLong { share } => problem::of_write(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "body-too-long",
+            format!(
+                "a part of the queue takes {share} bytes ([writes] max_bytes), and this change is longer"
+            ),
+        ),
     }
 }
 

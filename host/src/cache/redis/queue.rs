@@ -33,6 +33,7 @@
 //! The stream is the truth about what is pending. An id whose entry is gone is not known; a dead letter without its record is
 //! taken off the list; sums begin anew where there is nothing to sum up. What was lost is lost, and stops nothing.
 
+mod answers;
 mod steps;
 
 use std::sync::Arc;
@@ -46,6 +47,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use xxhash_rust::xxh3::xxh3_64;
 
+use self::answers::{
+    bytes, depth_of, known_of, letter_of, list, owned, pushed_of, queued_of, text, three,
+};
 pub(super) use self::steps::Steps;
 use self::steps::To;
 use super::counters::count;
@@ -476,18 +480,24 @@ impl RedisQueue {
         Ok(found)
     }
 
-    async fn make_pending(&self, id: &WriteId, force: bool) -> Result<Revived, Unavailable> {
+    async fn make_pending(
+        &self,
+        id: &WriteId,
+        (force, but): (bool, u64),
+    ) -> Result<Revived, Unavailable> {
         let at = id.partition();
         let Ok(partition) = self.partition(at) else {
             return Ok(Revived::Unknown);
         };
         let (floor, word) = (partition.floor(), word(at));
+        let but = number_text(but);
         let arguments = [
             id.as_str().as_bytes(),
             if force { b"1" } else { b"0" },
             floor.as_bytes(),
             self.shared().names.channel.as_bytes(),
             word.as_bytes(),
+            but.as_bytes(),
         ];
         let step = (&self.steps().revive, false);
         let (link, answer) = self.step(at, step, &arguments).await?;
@@ -495,11 +505,10 @@ impl RedisQueue {
         match answer.first().and_then(text) {
             Some("done") => {
                 self.shared().wrote(&link);
-                if let Some(sequence) = answer.get(1).and_then(bytes).and_then(sequence_of) {
-                    partition.saw(sequence);
-                }
+                let sequence = answer.get(1).and_then(bytes).and_then(sequence_of);
+                let sequence = partition.saw(sequence.unwrap_or_default());
                 self.copied(&link, partition).await;
-                Ok(Revived::Done)
+                Ok(Revived::Done { sequence })
             }
             Some("superseded") => Ok(Revived::Superseded),
             Some("unknown") => Ok(Revived::Unknown),
@@ -613,9 +622,9 @@ impl Queue for RedisQueue {
     fn revive<'a>(
         &'a self,
         id: &'a WriteId,
-        force: bool,
+        unless: (bool, u64),
     ) -> BoxFuture<'a, Result<Revived, Unavailable>> {
-        Box::pin(self.make_pending(id, force))
+        Box::pin(self.make_pending(id, unless))
     }
 
     fn discard<'a>(&'a self, id: &'a WriteId) -> BoxFuture<'a, Result<bool, Unavailable>> {
@@ -662,140 +671,4 @@ fn strange(partition: &Partition) -> String {
         "`{stream}` has numbers that are of no clock, or its script answered what Larder does not know; \
          if something else writes to it, let it use another prefix"
     )
-}
-
-fn bytes(value: &Value) -> Option<&[u8]> {
-    match value {
-        Value::BulkString(bytes) => Some(bytes),
-        _ => None,
-    }
-}
-
-fn text(value: &Value) -> Option<&str> {
-    std::str::from_utf8(bytes(value)?).ok()
-}
-
-fn owned(value: Value) -> Option<Bytes> {
-    match value {
-        Value::BulkString(bytes) => Some(bytes.into()),
-        _ => None,
-    }
-}
-
-fn number(value: &Value) -> Option<u64> {
-    match value {
-        Value::Int(number) => u64::try_from(*number).ok(),
-        _ => text(value)?.parse().ok(),
-    }
-}
-
-fn list(value: &Value) -> Option<&[Value]> {
-    match value {
-        Value::Array(list) => Some(list),
-        _ => None,
-    }
-}
-
-fn three(value: Value) -> Option<[Value; 3]> {
-    match value {
-        Value::Array(list) => list.try_into().ok(),
-        _ => None,
-    }
-}
-
-/// What `push.lua` answers.
-fn pushed_of(answer: &Value) -> Option<Pushed> {
-    let (what, rest) = list(answer)?.split_first()?;
-    match (text(what)?, rest) {
-        ("accepted", [number]) => Some(Pushed::Accepted {
-            sequence: sequence_of(bytes(number)?)?,
-        }),
-        ("known", known) => known_of(known).map(Pushed::Known),
-        ("another", []) => Some(Pushed::Another),
-        ("full", [depth]) => depth_of(list(depth)?).map(Pushed::Full),
-        _ => None,
-    }
-}
-
-/// `[state, number, since, reason]`.
-fn known_of(answer: &[Value]) -> Option<Known> {
-    let [state, number_of, since, reason] = answer else {
-        return None;
-    };
-    let at_ms = number(since)?;
-    let state = match text(state)? {
-        "p" => State::Pending,
-        "a" => State::Applied { at_ms },
-        "d" => State::Dead {
-            at_ms,
-            reason: String::from_utf8_lossy(bytes(reason)?).into_owned(),
-        },
-        _ => return None,
-    };
-    let sequence = sequence_of(bytes(number_of)?)?;
-    Some(Known { state, sequence })
-}
-
-/// `[pending, dead, bytes, the first that is pending or nothing]`.
-fn depth_of(answer: &[Value]) -> Option<Depth> {
-    let [pending, dead, bytes_of, oldest] = answer else {
-        return None;
-    };
-    Some(Depth {
-        pending: number(pending)?,
-        dead: number(dead)?,
-        bytes: number(bytes_of)?,
-        oldest: sequence_of(bytes(oldest)?),
-    })
-}
-
-/// An entry of the stream, `[number, [field, value, …]]`; of one that is no change, its number.
-fn queued_of(entry: Value) -> Result<Queued, Option<Vec<u8>>> {
-    let Value::Array(entry) = entry else {
-        return Err(None);
-    };
-    let Ok([Value::BulkString(at), fields]) = <[Value; 2]>::try_from(entry) else {
-        return Err(None);
-    };
-    let read = |fields: Value| {
-        let Value::Array(fields) = fields else {
-            return None;
-        };
-        // As they were written: a script names them in this order.
-        let [i, id, r, resource, p, _print, d, record] = <[Value; 8]>::try_from(fields).ok()?;
-        let named = [(i, "i"), (r, "r"), (p, "p"), (d, "d")];
-        if named.iter().any(|(field, name)| text(field) != Some(name)) {
-            return None;
-        }
-        Some(Queued {
-            sequence: sequence_of(&at)?,
-            id: text(&id)?.parse().ok()?,
-            resource: Resource::from_text(text(&resource)?),
-            record: owned(record)?,
-        })
-    };
-    read(fields).ok_or(Some(at))
-}
-
-/// `[id, PLACE:AT:PRINT:RESOURCE, reason, record, whether it is superseded]`.
-fn letter_of(answer: Value) -> Option<DeadLetter> {
-    let Value::Array(answer) = answer else {
-        return None;
-    };
-    let [id, meta, reason, record, superseded] = <[Value; 5]>::try_from(answer).ok()?;
-    let mut meta = text(&meta)?.splitn(4, ':');
-    let sequence = sequence_of(meta.next()?.as_bytes())?;
-    let at_ms = meta.next()?.parse().ok()?;
-    let resource = Resource::from_text(meta.nth(1)?);
-    Some(DeadLetter {
-        queued: Queued {
-            sequence,
-            id: text(&id)?.parse().ok()?,
-            resource,
-            record: owned(record)?,
-        },
-        reason: String::from_utf8_lossy(bytes(&reason)?).into_owned(),
-        at_ms,
-        superseded: superseded == Value::Int(1),
-    })
 }

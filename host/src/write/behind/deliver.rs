@@ -13,10 +13,11 @@
 //!
 //! # A node that was frozen
 //!
-//! The duty of a partition is a lease. A node that wakes after it has ended gives nothing more out, but a call that it was
-//! frozen in goes on, while another node makes the same change and the next. Only the source can refuse the late one: by the
-//! sequence.
+//! The duty of a partition is a lease. A node that is frozen, or cut off, for longer than it stands gives nothing more out: whether
+//! it stands is looked at with each batch. But a call that it is in goes on, while another node makes the same change and the
+//! next; so does an attempt that took too long, in its source. Only the source can refuse the late one: by the sequence.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -27,18 +28,21 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use xxhash_rust::xxh3::Xxh3;
 
 use super::lanes::{Batch, Batching, Lanes, Member, Way};
 use super::record::Record;
 use crate::cache::Cache;
 use crate::cache::generations::{Mode, Scope};
-use crate::cache::queue::{Queue, Settlement};
+use crate::cache::queue::{Queue, Queued, Settlement};
 use crate::cache::tier::{Duty, Tenure};
 use crate::error::{Failure, FailureKind};
 use crate::write::{Mutation, Precondition, Receipt, Writer};
 
 /// Changes that are read from a queue at once.
 const SCAN_MAX: usize = 1000;
+/// What is pending is looked for from the beginning after so long without news.
+const ANEW: Duration = Duration::from_secs(60);
 /// Between attempts to reach a queue that is not to be had.
 const AGAIN: Duration = Duration::from_millis(250);
 
@@ -147,52 +151,71 @@ impl Delivery {
 
     /// Consumes a partition whenever it is this node's.
     async fn read(&self, partition: u8) {
-        let stopped = self.stop.cancelled();
-        tokio::pin!(stopped);
-        loop {
+        while !self.stop.is_cancelled() {
             let owned = tokio::select! {
-                () = &mut stopped => return,
+                () = self.stop.cancelled() => return,
                 owned = self.queue.own(partition) => owned,
             };
             match owned {
-                Duty::Ours(tenure) => {
-                    self.lanes.lock().own(partition);
-                    tokio::select! {
-                        () = &mut stopped => {
-                            // What is out is written down before another node may take it.
-                            self.calls_ended().await;
-                            tenure.end().await;
-                            return;
-                        }
-                        () = tenure.lost() => {}
-                        () = self.feed(partition, &*tenure) => {}
-                    }
-                    self.lanes.lock().disown(partition);
-                }
+                Duty::Ours(tenure) => self.consume(partition, tenure).await,
                 Duty::Others(ended) => tokio::select! {
-                    () = &mut stopped => return,
+                    () = self.stop.cancelled() => {}
                     () = ended => {}
                 },
                 Duty::Unavailable => tokio::select! {
-                    () = &mut stopped => return,
+                    () = self.stop.cancelled() => {}
                     () = tokio::time::sleep(AGAIN) => {}
                 },
             }
         }
     }
 
+    /// Consumes it until it is lost, or this is stopped.
+    async fn consume(&self, partition: u8, tenure: Box<dyn Tenure>) {
+        let tenure = Arc::new(tenure);
+        let stands = Arc::clone(&tenure);
+        self.lanes
+            .lock()
+            .own(partition, Arc::new(move || stands.stands()));
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = tenure.lost() => {}
+            () = self.feed(partition, &**tenure) => {}
+        }
+        // Nothing more of it goes out from here on.
+        self.lanes.lock().disown(partition);
+        if tenure.stands() {
+            // What is out is written down before another node may take it.
+            self.calls_ended().await;
+        }
+        if let Some(tenure) = Arc::into_inner(tenure) {
+            tenure.end().await;
+        }
+    }
+
     async fn feed(&self, partition: u8, tenure: &dyn Tenure) {
         let mut after = 0;
         while tenure.stands() {
+            self.lanes.lock().reading(partition);
             match self.queue.scan(partition, after, SCAN_MAX).await {
-                Ok(found) if found.is_empty() => self.queue.news(partition, after).await,
+                Ok(found) if found.is_empty() => {
+                    self.lanes.lock().have_read(partition);
+                    let news = self.queue.news(partition, after);
+                    if tokio::time::timeout(ANEW, news).await.is_err() {
+                        // For what has come by another way than was looked for.
+                        after = 0;
+                    }
+                }
                 Ok(found) => {
                     after = found.last().map_or(after, |last| last.sequence);
+                    let found = found.into_iter().map(|queued| (variant(&queued), queued));
+                    let found: Vec<_> = found.collect();
                     {
                         let mut lanes = self.lanes.lock();
-                        for queued in found {
-                            lanes.add(partition, queued);
+                        for (variant, queued) in found {
+                            lanes.add(partition, queued, variant);
                         }
+                        lanes.have_read(partition);
                     }
                     self.wake.notify_one();
                 }
@@ -213,7 +236,7 @@ impl Delivery {
 
     /// Gives out batches as long as there are any, and waits until there may be more.
     async fn give_out(self: Arc<Self>) {
-        loop {
+        while !self.stop.is_cancelled() {
             let now = Instant::now();
             let (batch, wake_at) = {
                 let mut lanes = self.lanes.lock();
@@ -226,9 +249,6 @@ impl Delivery {
                 });
                 (batch, lanes.wake_at(now))
             };
-            if self.stop.is_cancelled() && batch.is_none() {
-                return;
-            }
             match batch {
                 Some(batch) => {
                     let delivery = Arc::clone(&self);
@@ -259,21 +279,17 @@ impl Delivery {
         if ended.settlements.is_empty() {
             return;
         }
+        count(&self.counters.coalesced, ended.coalesced);
         self.purge(&ended.settlements, tags).await;
-        if self.settle(&ended.settlements).await {
-            for (_, settlement) in &ended.settlements {
-                tell(settlement);
-                match &settlement.end {
-                    Ok(()) => count(&self.counters.applied, 1),
-                    Err(_) => count(&self.counters.died, 1),
-                }
-            }
-            count(&self.counters.coalesced, ended.coalesced);
-            self.lanes.lock().released(&ended.settlements);
-        } else {
-            self.lanes.lock().abandoned(&ended.settlements);
+        // Each partition by itself: what one cannot be told holds up none of the others.
+        let mut by_partition: BTreeMap<u8, Vec<Settlement>> = BTreeMap::new();
+        for (partition, settlement) in ended.settlements {
+            by_partition.entry(partition).or_default().push(settlement);
         }
-        self.wake.notify_one();
+        let settled = by_partition
+            .into_iter()
+            .map(|(partition, settlements)| self.settle(partition, settlements));
+        join_all(settled).await;
     }
 
     /// Asks the writer: a result for each of the batch, and what else is to be purged.
@@ -283,7 +299,8 @@ impl Delivery {
         let mut writer = None;
         for (place, member) in batch.members.iter().enumerate() {
             match self.mutation(member).await {
-                Ok((mutation, found)) => {
+                Ok(None) => results[place] = Some(Ok(())),
+                Ok(Some((mutation, found))) => {
                     places.push(place);
                     mutations.push(mutation);
                     writer = Some(found);
@@ -303,7 +320,11 @@ impl Delivery {
         (results.collect(), tags)
     }
 
-    async fn mutation(&self, member: &Member) -> Result<(Mutation, Arc<dyn Writer>), Failure> {
+    /// What the writer is told; none: there is nothing to be made any more.
+    async fn mutation(
+        &self,
+        member: &Member,
+    ) -> Result<Option<(Mutation, Arc<dyn Writer>)>, Failure> {
         let record = match &member.record {
             Some(record) => record.clone(),
             None => {
@@ -315,8 +336,11 @@ impl Delivery {
                         error.to_string(),
                     )
                 })?;
-                // None: it is settled already, and what is said of it here changes nothing.
-                fetched.ok_or_else(unreadable)?
+                match fetched {
+                    Some(record) => record,
+                    // It is settled already, by another node: what is written down of it here changes nothing.
+                    None => return Ok(None),
+                }
             }
         };
         let record = Record::decode(&record).map_err(|_| unreadable())?;
@@ -330,7 +354,7 @@ impl Delivery {
             idempotency_key: record.idempotency_key,
             sequence: member.sequence,
         };
-        Ok((mutation, destination.writer?))
+        Ok(Some((mutation, destination.writer?)))
     }
 
     async fn purge(&self, settlements: &[(u8, Settlement)], mut tags: Vec<String>) {
@@ -351,26 +375,43 @@ impl Delivery {
         join_all(purges).await;
     }
 
-    /// Writes down what became of changes, however long that takes; whether it was, or the partition went to another node.
-    async fn settle(&self, settlements: &[(u8, Settlement)]) -> bool {
-        let mut by_partition: Vec<(u8, Vec<Settlement>)> = Vec::new();
-        for (partition, settlement) in settlements {
-            match by_partition.iter_mut().find(|(of, _)| of == partition) {
-                Some((_, all)) => all.push(settlement.clone()),
-                None => by_partition.push((*partition, vec![settlement.clone()])),
+    /// Writes down what became of changes of a partition, however long that takes, unless it goes to another node; then their
+    /// lanes are opened.
+    async fn settle(&self, partition: u8, settlements: Vec<Settlement>) {
+        while let Err(error) = self.queue.settle(partition, settlements.clone()).await {
+            if !self.lanes.lock().owns(partition) {
+                self.lanes.lock().abandoned(&settlements);
+                return;
             }
+            tracing::warn!(%error, "writes: what was made cannot be written down yet");
+            tokio::time::sleep(AGAIN).await;
         }
-        for (partition, settlements) in by_partition {
-            while let Err(error) = self.queue.settle(partition, settlements.clone()).await {
-                if !self.lanes.lock().owns(partition) || self.stop.is_cancelled() {
-                    return false;
-                }
-                tracing::warn!(%error, "writes: what was made cannot be written down yet");
-                tokio::time::sleep(AGAIN).await;
-            }
+        for settlement in &settlements {
+            tell(settlement);
+            let counter = match &settlement.end {
+                Ok(()) => &self.counters.applied,
+                Err(_) => &self.counters.died,
+            };
+            counter.fetch_add(1, Ordering::Relaxed);
         }
-        true
+        self.lanes.lock().released(partition, &settlements);
+        self.wake.notify_one();
     }
+}
+
+/// Which variant of its resource a change is of: a digest of its parts.
+fn variant(queued: &Queued) -> u64 {
+    let Ok(record) = Record::decode(&queued.record) else {
+        return 0;
+    };
+    let mut hasher = Xxh3::new();
+    for part in &record.parts {
+        for text in [&part.name, &part.value] {
+            hasher.update(&(text.len() as u64).to_le_bytes());
+            hasher.update(text.as_bytes());
+        }
+    }
+    hasher.digest()
 }
 
 async fn sleep_until(moment: Option<Instant>) {

@@ -23,16 +23,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::failing::{
+    FIRST_WAIT, LONGEST_WAIT, Severity, doubled, is_fault, is_passing, jittered, reason, severity,
+};
+use super::writers::Writers;
 use crate::cache::queue::{Queued, Settlement, WriteId, accepted_ms};
-use crate::error::{Failure, FailureKind, Origin};
+use crate::error::Failure;
 use crate::key::Resource;
 
-/// After the first failure.
-const FIRST_WAIT: Duration = Duration::from_millis(100);
-/// Between attempts of one change at most.
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
-/// Between attempts of a writer whose source is not to be had, at most.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// A change that its writer dies of, or calls a fault of its own, is given up after so many attempts.
 pub(super) const FAULTS_MAX: u32 = 5;
 /// Bytes of records that are kept in memory; of others the place alone, and they are read again.
@@ -59,6 +57,9 @@ pub(super) struct Way {
     /// Whether the latest of a resource may stand for those before it.
     pub(super) coalesce: bool,
 }
+
+/// Whether a partition is still known to be this node's.
+pub(super) type Stands = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// A change that is out.
 #[derive(Clone, Debug)]
@@ -89,8 +90,9 @@ pub(super) struct Ended {
 }
 
 struct Waiting {
-    partition: u8,
     sequence: u64,
+    /// Of the parts: another variant of the resource is another thing.
+    variant: u64,
     id: WriteId,
     record: Option<Bytes>,
     len: u64,
@@ -110,6 +112,8 @@ enum State {
 
 struct Lane {
     route: Arc<str>,
+    partition: u8,
+    /// By their sequence.
     waiting: VecDeque<Waiting>,
     state: State,
     /// Failures in a row.
@@ -120,24 +124,20 @@ struct Lane {
     company: usize,
 }
 
-/// A writer.
-struct Line {
-    out: usize,
-    /// Batches of at most so many, because larger ones took too long.
-    cap: usize,
-    /// Batches in a row that failed as a whole.
-    streak: u32,
-    paused: Option<Instant>,
-}
-
 /// All that is pending on the partitions of this node.
 pub(super) struct Lanes {
     batching: Batching,
-    owned: HashSet<u8>,
+    /// The partitions that this node consumes, and how to know whether it still may.
+    owned: HashMap<u8, Stands>,
+    /// What was settled while a partition was being read: that may have found it pending still.
+    settled: HashMap<u8, HashSet<u64>>,
     lanes: HashMap<Resource, Lane>,
+    /// Lanes to be looked at, by route. One that was closed or is out meanwhile is passed over.
     ready: BTreeMap<Arc<str>, VecDeque<Resource>>,
+    /// Lanes that are out.
+    out: usize,
     asleep: BTreeMap<(Instant, u64), Resource>,
-    writers: HashMap<Arc<str>, Line>,
+    writers: Writers,
     held_bytes: u64,
     /// Tells apart what sleeps until the same moment.
     ticket: u64,
@@ -149,75 +149,66 @@ impl Lanes {
     pub(super) fn new(batching: Batching) -> Self {
         Self {
             batching,
-            owned: HashSet::new(),
+            owned: HashMap::new(),
+            settled: HashMap::new(),
             lanes: HashMap::new(),
             ready: BTreeMap::new(),
+            out: 0,
             asleep: BTreeMap::new(),
-            writers: HashMap::new(),
+            writers: Writers::new(batching),
             held_bytes: 0,
             ticket: 0,
             turn: None,
         }
     }
 
-    /// A partition is consumed by this node from now on.
-    pub(super) fn own(&mut self, partition: u8) {
-        self.owned.insert(partition);
+    /// A partition is consumed by this node from now on, as long as it stands.
+    pub(super) fn own(&mut self, partition: u8, stands: Stands) {
+        self.owned.insert(partition, stands);
     }
 
-    /// It is not any more: what is not out is forgotten here. What is out stays in its lane, so that, should the partition come
-    /// back, the next of the resource waits for it.
+    /// It is not any more: what is not out is forgotten here. What is out stays in its lane, with those before it that are made
+    /// with it: should the partition come back, the next of the resource waits for it; and should it not, none of those is
+    /// left pending to be made after it.
     pub(super) fn disown(&mut self, partition: u8) {
         self.owned.remove(&partition);
-        let resources: Vec<_> = self.lanes.keys().cloned().collect();
-        for resource in resources {
-            self.forget(&resource, |waiting, out| {
-                waiting.partition == partition && out != Some(waiting.sequence)
-            });
-        }
-    }
-
-    /// Takes changes out of a lane.
-    fn forget(&mut self, resource: &Resource, is_meant: impl Fn(&Waiting, Option<u64>) -> bool) {
-        let Some(lane) = self.lanes.get_mut(resource) else {
-            return;
-        };
-        let out = match lane.state {
-            State::Out(sequence) => Some(sequence),
-            State::Ready | State::Asleep(..) => None,
-        };
-        let held_bytes = &mut self.held_bytes;
-        lane.waiting.retain(|waiting| {
-            let is_meant = is_meant(waiting, out);
-            if is_meant && waiting.record.is_some() {
-                *held_bytes -= waiting.len;
+        self.settled.remove(&partition);
+        let (held_bytes, asleep) = (&mut self.held_bytes, &mut self.asleep);
+        self.lanes.retain(|_, lane| {
+            if lane.partition != partition {
+                return true;
             }
-            !is_meant
-        });
-        if lane.waiting.is_empty() && out.is_none() {
-            self.close(resource);
-        }
-    }
-
-    /// Removes a lane with nothing in it.
-    fn close(&mut self, resource: &Resource) {
-        let Some(lane) = self.lanes.remove(resource) else {
-            return;
-        };
-        match lane.state {
-            State::Asleep(until, ticket) => drop(self.asleep.remove(&(until, ticket))),
-            State::Ready => {
-                if let Some(line) = self.ready.get_mut(&lane.route) {
-                    line.retain(|other| other != resource);
+            let State::Out(out) = lane.state else {
+                if let State::Asleep(until, ticket) = lane.state {
+                    asleep.remove(&(until, ticket));
                 }
+                *held_bytes -= lane.waiting.iter().map(Waiting::held).sum::<u64>();
+                return false;
+            };
+            while let Some(last) = lane.waiting.pop_back_if(|last| last.sequence > out) {
+                *held_bytes -= last.held();
             }
-            State::Out(_) => {}
-        }
+            true
+        });
     }
 
-    /// A change that was found pending, in the order of its partition. One that is here already is left alone.
-    pub(super) fn add(&mut self, partition: u8, queued: Queued) {
-        if !self.owned.contains(&partition) {
+    /// A partition is about to be read.
+    pub(super) fn reading(&mut self, partition: u8) {
+        self.settled.insert(partition, HashSet::new());
+    }
+
+    /// All that was found is here.
+    pub(super) fn have_read(&mut self, partition: u8) {
+        self.settled.remove(&partition);
+    }
+
+    /// A change that was found pending when its partition was read. One that is here already is left alone, and so is one that
+    /// was settled since the reading began: it would be made once more, after those that came after it.
+    pub(super) fn add(&mut self, partition: u8, queued: Queued, variant: u64) {
+        let was_settled = self.settled.get(&partition);
+        if !self.owned.contains_key(&partition)
+            || was_settled.is_some_and(|settled| settled.contains(&queued.sequence))
+        {
             return;
         }
         let len = queued.record.len() as u64;
@@ -226,34 +217,27 @@ impl Lanes {
         let is_new = !self.lanes.contains_key(&resource);
         let lane = self.lanes.entry(resource.clone()).or_insert_with(|| Lane {
             route: route_of(&resource),
+            partition,
             waiting: VecDeque::new(),
             state: State::Ready,
             failures: 0,
             is_outage: false,
             company: usize::MAX,
         });
-        let place = lane
-            .waiting
-            .partition_point(|waiting| waiting.sequence < queued.sequence);
-        let there = lane.waiting.get(place);
-        if there.is_some_and(|waiting| waiting.sequence == queued.sequence) {
+        let Err(place) = lane.place_of(queued.sequence) else {
             return;
-        }
-        if is_held {
-            self.held_bytes += len;
-        }
-        lane.waiting.insert(
-            place,
-            Waiting {
-                partition,
-                sequence: queued.sequence,
-                id: queued.id,
-                record: is_held.then_some(queued.record),
-                len,
-                attempts: 0,
-                faults: 0,
-            },
-        );
+        };
+        let waiting = Waiting {
+            sequence: queued.sequence,
+            variant,
+            id: queued.id,
+            record: is_held.then_some(queued.record),
+            len,
+            attempts: 0,
+            faults: 0,
+        };
+        self.held_bytes += waiting.held();
+        lane.waiting.insert(place, waiting);
         if is_new {
             let route = Arc::clone(&lane.route);
             self.ready.entry(route).or_default().push_back(resource);
@@ -263,16 +247,24 @@ impl Lanes {
     /// The next changes to be made, if there are any now.
     pub(super) fn next_batch(&mut self, now: Instant, way: &dyn Fn(&str) -> Way) -> Option<Batch> {
         self.wake(now);
+        // Whether a lease stands is looked at now, and not when its loss is heard of: another node may have it by then.
+        let standing: HashSet<u8> = self
+            .owned
+            .iter()
+            .filter(|(_, stands)| stands())
+            .map(|(partition, _)| *partition)
+            .collect();
         let routes: Vec<Arc<str>> = self.routes_in_turn();
         for (place, route) in routes.iter().enumerate() {
             let writer = way(route).writer;
-            if !self.may_go(&writer, now) {
+            if !self.writers.may_go(&writer, now) {
                 continue;
             }
             let mut members: Vec<Member> = Vec::new();
             let mut room = Room {
-                cap: self.line(&writer).cap,
+                cap: self.writers.cap(&writer),
                 bytes: 0,
+                standing: &standing,
             };
             // The routes of one writer share its batches.
             for route in routes[place..].iter().chain(&routes[..place]) {
@@ -283,30 +275,11 @@ impl Lanes {
             }
             self.turn = Some(Arc::clone(route));
             if !members.is_empty() {
-                self.line(&writer).out += 1;
+                self.writers.begun(&writer);
                 return Some(Batch { writer, members });
             }
         }
         None
-    }
-
-    fn line(&mut self, writer: &Arc<str>) -> &mut Line {
-        let cap = self.batching.max;
-        let line = self.writers.entry(Arc::clone(writer));
-        line.or_insert(Line {
-            out: 0,
-            cap,
-            streak: 0,
-            paused: None,
-        })
-    }
-
-    fn may_go(&mut self, writer: &Arc<str>, now: Instant) -> bool {
-        let at_once = self.batching.at_once;
-        let line = self.line(writer);
-        // One at a time is enough to find out whether its source is back.
-        let at_once = if line.streak > 0 { 1 } else { at_once };
-        line.out < at_once && line.paused.is_none_or(|until| until <= now)
     }
 
     /// Those with something to do, beginning after the one whose turn was last.
@@ -325,42 +298,44 @@ impl Lanes {
         &mut self,
         route: &Arc<str>,
         coalesce: bool,
-        room: &mut Room,
+        room: &mut Room<'_>,
         members: &mut Vec<Member>,
     ) {
-        let Some(mut line) = self.ready.remove(route) else {
+        /// So many that do not fit are passed over at most.
+        const PASSED_MAX: usize = 1000;
+        let Some(line) = self.ready.get_mut(route) else {
             return;
         };
-        let mut left = VecDeque::new();
-        while let Some(resource) = line.pop_front() {
-            let Some(lane) = self.lanes.get_mut(&resource) else {
+        let mut passed = Vec::new();
+        while members.len() < room.cap && passed.len() < PASSED_MAX {
+            let Some(resource) = line.pop_front() else {
+                break;
+            };
+            let lane = self.lanes.get_mut(&resource);
+            let Some(lane) = lane.filter(|lane| lane.state == State::Ready) else {
                 continue;
             };
-            let chosen = if coalesce {
-                lane.waiting.back()
-            } else {
-                lane.waiting.front()
+            let Some(waiting) = lane.chosen(coalesce) else {
+                continue;
             };
-            let Some(waiting) = chosen else { continue };
-            if !room.has_place(members.len(), lane.company, waiting.len) {
-                left.push_back(resource);
-                if members.len() >= room.cap {
-                    break;
-                }
+            if !room.has_place(members.len(), lane, waiting.len) {
+                passed.push(resource);
                 continue;
             }
             room.cap = room.cap.min(lane.company);
             room.bytes += waiting.len;
-            lane.state = State::Out(waiting.sequence);
             members.push(Member {
-                partition: waiting.partition,
+                partition: lane.partition,
                 sequence: waiting.sequence,
                 resource,
                 record: waiting.record.clone(),
             });
+            lane.state = State::Out(waiting.sequence);
+            self.out += 1;
         }
-        left.append(&mut line);
-        self.ready.insert(Arc::clone(route), left);
+        for resource in passed.into_iter().rev() {
+            line.push_front(resource);
+        }
     }
 
     /// What became of a batch: as many results as members, in their order. The lanes of what is settled stay closed until
@@ -377,8 +352,13 @@ impl Lanes {
             && results
                 .iter()
                 .all(|result| is_passing(result.as_ref().err()));
-        self.judge_writer(batch, results, (died, in_vain), now);
-        let resumed = self.line(&batch.writer).paused;
+        self.writers.ended(
+            (&batch.writer, batch.members.len()),
+            results,
+            (died, in_vain),
+            now,
+        );
+        let resumed = self.writers.resumed(&batch.writer);
         for (member, result) in batch.members.iter().zip(results) {
             let fate = self.fate(batch, member, result.as_ref().err(), (died, now_ms));
             match fate {
@@ -398,37 +378,6 @@ impl Lanes {
             self.recovered();
         }
         ended
-    }
-
-    /// What a whole batch says of its writer.
-    fn judge_writer(
-        &mut self,
-        batch: &Batch,
-        results: &[Result<(), Failure>],
-        (died, in_vain): (bool, bool),
-        now: Instant,
-    ) {
-        let most = self.batching.max;
-        let line = self.line(&batch.writer);
-        line.out = line.out.saturating_sub(1);
-        if in_vain {
-            line.streak = line.streak.saturating_add(1);
-            let asked = results
-                .iter()
-                .filter_map(|result| result.as_ref().err()?.retry_after)
-                .min();
-            let pause = doubled(FIRST_WAIT, line.streak, LONGEST_PAUSE);
-            let pause = asked.map_or(pause, |asked| pause.max(asked.min(LONGEST_WAIT)));
-            line.paused = Some(now + jittered(pause));
-            let is_late = |result: &Result<(), Failure>| matches!(result, Err(failure) if failure.kind == FailureKind::Timeout);
-            if results.iter().all(is_late) {
-                line.cap = (batch.members.len() / 2).max(1);
-            }
-        } else if !died {
-            line.streak = 0;
-            line.paused = None;
-            line.cap = line.cap.saturating_mul(2).min(most);
-        }
     }
 
     fn fate(
@@ -473,23 +422,27 @@ impl Lanes {
                 }
             }
             Severity::Passing if is_over => dead(),
-            Severity::Passing => Fate::Again {
-                wait: Wait::Doubled(failure.retry_after),
-                solo: None,
-            },
+            Severity::Passing => {
+                // However long it is asked to wait, it is given up in time.
+                let left_ms = (accepted_ms(member.sequence) + give_up_ms).saturating_sub(now_ms);
+                let left = Duration::from_millis(left_ms);
+                Fate::Again {
+                    wait: Wait::Doubled(failure.retry_after.map(|asked| asked.min(left))),
+                    solo: None,
+                }
+            }
         }
     }
 
     fn waiting(&mut self, member: &Member) -> Option<&mut Waiting> {
         let lane = self.lanes.get_mut(&member.resource)?;
-        let of_member = |waiting: &&mut Waiting| waiting.sequence == member.sequence;
-        lane.waiting.iter_mut().find(of_member)
+        let place = lane.place_of(member.sequence).ok()?;
+        lane.waiting.get_mut(place)
     }
 
     /// It is tried again, after a wait.
     fn again(&mut self, resource: &Resource, wait: Wait, company: Option<usize>, now: Instant) {
-        if !self.is_ours(resource) {
-            self.forget_all(resource);
+        if !self.comes_back(resource) {
             return;
         }
         self.ticket += 1;
@@ -522,20 +475,37 @@ impl Lanes {
         self.asleep.insert((until, ticket), resource.clone());
     }
 
-    /// Whether the partition of a lane is still consumed here.
-    fn is_ours(&self, resource: &Resource) -> bool {
-        let lane = self.lanes.get(resource);
-        let first = lane.and_then(|lane| lane.waiting.front());
-        first.is_some_and(|first| self.owned.contains(&first.partition))
+    /// A lane is not out any more: whether it has anything left that is to be made here. If not, it is closed.
+    fn comes_back(&mut self, resource: &Resource) -> bool {
+        let Some(lane) = self.lanes.get(resource) else {
+            return false;
+        };
+        if matches!(lane.state, State::Out(_)) {
+            self.out -= 1;
+        }
+        if self.owned.contains_key(&lane.partition) && !lane.waiting.is_empty() {
+            return true;
+        }
+        if let Some(lane) = self.lanes.remove(resource) {
+            self.held_bytes -= lane.waiting.iter().map(Waiting::held).sum::<u64>();
+        }
+        false
     }
 
-    fn forget_all(&mut self, resource: &Resource) {
-        if let Some(lane) = self.lanes.get_mut(resource) {
-            // Nothing is out any more; it is in no line.
-            lane.state = State::Out(0);
+    /// A lane whose change is settled, or left to whoever has its partition, goes on with the next.
+    fn reopen(&mut self, resource: &Resource) {
+        if !self.comes_back(resource) {
+            return;
         }
-        self.forget(resource, |_, _| true);
-        self.lanes.remove(resource);
+        let Some(lane) = self.lanes.get_mut(resource) else {
+            return;
+        };
+        lane.state = State::Ready;
+        lane.failures = 0;
+        lane.is_outage = false;
+        lane.company = usize::MAX;
+        let line = self.ready.entry(Arc::clone(&lane.route)).or_default();
+        line.push_back(resource.clone());
     }
 
     fn settle(&mut self, member: &Member, end: &Result<(), String>, ended: &mut Ended) {
@@ -550,7 +520,7 @@ impl Lanes {
             }
             ended.coalesced += u64::from(is_covered);
             ended.settlements.push((
-                waiting.partition,
+                lane.partition,
                 Settlement {
                     sequence: waiting.sequence,
                     id: waiting.id.clone(),
@@ -561,40 +531,31 @@ impl Lanes {
         }
     }
 
-    /// What was settled is written down: the next of its lane may go out.
-    pub(super) fn released(&mut self, settlements: &[(u8, Settlement)]) {
-        let mut opened = HashSet::new();
-        for (_, settlement) in settlements {
-            self.forget(&settlement.resource, |waiting, _| {
-                waiting.sequence == settlement.sequence
-            });
-            opened.insert(&settlement.resource);
+    /// What was settled is written down: the next of its lane may go out. Those of a lane come together, by their sequence.
+    pub(super) fn released(&mut self, partition: u8, settlements: &[Settlement]) {
+        if let Some(settled) = self.settled.get_mut(&partition) {
+            settled.extend(settlements.iter().map(|settlement| settlement.sequence));
         }
-        for resource in opened {
-            let is_ours = self.is_ours(resource);
-            let Some(lane) = self.lanes.get_mut(resource) else {
-                continue;
-            };
-            if !is_ours {
-                self.forget_all(resource);
-                continue;
+        for (place, settlement) in settlements.iter().enumerate() {
+            let resource = &settlement.resource;
+            if let Some(lane) = self.lanes.get_mut(resource)
+                && let Ok(place) = lane.place_of(settlement.sequence)
+                && let Some(waiting) = lane.waiting.remove(place)
+            {
+                self.held_bytes -= waiting.held();
             }
-            lane.state = State::Ready;
-            lane.failures = 0;
-            lane.is_outage = false;
-            lane.company = usize::MAX;
-            let route = Arc::clone(&lane.route);
-            self.ready
-                .entry(route)
-                .or_default()
-                .push_back(resource.clone());
+            let next = settlements.get(place + 1);
+            if next.is_none_or(|next| next.resource != *resource) {
+                self.reopen(resource);
+            }
         }
     }
 
-    /// It could not be written down what became of these, for their partition is not this node's any more.
-    pub(super) fn abandoned(&mut self, settlements: &[(u8, Settlement)]) {
-        for (_, settlement) in settlements {
-            self.forget_all(&settlement.resource);
+    /// It could not be written down what became of these: whoever has their partition makes them again, this node too.
+    pub(super) fn abandoned(&mut self, settlements: &[Settlement]) {
+        let resources: HashSet<_> = settlements.iter().map(|it| &it.resource).collect();
+        for resource in resources {
+            self.reopen(resource);
         }
     }
 
@@ -630,55 +591,81 @@ impl Lanes {
         };
         lane.state = State::Ready;
         lane.is_outage = false;
-        let route = Arc::clone(&lane.route);
-        self.ready.entry(route).or_default().push_back(resource);
+        let line = self.ready.entry(Arc::clone(&lane.route)).or_default();
+        line.push_back(resource);
     }
 
     /// When there may be something to do next, if nothing else happens until then.
     pub(super) fn wake_at(&self, now: Instant) -> Option<Instant> {
         let roused = self.asleep.first_key_value().map(|((until, _), _)| *until);
-        let resumed = self.writers.values().filter_map(|line| line.paused);
-        let resumed = resumed.filter(|until| *until > now).min();
+        let resumed = self.writers.resumed_next(now);
         roused.into_iter().chain(resumed).min()
     }
 
     /// Whether a partition is consumed here.
     pub(super) fn owns(&self, partition: u8) -> bool {
-        self.owned.contains(&partition)
+        self.owned.contains_key(&partition)
     }
 
     /// Whether any change is out, or not written down yet.
     pub(super) fn are_out(&self) -> bool {
-        let mut lanes = self.lanes.values();
-        lanes.any(|lane| matches!(lane.state, State::Out(_)))
+        self.out > 0
     }
 
     /// Whether nothing is out, and nothing is to be made that could be made now: for who waits until all is made.
     pub(super) fn is_idle(&self) -> bool {
-        /// A writer that failed so often in a row will hardly be helped by waiting a little more.
-        const HOPELESS: u32 = 5;
-        let is_hopeless = |line: &Line| line.streak >= HOPELESS;
         let is_ready = self.ready.values().any(|line| !line.is_empty());
-        !self.are_out() && (!is_ready || self.writers.values().all(is_hopeless))
+        !self.are_out() && (!is_ready || self.writers.are_hopeless())
     }
 
     /// The partitions that are consumed here.
     pub(super) fn owned(&self) -> Vec<u8> {
-        let mut owned: Vec<u8> = self.owned.iter().copied().collect();
+        let mut owned: Vec<u8> = self.owned.keys().copied().collect();
         owned.sort_unstable();
         owned
     }
 }
 
 /// Room in a batch.
-struct Room {
+struct Room<'a> {
     cap: usize,
     bytes: u64,
+    standing: &'a HashSet<u8>,
 }
 
-impl Room {
-    fn has_place(&self, taken: usize, company: usize, len: u64) -> bool {
-        taken < self.cap && taken < company && (taken == 0 || self.bytes + len <= BATCH_BYTES_MAX)
+impl Room<'_> {
+    fn has_place(&self, taken: usize, lane: &Lane, len: u64) -> bool {
+        taken < lane.company
+            && (taken == 0 || self.bytes + len <= BATCH_BYTES_MAX)
+            && self.standing.contains(&lane.partition)
+    }
+}
+
+impl Waiting {
+    /// Bytes of it that are kept in memory.
+    fn held(&self) -> u64 {
+        if self.record.is_some() { self.len } else { 0 }
+    }
+}
+
+impl Lane {
+    /// Where a change is, or would be.
+    fn place_of(&self, sequence: u64) -> Result<usize, usize> {
+        let place = self.waiting.partition_point(|it| it.sequence < sequence);
+        match self.waiting.get(place) {
+            Some(there) if there.sequence == sequence => Ok(place),
+            _ => Err(place),
+        }
+    }
+
+    /// The next to go out: the first, or the last of those that one may stand for.
+    fn chosen(&self, coalesce: bool) -> Option<&Waiting> {
+        let first = self.waiting.front()?;
+        let same = self
+            .waiting
+            .iter()
+            .take_while(|it| it.variant == first.variant);
+        if coalesce { same.last() } else { Some(first) }
     }
 }
 
@@ -698,48 +685,6 @@ enum Wait {
     Doubled(Option<Duration>),
 }
 
-enum Severity {
-    /// Another attempt would end the same.
-    Permanent,
-    /// The plugin's: a few attempts may help.
-    Fault,
-    /// It passes.
-    Passing,
-}
-
-fn severity(failure: &Failure) -> Severity {
-    match (failure.kind, failure.origin) {
-        (_, Origin::Trap | Origin::Limit) if failure.kind != FailureKind::Timeout => {
-            Severity::Fault
-        }
-        (FailureKind::InvalidRequest | FailureKind::Denied | FailureKind::Conflict, _) => {
-            Severity::Permanent
-        }
-        (FailureKind::Internal, _) => Severity::Fault,
-        _ => Severity::Passing,
-    }
-}
-
-/// Whether the plugin died.
-fn is_fault(failure: Option<&Failure>) -> bool {
-    failure.is_some_and(|failure| failure.is_fault() && failure.kind != FailureKind::Timeout)
-}
-
-fn is_passing(failure: Option<&Failure>) -> bool {
-    failure.is_some_and(|failure| matches!(severity(failure), Severity::Passing))
-}
-
-/// Why a change was given up, as it is kept with it.
-pub(super) fn reason(failure: &Failure, attempts: u32) -> String {
-    serde_json::json!({
-        "kind": failure.kind.name(),
-        "code": failure.code,
-        "message": failure.message,
-        "attempts": attempts,
-    })
-    .to_string()
-}
-
 /// The pattern of a resource's route: what its text begins with.
 fn route_of(resource: &Resource) -> Arc<str> {
     let text = resource.text();
@@ -747,16 +692,6 @@ fn route_of(resource: &Resource) -> Arc<str> {
     percent_encoding::percent_decode_str(route)
         .decode_utf8_lossy()
         .into()
-}
-
-fn doubled(first: Duration, times: u32, longest: Duration) -> Duration {
-    let factor = 1_u32 << times.saturating_sub(1).min(16);
-    first.saturating_mul(factor).min(longest)
-}
-
-/// Between half of it and all of it.
-fn jittered(wait: Duration) -> Duration {
-    wait.mul_f64(0.5 + rand::random::<f64>() / 2.0)
 }
 
 #[cfg(test)]

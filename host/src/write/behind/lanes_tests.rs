@@ -4,7 +4,9 @@ use std::collections::HashMap as Map;
 
 use proptest::prelude::*;
 
+use super::super::writers::LONGEST_PAUSE;
 use super::*;
+use crate::error::{FailureKind, Origin};
 
 const BATCHING: Batching = Batching {
     max: 4,
@@ -47,7 +49,7 @@ struct Play {
 impl Play {
     fn new() -> Self {
         let mut lanes = Lanes::new(BATCHING);
-        lanes.own(0);
+        lanes.own(0, Arc::new(|| true));
         Self {
             lanes,
             now: Instant::now(),
@@ -57,7 +59,7 @@ impl Play {
     }
 
     fn add(&mut self, sequence: u64, resource: &Resource) {
-        self.lanes.add(0, queued(sequence, resource));
+        self.lanes.add(0, queued(sequence, resource), 0);
     }
 
     fn next(&mut self) -> Option<Batch> {
@@ -81,8 +83,13 @@ impl Play {
 
     fn end_each(&mut self, batch: &Batch, results: &[Result<(), Failure>]) -> Ended {
         let ended = self.lanes.ended(batch, results, (self.now, self.now_ms));
-        self.lanes.released(&ended.settlements);
+        self.release(&ended);
         ended
+    }
+
+    fn release(&mut self, ended: &Ended) {
+        let settlements = ended.settlements.iter().map(|(_, it)| it.clone());
+        self.lanes.released(0, &settlements.collect::<Vec<_>>());
     }
 
     fn pass(&mut self, time: Duration) {
@@ -107,7 +114,7 @@ fn the_second_of_a_resource_goes_out_when_it_is_written_down_what_became_of_the_
     assert!(play.next().is_none(), "the first is out");
     let ended = play.lanes.ended(&first, &[Ok(())], (play.now, 0));
     assert!(play.next().is_none(), "it is not written down yet");
-    play.lanes.released(&ended.settlements);
+    play.release(&ended);
     assert_eq!(play.sequences(), [2]);
 }
 
@@ -310,7 +317,7 @@ fn a_partition_that_comes_back_waits_for_what_is_still_out() {
     play.add(2, &a);
     let batch = play.next().unwrap();
     play.lanes.disown(0);
-    play.lanes.own(0);
+    play.lanes.own(0, Arc::new(|| true));
     play.add(1, &a);
     play.add(2, &a);
     assert!(play.next().is_none(), "the first is still out");
@@ -322,6 +329,80 @@ fn a_partition_that_comes_back_waits_for_what_is_still_out() {
     assert!(play.lanes.lanes.len() <= 1);
 }
 
+#[test]
+fn one_does_not_stand_for_another_variant() {
+    let mut play = Play::new();
+    play.coalesce = true;
+    let a = resource("/w/{key}", "a");
+    for (sequence, variant) in [(1, 7), (2, 7), (3, 8), (4, 7)] {
+        play.lanes.add(0, queued(sequence, &a), variant);
+    }
+    let mut made = Vec::new();
+    while let Some(batch) = play.next() {
+        made.push(batch.members[0].sequence);
+        play.end(&batch, &Ok(()));
+    }
+    assert_eq!(made, [2, 3, 4]);
+}
+
+#[test]
+fn of_a_partition_that_is_lost_what_one_stood_for_is_not_left_to_be_made_after_it() {
+    let mut play = Play::new();
+    play.coalesce = true;
+    let a = resource("/w/{key}", "a");
+    for sequence in 1..=3 {
+        play.add(sequence, &a);
+    }
+    let batch = play.next().unwrap();
+    play.add(4, &a);
+    play.lanes.disown(0);
+    let ended = play.end(&batch, &Ok(()));
+    assert_eq!(settled(&ended), [(1, true), (2, true), (3, true)]);
+    assert!(play.lanes.lanes.is_empty());
+}
+
+#[test]
+fn nothing_goes_out_of_a_partition_that_does_not_stand() {
+    let mut play = Play::new();
+    let stands = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let seen = Arc::clone(&stands);
+    let stands_now = move || seen.load(std::sync::atomic::Ordering::SeqCst);
+    play.lanes.own(0, Arc::new(stands_now));
+    play.add(1, &resource("/w/{key}", "a"));
+    assert!(play.next().is_none());
+    stands.store(true, std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(play.sequences(), [1]);
+}
+
+#[test]
+fn what_was_settled_while_its_partition_was_read_is_not_taken_for_pending() {
+    let mut play = Play::new();
+    let a = resource("/w/{key}", "a");
+    play.add(1, &a);
+    play.lanes.reading(0);
+    let batch = play.next().unwrap();
+    play.end(&batch, &Ok(()));
+    // The reading had found it before it was settled.
+    play.add(1, &a);
+    assert!(play.next().is_none());
+    play.lanes.reading(0);
+    play.add(2, &a);
+    assert_eq!(play.sequences(), [2]);
+}
+
+#[test]
+fn what_cannot_be_written_down_is_made_again_where_the_partition_is() {
+    let mut play = Play::new();
+    let a = resource("/w/{key}", "a");
+    play.add(1, &a);
+    play.add(2, &a);
+    let batch = play.next().unwrap();
+    let ended = play.lanes.ended(&batch, &[Ok(())], (play.now, 0));
+    let settlements: Vec<_> = ended.settlements.iter().map(|(_, it)| it.clone()).collect();
+    play.lanes.abandoned(&settlements);
+    assert_eq!(play.sequences(), [1]);
+}
+
 /// What a writer does with a change, by its number.
 #[derive(Clone, Copy, Debug)]
 enum Nature {
@@ -330,6 +411,16 @@ enum Nature {
     Deadly,
     /// Fails so often first.
     Late(u8),
+}
+
+/// Everything that is pending is found once more.
+fn find(play: &mut Play, unsettled: &Map<u64, (Resource, Nature)>) {
+    play.lanes.reading(0);
+    let mut again: Vec<_> = unsettled.iter().collect();
+    again.sort_by_key(|(sequence, _)| **sequence);
+    for (sequence, (resource, _)) in again {
+        play.add(*sequence, resource);
+    }
 }
 
 fn nature() -> impl Strategy<Value = Nature> {
@@ -372,14 +463,16 @@ proptest! {
                 unsettled.insert(*sequence, (resource.clone(), *nature));
             }
             // The partition goes to another node, and comes back: all that is pending is found again.
-            if round < swaps.len() && swaps[round] && round % 7 == 0 {
-                play.lanes.disown(0);
-                play.lanes.own(0);
-                let mut again: Vec<_> = unsettled.iter().collect();
-                again.sort_by_key(|(sequence, _)| **sequence);
-                for (sequence, (resource, _)) in again {
-                    play.add(*sequence, resource);
+            if round < swaps.len() && swaps[round] {
+                if round % 2 == 0 {
+                    play.lanes.disown(0);
+                } else {
+                    play.lanes.own(0, Arc::new(|| true));
+                    find(&mut play, &unsettled);
                 }
+            } else if round == swaps.len() {
+                play.lanes.own(0, Arc::new(|| true));
+                find(&mut play, &unsettled);
             }
             if let Some(batch) = play.next() {
                 for member in &batch.members {
@@ -403,7 +496,7 @@ proptest! {
             if out.is_empty() {
                 match play.lanes.wake_at(play.now) {
                     Some(wake) => play.pass(wake.duration_since(play.now)),
-                    None if coming.len() == 0 => break,
+                    None if coming.len() == 0 && round > swaps.len() => break,
                     None => {}
                 }
                 continue;

@@ -3,7 +3,8 @@
 //! # Layout
 //! - this file: a change is accepted, and what became of it is told.
 //! - [`record`]: a change as bytes.
-//! - [`lanes`]: which changes are made next; [`deliver`]: makes them.
+//! - [`lanes`]: which changes are made next; [`failing`]: whether and when again; [`writers`]: how their writers are.
+//! - [`deliver`]: makes them.
 //! - [`reads`]: what a read sees of a change that is pending.
 //!
 //! # What is acknowledged
@@ -13,9 +14,11 @@
 //! A node that dies between the queue and the purge has answered nobody.
 
 pub mod deliver;
+mod failing;
 mod lanes;
 pub mod reads;
 pub mod record;
+mod writers;
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
@@ -56,6 +59,11 @@ pub struct Accepted {
 pub enum NotAccepted {
     /// Another change was accepted with this `Idempotency-Key`.
     Another,
+    /// It would not fit into an empty queue.
+    TooLong {
+        /// Bytes that fit into a part of it.
+        share: u64,
+    },
     /// There is no room, or the queue is not to be had.
     Failed(Failure),
 }
@@ -85,6 +93,7 @@ impl Behind {
         if let Some(delivery) = self.delivery.get() {
             delivery.stop(limit).await;
         }
+        self.queue.close().await;
     }
 
     /// Accepts a change: durable when this says so, and seen by whoever reads after that. To be polled to its end, in a task of
@@ -111,11 +120,16 @@ impl Behind {
             operation: wish.operation,
             idempotency_key,
         };
+        let record = record.encode();
+        let share = self.bounds.bytes_max / u64::from(self.queue.partitions());
+        if record.len() as u64 > share {
+            return Err(NotAccepted::TooLong { share });
+        }
         let pushed = self.queue.push(Item {
             id: id.clone(),
             resource: resource.clone(),
             print,
-            record: record.encode(),
+            record,
         });
         match pushed.await {
             Pushed::Accepted { sequence } => {
@@ -148,7 +162,7 @@ impl Behind {
                 Err(failed(
                     "queue-full",
                     format!(
-                        "{pending} changes are pending and {dead} given up and kept, {bytes} bytes in all: the most ([writes] max_pending, max_bytes)"
+                        "no more fit into this part of the queue: {pending} changes are pending in it and {dead} given up and kept, {bytes} bytes in all ([writes] max_pending, max_bytes)"
                     ),
                 ))
             }

@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 
 use super::Behind;
 use super::record::Record;
-use crate::cache::queue::Queue;
+use crate::cache::queue::{Queue, State, WriteId};
 use crate::cache::underway::{Pending, Underway};
 use crate::cache::{Absence, Found, Outcome};
 use crate::key::{Parts, Resource};
@@ -28,6 +28,10 @@ impl Reads {
 }
 
 impl Underway for Reads {
+    fn is_known(&self, resource: &Resource) -> bool {
+        self.behind.queue().holds(resource)
+    }
+
     fn of<'a>(&'a self, resource: &'a Resource, parts: &'a Parts) -> BoxFuture<'a, Pending> {
         Box::pin(async move {
             let queued = match self.behind.queue().newest(resource).await {
@@ -41,10 +45,7 @@ impl Underway for Reads {
                 .filter(|record| self.is_value && record.parts[..] == parts[..]);
             match known {
                 Some(record) => Pending::Known(outcome(record.operation)),
-                None => Pending::Unmade(Box::pin(made(
-                    Arc::clone(self.behind.queue()),
-                    resource.clone(),
-                ))),
+                None => Pending::Unmade(Box::pin(made(Arc::clone(self.behind.queue()), queued.id))),
             }
         })
     }
@@ -66,15 +67,18 @@ fn outcome(operation: Operation) -> Outcome {
     }
 }
 
-/// Ends when nothing is pending any more of a resource. Which node makes the change is not known, so it is looked for, ever
-/// less often; what waits are loads, which are bounded.
-async fn made(queue: Arc<dyn Queue>, resource: Resource) {
-    const LONGEST: Duration = Duration::from_millis(50);
+/// Ends when a change is not pending any more: those before it are not either, and those after it are no matter of a read that
+/// came before them. Which node makes it is not known, so it is looked for, ever less often; what waits are loads, which are
+/// bounded.
+async fn made(queue: Arc<dyn Queue>, id: WriteId) {
+    const LONGEST: Duration = Duration::from_millis(100);
     let mut wait = Duration::from_millis(2);
     loop {
         tokio::time::sleep(wait).await;
-        if let Ok(None) = queue.newest(&resource).await {
-            return;
+        match queue.find(&id).await {
+            Ok(Some(known)) if known.state == State::Pending => {}
+            Err(_) => {}
+            Ok(_) => return,
         }
         wait = (wait * 2).min(LONGEST);
     }

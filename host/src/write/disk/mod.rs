@@ -28,12 +28,13 @@ mod tests;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use redb::{Database, DatabaseError};
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::index::Index;
@@ -51,6 +52,8 @@ const FILE: &str = "writes.redb";
 const WAITING_MAX: usize = 4096;
 /// Commands in one transaction at most.
 const GROUP_MAX: usize = 1024;
+/// Between attempts to open a file that failed.
+const AGAIN: Duration = Duration::from_millis(250);
 /// Memory that the store keeps of the file.
 const CACHE_BYTES: usize = 32 << 20;
 
@@ -60,8 +63,9 @@ type Opener = Box<dyn Fn() -> Result<Database, DatabaseError> + Send>;
 /// The queue. Dropping it ends its thread and closes the file.
 pub struct DiskQueue {
     shared: Arc<Shared>,
-    commands: Option<mpsc::Sender<Command>>,
-    thread: Option<std::thread::JoinHandle<()>>,
+    /// None: it is closed.
+    commands: Mutex<Option<mpsc::Sender<Command>>>,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
 struct Shared {
@@ -81,7 +85,11 @@ struct File {
 enum Command {
     Push(Item, oneshot::Sender<Pushed>),
     Settle(Vec<Settlement>, oneshot::Sender<Result<(), Unavailable>>),
-    Revive(WriteId, bool, oneshot::Sender<Result<Revived, Unavailable>>),
+    Revive(
+        WriteId,
+        (bool, u64),
+        oneshot::Sender<Result<Revived, Unavailable>>,
+    ),
     Discard(WriteId, oneshot::Sender<Result<bool, Unavailable>>),
 }
 
@@ -131,6 +139,19 @@ impl DiskQueue {
         Ok(queue)
     }
 
+    /// How many changes, pending and dead, are in a storage directory whose queue is not used; 0 where there is none.
+    ///
+    /// # Errors
+    /// [`OpenError`]
+    pub fn left_behind(storage: &Path, bounds: Bounds) -> Result<u64, OpenError> {
+        if !storage.join(FILE).exists() {
+            return Ok(0);
+        }
+        let queue = Self::open(storage, bounds)?;
+        let depth = queue.shared.file.read().index.depth();
+        Ok(depth.pending + depth.dead)
+    }
+
     fn start(opener: Opener, bounds: Bounds) -> Result<Self, redb::Error> {
         let (database, index) = load(&opener)?;
         let (last, _) = watch::channel(index.last());
@@ -150,14 +171,14 @@ impl DiskQueue {
             .map_err(|error| redb::Error::Io(error))?;
         Ok(Self {
             shared,
-            commands: Some(commands),
-            thread: Some(thread),
+            commands: Mutex::new(Some(commands)),
+            thread: Mutex::new(Some(thread)),
         })
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
         let (tell, told) = oneshot::channel();
-        let commands = self.commands.as_ref()?;
+        let commands = self.commands.lock().clone()?;
         commands.send(command(tell)).await.ok()?;
         told.await.ok()
     }
@@ -184,8 +205,8 @@ impl DiskQueue {
 impl Drop for DiskQueue {
     fn drop(&mut self) {
         // Without a sender the thread ends, when it has written what waits.
-        self.commands = None;
-        if let Some(thread) = self.thread.take() {
+        drop(self.commands.lock().take());
+        if let Some(thread) = self.thread.lock().take() {
             let _ = thread.join();
         }
     }
@@ -205,7 +226,22 @@ impl Shared {
     /// The thread: takes all that waits, writes it in one transaction, tells everybody.
     fn run(&self, opener: &Opener, mut waiting: mpsc::Receiver<Command>) {
         let mut group = Vec::new();
-        while let Some(first) = waiting.blocking_recv() {
+        loop {
+            // A file that failed is opened again whether or not anybody asks: what is in it is to be made.
+            let first = if self.file.read().database.is_some() {
+                waiting.blocking_recv()
+            } else {
+                match waiting.try_recv() {
+                    Ok(first) => Some(first),
+                    Err(TryRecvError::Disconnected) => None,
+                    Err(TryRecvError::Empty) => {
+                        std::thread::sleep(AGAIN);
+                        let _ = self.database(opener);
+                        continue;
+                    }
+                }
+            };
+            let Some(first) = first else { break };
             group.push(first);
             while group.len() < GROUP_MAX {
                 match waiting.try_recv() {
@@ -215,6 +251,7 @@ impl Shared {
             }
             self.write(opener, &mut group);
         }
+        self.file.write().database = None;
     }
 
     fn write(&self, opener: &Opener, group: &mut Vec<Command>) {
@@ -228,7 +265,11 @@ impl Shared {
             }
         };
         let depth = self.file.read().index.depth();
-        match commit(&database, group, (depth, self.bounds)) {
+        let newest = |resource: &Resource| {
+            let newest = self.file.read().index.newest(resource);
+            newest.map(|head| head.sequence)
+        };
+        match commit(&database, group, (depth, self.bounds), &newest) {
             Ok((effects, answers)) => {
                 let last = {
                     let mut file = self.file.write();
@@ -271,9 +312,14 @@ impl Shared {
         let (database, index) = load(opener)?;
         tracing::info!("writes: the queue on disk can be written to again");
         let database = Arc::new(database);
-        let mut file = self.file.write();
-        file.database = Some(Arc::clone(&database));
-        file.index = index;
+        let last = index.last();
+        {
+            let mut file = self.file.write();
+            file.database = Some(Arc::clone(&database));
+            file.index = index;
+        }
+        // What nobody was told of may be there.
+        self.last.send_replace(last);
         Ok(database)
     }
 }
@@ -308,12 +354,13 @@ fn commit(
     database: &Database,
     group: &mut Vec<Command>,
     (depth, bounds): (Depth, Bounds),
+    newest: &dyn Fn(&Resource) -> Option<u64>,
 ) -> Result<(Vec<Effect>, Vec<Answer>), redb::Error> {
     let now_ms = now_ms();
     let transaction = database.begin_write()?;
     let mut outcomes = Vec::with_capacity(group.len());
     let effects = {
-        let mut work = table::Work::begin(&transaction, (depth, bounds), now_ms)?;
+        let mut work = table::Work::begin(&transaction, (depth, bounds), newest, now_ms)?;
         for command in group.iter() {
             outcomes.push(match command {
                 Command::Push(item, _) => Outcome::Pushed(work.push(item)?),
@@ -323,7 +370,7 @@ fn commit(
                     }
                     Outcome::Settled
                 }
-                Command::Revive(id, force, _) => Outcome::Revived(work.revive(id, *force)?),
+                Command::Revive(id, unless, _) => Outcome::Revived(work.revive(id, *unless)?),
                 Command::Discard(id, _) => Outcome::Discarded(work.discard(id)?),
             });
         }
@@ -389,10 +436,18 @@ impl Queue for DiskQueue {
     ) -> BoxFuture<'a, Result<Option<Queued>, Unavailable>> {
         Box::pin(async move {
             loop {
-                let head = self.shared.file.read().index.newest(resource);
+                let (head, is_open) = {
+                    let file = self.shared.file.read();
+                    (file.index.newest(resource), file.database.is_some())
+                };
                 let Some(head) = head else {
                     return Ok(None);
                 };
+                if !is_open {
+                    // It is known that there is one: whoever asks must not take it for none.
+                    tokio::time::sleep(AGAIN).await;
+                    continue;
+                }
                 let read = self
                     .read(move |database| table::queued(database, head))
                     .await?;
@@ -400,6 +455,20 @@ impl Queue for DiskQueue {
                     return Ok(read);
                 }
                 // It was settled between the two looks: who has been told of that may not be told of it.
+            }
+        })
+    }
+
+    fn holds(&self, resource: &Resource) -> bool {
+        self.shared.file.read().index.newest(resource).is_some()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        drop(self.commands.lock().take());
+        let thread = self.thread.lock().take();
+        Box::pin(async move {
+            if let Some(thread) = thread {
+                let _ = tokio::task::spawn_blocking(move || thread.join()).await;
             }
         })
     }
@@ -424,7 +493,12 @@ impl Queue for DiskQueue {
     fn news(&self, _partition: u8, after: u64) -> BoxFuture<'_, ()> {
         let mut last = self.shared.last.subscribe();
         Box::pin(async move {
-            let _ = last.wait_for(|last| *last > after).await;
+            // Subscribed first: what comes after the look is a change.
+            while self.shared.file.read().index.after(after, 1).is_empty() {
+                if last.changed().await.is_err() {
+                    return std::future::pending().await;
+                }
+            }
         })
     }
 
@@ -459,10 +533,10 @@ impl Queue for DiskQueue {
     fn revive<'a>(
         &'a self,
         id: &'a WriteId,
-        force: bool,
+        unless: (bool, u64),
     ) -> BoxFuture<'a, Result<Revived, Unavailable>> {
         Box::pin(async move {
-            let revived = self.ask(|tell| Command::Revive(id.clone(), force, tell));
+            let revived = self.ask(|tell| Command::Revive(id.clone(), unless, tell));
             revived.await.unwrap_or_else(ended)
         })
     }

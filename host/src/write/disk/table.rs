@@ -68,6 +68,8 @@ pub(super) struct Work<'t> {
     meta: Table<'t, &'static str, u64>,
     depth: Depth,
     bounds: Bounds,
+    /// The last sequence of a resource that was pending before this.
+    newest: &'t dyn Fn(&Resource) -> Option<u64>,
     last: u64,
     now_ms: u64,
     settled: usize,
@@ -78,6 +80,7 @@ impl<'t> Work<'t> {
     pub(super) fn begin(
         transaction: &'t WriteTransaction,
         (depth, bounds): (Depth, Bounds),
+        newest: &'t dyn Fn(&Resource) -> Option<u64>,
         now_ms: u64,
     ) -> Result<Self, redb::Error> {
         let meta = transaction.open_table(META)?;
@@ -92,6 +95,7 @@ impl<'t> Work<'t> {
             meta,
             depth,
             bounds,
+            newest,
             last,
             now_ms,
             settled: 0,
@@ -100,6 +104,7 @@ impl<'t> Work<'t> {
     }
 
     pub(super) fn push(&mut self, item: &Item) -> Result<Pushed, redb::Error> {
+        self.forget_if_old(item.id.as_str())?;
         if let Some(row) = self.ids.get(item.id.as_str())? {
             let row = row.value();
             return Ok(if row.3 == item.print {
@@ -116,6 +121,18 @@ impl<'t> Work<'t> {
         self.records.insert(self.last_given() + 1, &*item.record)?;
         let sequence = self.add(id, resource, len, item.print)?;
         Ok(Pushed::Accepted { sequence })
+    }
+
+    /// What was made so long ago that it is not told any more is not known either, though nobody has come by to forget it.
+    fn forget_if_old(&mut self, id: &str) -> Result<(), redb::Error> {
+        let made = self.ids.get(id)?.map(|row| (row.value().0, row.value().2));
+        if let Some((APPLIED, at_ms)) = made
+            && at_ms.saturating_add(TOLD_MS) <= self.now_ms
+        {
+            self.told.remove((at_ms, id))?;
+            self.ids.remove(id)?;
+        }
+        Ok(())
     }
 
     /// What the last number counts as: no lower than the time.
@@ -208,21 +225,32 @@ impl<'t> Work<'t> {
         Ok(())
     }
 
-    pub(super) fn revive(&mut self, id: &WriteId, force: bool) -> Result<Revived, redb::Error> {
+    pub(super) fn revive(
+        &mut self,
+        id: &WriteId,
+        (force, but): (bool, u64),
+    ) -> Result<Revived, redb::Error> {
         let Some((sequence, resource, len, superseded)) = self.buried(id)? else {
             return Ok(Revived::Unknown);
         };
-        if superseded && !force {
+        let resource = Resource::from_text(&resource);
+        let added = self.effects.iter().filter_map(|effect| match effect {
+            Effect::Added(head) if head.resource == resource => Some(head.sequence),
+            _ => None,
+        });
+        let newest = added.chain((self.newest)(&resource)).max();
+        let is_later = newest.is_some_and(|newest| newest > sequence.max(but));
+        if (superseded || is_later) && !force {
             return Ok(Revived::Superseded);
         }
-        let print = self.forget_dead(id, &resource, len)?;
+        let print = self.forget_dead(id, resource.text(), len)?;
         let record = self.records.remove(sequence)?;
         let record = record.map(|record| record.value().to_vec());
         let next = self.last_given() + 1;
         self.records
             .insert(next, record.unwrap_or_default().as_slice())?;
-        self.add(id.clone(), Resource::from_text(&resource), len, print)?;
-        Ok(Revived::Done)
+        let sequence = self.add(id.clone(), resource, len, print)?;
+        Ok(Revived::Done { sequence })
     }
 
     pub(super) fn discard(&mut self, id: &WriteId) -> Result<bool, redb::Error> {

@@ -41,6 +41,13 @@ async fn accepted(queue: &DiskQueue, number: u128, name: &str) -> u64 {
     }
 }
 
+async fn revived(queue: &DiskQueue, id: &WriteId, unless: (bool, u64)) -> u64 {
+    match queue.revive(id, unless).await {
+        Ok(Revived::Done { sequence }) => sequence,
+        other => panic!("{other:?}"),
+    }
+}
+
 async fn pending(queue: &DiskQueue) -> Vec<Queued> {
     queue.scan(0, 0, 1000).await.unwrap()
 }
@@ -78,7 +85,8 @@ async fn a_number_given_once_is_never_given_again_whatever_the_clock_does() {
     let push = |now_ms: u64, number: u128| {
         let transaction = database.begin_write().unwrap();
         let pushed = {
-            let mut work = table::Work::begin(&transaction, (Depth::default(), ROOMY), now_ms);
+            let depth = (Depth::default(), ROOMY);
+            let mut work = table::Work::begin(&transaction, depth, &|_| None, now_ms);
             let work = work.as_mut().unwrap();
             work.push(&item(number, "a")).unwrap()
         };
@@ -189,10 +197,10 @@ async fn dead_letters_are_listed_tried_again_and_dropped() {
     assert_eq!(first[0].reason, "because");
 
     let (a, b, c) = (&all[0].id, &all[1].id, &all[2].id);
-    assert_eq!(queue.revive(b, false).await, Ok(Revived::Superseded));
-    assert_eq!(queue.revive(b, true).await, Ok(Revived::Done));
-    assert_eq!(queue.revive(a, false).await, Ok(Revived::Done));
-    assert_eq!(queue.revive(a, false).await, Ok(Revived::Unknown));
+    assert_eq!(queue.revive(b, (false, 0)).await, Ok(Revived::Superseded));
+    assert!(revived(&queue, b, (true, 0)).await > 0);
+    assert!(revived(&queue, a, (false, 0)).await > 0);
+    assert_eq!(queue.revive(a, (false, 0)).await, Ok(Revived::Unknown));
     assert_eq!(
         texts(&queue).await,
         ["b is 2", "a is 1"],
@@ -203,6 +211,79 @@ async fn dead_letters_are_listed_tried_again_and_dropped() {
     assert_eq!(queue.find(c).await, Ok(None), "it is forgotten");
     let depth = queue.depth().await.unwrap();
     assert_eq!((depth.pending, depth.dead, depth.bytes), (2, 0, 12));
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_not_tried_again_after_a_later_change_that_is_pending() {
+    let dir = tempfile::tempdir().unwrap();
+    let queue = DiskQueue::open(dir.path(), ROOMY).unwrap();
+    for number in 1..=2 {
+        accepted(&queue, number, "a").await;
+    }
+    let all = pending(&queue).await;
+    let buried = all.iter().map(|it| settlement(it, Err("no"))).collect();
+    queue.settle(0, buried).await.unwrap();
+    // Both of an outage, in their order.
+    let first = revived(&queue, &all[0].id, (false, 0)).await;
+    let behind = queue.revive(&all[1].id, (false, 0)).await;
+    assert_eq!(
+        behind,
+        Ok(Revived::Superseded),
+        "it would go behind the other"
+    );
+    revived(&queue, &all[1].id, (false, first)).await;
+    assert_eq!(texts(&queue).await, ["a is 1", "a is 2"]);
+}
+
+#[tokio::test]
+async fn who_waits_for_news_is_not_woken_by_what_was_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let queue = DiskQueue::open(dir.path(), ROOMY).unwrap();
+    accepted(&queue, 1, "a").await;
+    let all = pending(&queue).await;
+    queue
+        .settle(0, vec![settlement(&all[0], Ok(()))])
+        .await
+        .unwrap();
+    let mut news = queue.news(0, 0);
+    assert!(futures_util::poll!(&mut news).is_pending());
+}
+
+#[test]
+fn an_id_is_known_for_a_day_and_no_longer() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE);
+    let database = table::builder(CACHE_BYTES).create(&path).unwrap();
+    let at = |now_ms: u64, made: Option<&Settlement>| {
+        let transaction = database.begin_write().unwrap();
+        let pushed = {
+            let depth = (Depth::default(), ROOMY);
+            let mut work = table::Work::begin(&transaction, depth, &|_| None, now_ms).unwrap();
+            let pushed = match made {
+                Some(made) => work.settle(made).map(|()| None),
+                None => work.push(&item(1, "a")).map(Some),
+            };
+            work.finish().unwrap();
+            pushed.unwrap()
+        };
+        transaction.commit().unwrap();
+        pushed
+    };
+    let Some(Pushed::Accepted { sequence }) = at(1, None) else {
+        panic!("it has room")
+    };
+    let made = Settlement {
+        sequence,
+        id: WriteId::new(0, 1),
+        resource: resource("a"),
+        end: Ok(()),
+    };
+    at(2, Some(&made));
+    assert!(matches!(at(3, None), Some(Pushed::Known(_))));
+    let day = crate::cache::queue::TOLD_MS;
+    let again = at(2 + day, None);
+    assert!(matches!(again, Some(Pushed::Accepted { .. })), "{again:?}");
+    assert!(matches!(at(3 + day, None), Some(Pushed::Known(_))));
 }
 
 #[tokio::test]
@@ -346,9 +427,8 @@ async fn play(steps: Vec<Step>) {
                 if matches!(step, Step::Discard(_)) {
                     assert_eq!(queue.discard(&id).await, Ok(true));
                 } else {
-                    assert_eq!(queue.revive(&id, true).await, Ok(Revived::Done));
-                    let known = queue.find(&id).await.unwrap().unwrap();
-                    model.pending.insert(known.sequence, (number, name));
+                    let sequence = revived(&queue, &id, (true, 0)).await;
+                    model.pending.insert(sequence, (number, name));
                 }
             }
             Step::Reopen => {

@@ -214,7 +214,7 @@ async fn an_id_is_accepted_once_whatever_became_of_it() {
     // Nor is there one in a partition that is none.
     let none = WriteId::new(200, 7);
     assert_eq!(queue.find(&none).await, Ok(None));
-    assert_eq!(queue.revive(&none, true).await, Ok(Revived::Unknown));
+    assert_eq!(queue.revive(&none, (true, 0)).await, Ok(Revived::Unknown));
     assert_eq!(queue.discard(&none).await, Ok(false));
     assert!(queue.scan(200, 0, 1).await.is_err());
 }
@@ -360,8 +360,11 @@ async fn a_dead_letter_is_superseded_by_what_is_made_after_it_and_revived_by_for
 
     let second = accept(queue, &two).await;
     // Revived, it is the last of its resource.
-    assert_eq!(queue.revive(&one.id, false).await, Ok(Revived::Done));
-    assert_eq!(queue.revive(&one.id, true).await, Ok(Revived::Unknown));
+    assert!(matches!(
+        queue.revive(&one.id, (false, 0)).await,
+        Ok(Revived::Done { .. })
+    ));
+    assert_eq!(queue.revive(&one.id, (true, 0)).await, Ok(Revived::Unknown));
     let again = newest(queue, &one).await.unwrap();
     assert!(again > second);
     let known = queue.find(&one.id).await.unwrap().unwrap();
@@ -377,8 +380,14 @@ async fn a_dead_letter_is_superseded_by_what_is_made_after_it_and_revived_by_for
     assert!(!superseded(queue, &one).await, "it is not made yet");
     settle(queue, &three, third, Ok(())).await;
     assert!(superseded(queue, &one).await);
-    assert_eq!(queue.revive(&one.id, false).await, Ok(Revived::Superseded));
-    assert_eq!(queue.revive(&one.id, true).await, Ok(Revived::Done));
+    assert_eq!(
+        queue.revive(&one.id, (false, 0)).await,
+        Ok(Revived::Superseded)
+    );
+    assert!(matches!(
+        queue.revive(&one.id, (true, 0)).await,
+        Ok(Revived::Done { .. })
+    ));
     assert!(letters(queue).await.is_empty());
     let last = newest(queue, &one).await.unwrap();
     settle(queue, &one, last, Err("again")).await;
@@ -387,7 +396,7 @@ async fn a_dead_letter_is_superseded_by_what_is_made_after_it_and_revived_by_for
     assert_eq!(queue.discard(&one.id).await, Ok(true));
     assert_eq!(queue.discard(&one.id).await, Ok(false));
     assert_eq!(state(queue, &one).await, None);
-    assert_eq!(queue.revive(&one.id, true).await, Ok(Revived::Unknown));
+    assert_eq!(queue.revive(&one.id, (true, 0)).await, Ok(Revived::Unknown));
     assert_eq!(queue.depth().await, Ok(Depth::default()));
     // Forgotten, it may be asked for again.
     accept(queue, &one).await;
@@ -564,7 +573,10 @@ async fn a_consumer_hears_of_what_any_node_pushes_and_finds_it_when_the_word_is_
 
     // A dead letter that is pending again is news, too.
     settle(&*queue, &one, sequence, Err("no")).await;
-    assert_eq!(queue.revive(&one.id, false).await, Ok(Revived::Done));
+    assert!(matches!(
+        queue.revive(&one.id, (false, 0)).await,
+        Ok(Revived::Done { .. })
+    ));
     soon(queue.news(at, sequence)).await;
 }
 
@@ -696,7 +708,7 @@ async fn law_4_no_piece_that_was_evicted_stops_a_partition_or_makes_up_a_change(
             usize::from(name != 'd' && name != 'x'),
             "{name}"
         );
-        queue.revive(&dies.id, true).await.unwrap();
+        queue.revive(&dies.id, (true, 0)).await.unwrap();
         for queued in pending(queue, at).await {
             settle(queue, &dies, queued.sequence, Err("no")).await;
         }
@@ -831,11 +843,11 @@ async fn law_7_a_full_or_read_only_redis_accepts_nothing_and_lets_what_is_there_
     settle(queue, &one, first, Ok(())).await;
     settle(queue, &two, second, Err("no")).await;
     assert_eq!(queue.depth().await.unwrap().dead, 1);
-    assert!(queue.revive(&two.id, false).await.is_err());
+    assert!(queue.revive(&two.id, (false, 0)).await.is_err());
     let _: String = server.ask("CONFIG SET maxmemory 0").await;
     let _: String = server.ask("CONFIG SET min-replicas-to-write 1").await;
     refused().await;
-    assert!(queue.revive(&two.id, false).await.is_err());
+    assert!(queue.revive(&two.id, (false, 0)).await.is_err());
     assert!(queue.discard(&two.id).await.is_err());
     assert_eq!(letters(queue).await.len(), 1);
     let _: String = server.ask("CONFIG SET min-replicas-to-write 0").await;
@@ -1010,7 +1022,10 @@ async fn use_in_every_way(node: &Node) {
     settle(queue, &one, first, Err("no")).await;
     settle(queue, &two, second, Ok(())).await;
     assert!(superseded(queue, &one).await);
-    assert_eq!(queue.revive(&one.id, true).await, Ok(Revived::Done));
+    assert!(matches!(
+        queue.revive(&one.id, (true, 0)).await,
+        Ok(Revived::Done { .. })
+    ));
     let last = newest(queue, &one).await.unwrap();
     settle(queue, &one, last, Err("no")).await;
     assert_eq!(queue.discard(&one.id).await, Ok(true));
