@@ -49,7 +49,7 @@ pub(crate) struct Options {
     /// How often that is measured.
     #[arg(long, default_value_t = 3)]
     drains: usize,
-    /// Connections of the hand-written handler to the database.
+    /// Connections of everyone to the database: of the hand-written handler, and of each plugin for its writes.
     #[arg(long, default_value_t = axum_postgres::CONNECTIONS)]
     pool: usize,
     /// One round of one second and one short drain: shows that everything runs, not how fast.

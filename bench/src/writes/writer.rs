@@ -192,7 +192,7 @@ fn larder_command(
         directory,
         &options.plugins_dist,
         &toml(listeners, write),
-        &sidecar(ground.postgres.address),
+        &sidecar(ground.postgres.address, options.pool),
     )?;
     let mut command = larder::serve(&larder::program(options.larder.as_deref())?, &config)?;
     command.env(VARIABLE, PASSWORD);
@@ -235,7 +235,8 @@ write = "{write}"
     )
 }
 
-fn sidecar(postgres: SocketAddr) -> String {
+/// As many connections as the hand-written handler has.
+fn sidecar(postgres: SocketAddr, pool: usize) -> String {
     let (host, port) = (postgres.ip(), postgres.port());
     format!(
         r#"[config]
@@ -243,6 +244,7 @@ host = "{host}"
 port = {port}
 database = "postgres"
 user = "{USER}"
+connections = {pool}
 [config.queries."/things/{{key}}"]
 sql = "select key, value from things where key = any($key)"
 params = {{ key = "text" }}
