@@ -28,8 +28,11 @@ use crate::{
     peer::axum_postgres,
     postgres_server::PostgresServer,
     process::{self, Cores},
-    put::{self, Until},
+    put::Until,
 };
+
+/// How long everyone is under load when it has just been started.
+const WARM: Duration = Duration::from_secs(1);
 
 /// The settings of a run.
 #[derive(Args)]
@@ -146,7 +149,7 @@ impl Run<'_> {
         let mut writers = Vec::new();
         for kind in EVERYONE {
             writers.push(self.start(kind).await?);
-            eprintln!("{}: acknowledged its first write", kind.name());
+            eprintln!("{}: takes writes", kind.name());
         }
         let turns = self.turns(&writers).await?;
         let mut behind = None;
@@ -209,7 +212,9 @@ impl Run<'_> {
         };
         let writer = Writer::start(kind, &ground, self.next).await?;
         self.next += 1;
-        // What is pending would be made while others are measured.
+        // What is done once (connections, prepared statements) and what is pending would go on while others are measured.
+        let warm = writer.burst(self.next, Until::Over(WARM)).await?;
+        self.next += warm.acknowledged;
         writer.drained().await?;
         Ok(writer)
     }
@@ -219,9 +224,7 @@ impl Run<'_> {
         let until = Until::Over(Duration::from_secs(self.options.seconds));
         self.postgres.clear().await?;
         let (cpu, started) = (writer.server.cpu()?, Instant::now());
-        let burst = put::burst(writer.target, self.next, until)
-            .await
-            .with_context(|| writer.kind.name().to_owned())?;
+        let burst = writer.burst(self.next, until).await?;
         writer.drained().await?;
         let made_seconds = match writer.kind {
             Kind::LarderBehind => started.elapsed().as_secs_f64(),
@@ -245,9 +248,8 @@ impl Run<'_> {
         self.postgres.clear().await?;
         self.postgres.stop().await;
         let cpu = behind.server.cpu()?;
-        let taken = put::burst(behind.target, self.next, Until::Count(pending))
-            .await
-            .context("while PostgreSQL was stopped")?;
+        let taken = behind.burst(self.next, Until::Count(pending)).await;
+        let taken = taken.context("while PostgreSQL was stopped")?;
         let taken_cpu = behind.server.cpu()?;
         self.postgres.start_again().await?;
         // It answers from here on: what Larder takes to notice that is part of the time.
@@ -269,8 +271,8 @@ impl Run<'_> {
         let writer = self.start(Kind::AxumPostgres).await?;
         self.postgres.clear().await?;
         let cpu = writer.server.cpu()?;
-        let burst = put::burst(writer.target, self.next, Until::Count(self.options.pending));
-        let burst = burst.await.with_context(|| writer.kind.name().to_owned())?;
+        let burst = writer.burst(self.next, Until::Count(self.options.pending));
+        let burst = burst.await?;
         let cpu = writer.server.cpu()? - cpu;
         self.check(writer.kind, self.options.pending).await?;
         writer.server.stop().await;

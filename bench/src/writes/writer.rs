@@ -18,7 +18,7 @@ use crate::{
     larder,
     postgres_server::{PASSWORD, PostgresServer, USER},
     process::Server,
-    put::{self, Target, Until},
+    put::{self, Burst, Target, Until},
     redis_server::free_port,
 };
 
@@ -85,7 +85,7 @@ pub(super) struct Ground<'a> {
 pub(super) struct Writer {
     pub(super) kind: Kind,
     pub(super) server: Server,
-    pub(super) target: Target,
+    target: Target,
     /// The queue of write-behind is told of here.
     admin: SocketAddr,
 }
@@ -130,6 +130,12 @@ impl Writer {
             target,
             admin,
         })
+    }
+
+    /// Load, of which everything is acknowledged.
+    pub(super) async fn burst(&self, first: u64, until: Until) -> Result<Burst> {
+        let burst = put::burst(self.target, first, until).await;
+        burst.with_context(|| format!("{}\n{}", self.kind.name(), self.server.last_lines()))
     }
 
     /// Waits until nothing is pending any more; at once for those without a queue. Something that was given up is an error.
