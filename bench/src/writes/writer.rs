@@ -241,7 +241,7 @@ write = "{write}"
     )
 }
 
-/// As many connections as the hand-written handler has.
+/// As many connections as the hand-written handler has: an instance makes one call at a time, on one of its own.
 fn sidecar(postgres: SocketAddr, pool: usize) -> String {
     let (host, port) = (postgres.ip(), postgres.port());
     format!(
@@ -250,7 +250,6 @@ host = "{host}"
 port = {port}
 database = "postgres"
 user = "{USER}"
-connections = {pool}
 [config.queries."/things/{{key}}"]
 sql = "select key, value from things where key = any($key)"
 params = {{ key = "text" }}
@@ -261,6 +260,8 @@ table = "things"
 key = {{ key = "text" }}
 columns = {{ value = "bigint" }}
 [config.order]
+[limits]
+instances = {pool}
 [secrets]
 password = {{ env = "{VARIABLE}" }}
 [grants]
