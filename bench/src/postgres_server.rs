@@ -76,7 +76,9 @@ impl PostgresServer {
             .arg(self.directory.join("data"))
             .args(["-p", &self.address.port().to_string()])
             .args(["-c", "listen_addresses=127.0.0.1"])
-            .args(["-c", "unix_socket_directories="]);
+            .args(["-c", "unix_socket_directories="])
+            // Of all who are measured together, whatever the pool of each.
+            .args(["-c", "max_connections=500"]);
         let mut server = Server::start("postgres", self.core, &self.directory, command)?;
         let address = self.address;
         let asked = server.until(START, async || {
