@@ -22,7 +22,7 @@ EXAMPLE ?= quickstart
 # make bench BENCH="--quick --only larder-memory,axum-moka"
 BENCH   ?=
 
-.PHONY: help setup build run test kills soak model bench bench-purge lint
+.PHONY: help setup build run test kills soak model bench bench-purge bench-writes lint
 
 help: ## lists the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -74,6 +74,11 @@ bench-purge: build ## measures a purge of a tag that covers 100,000 entries besi
 	@.ci/setup bench
 	$(CARGO) build $(FLAGS) --manifest-path bench/Cargo.toml --target-dir $(TARGET)
 	$(TARGET)/release/larder-bench purge $(BENCH)
+
+bench-writes: build ## measures acknowledged writes, and how fast 100,000 that wait are made
+	@.ci/setup bench
+	$(CARGO) build $(FLAGS) --manifest-path bench/Cargo.toml --target-dir $(TARGET)
+	$(TARGET)/release/larder-bench writes $(BENCH)
 
 lint: ## checks formatting and runs clippy, on the components too
 	@.ci/setup lint

@@ -146,12 +146,6 @@ fn larder_command(
     key: Key,
     redis: Option<&str>,
 ) -> Result<Command> {
-    let program = options.larder()?;
-    ensure!(
-        program.is_file(),
-        "{} is not there: `make build` makes it, --larder names another",
-        program.display()
-    );
     let setting = Setting {
         listen,
         admin: free_port()?,
@@ -160,15 +154,7 @@ fn larder_command(
         text: ground.text,
     };
     let config = larder::write(directory, &options.plugins_dist, &setting)?;
-    let mut command = Command::new(program);
-    command.arg("serve").arg("--config").arg(config);
-    // They would override the file that was just written.
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("LARDER_") {
-            command.env_remove(name);
-        }
-    }
-    Ok(command)
+    larder::serve(&options.larder()?, &config)
 }
 
 /// uvicorn with uvloop and httptools, one worker and no access log, as its documentation advises.

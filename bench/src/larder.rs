@@ -1,5 +1,5 @@
 //! The configuration that Larder is measured with: nothing switched off, only the loader made instant.
-//! Owns the files of one Larder; must not know how it is started.
+//! Owns the files of one Larder and the command that serves them; must not know who measures it.
 
 use std::{
     fs,
@@ -7,7 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use tokio::process::Command;
 
 use crate::client::TENANT;
 
@@ -29,6 +30,31 @@ pub(crate) struct Setting<'a> {
     pub(crate) redis: Option<&'a str>,
     /// The text of the `demo` loader; `{key}` stands for the key.
     pub(crate) text: &'a str,
+}
+
+/// The command that serves what a file says, and nothing that the environment says.
+pub(crate) fn serve(program: &Path, config: &Path) -> Result<Command> {
+    ensure!(
+        program.is_file(),
+        "{} is not there: `make build` makes it, --larder names another",
+        program.display()
+    );
+    let mut command = Command::new(program);
+    command.arg("serve").arg("--config").arg(config);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("LARDER_") {
+            command.env_remove(name);
+        }
+    }
+    Ok(command)
+}
+
+/// The host to measure: the one that was named, or else the one beside this program.
+pub(crate) fn program(named: Option<&Path>) -> Result<PathBuf> {
+    match named {
+        Some(program) => Ok(program.to_owned()),
+        None => Ok(std::env::current_exe()?.with_file_name("larder")),
+    }
 }
 
 /// Writes `larder.toml` and a plugin directory into `directory`; returns the path of the former.

@@ -10,9 +10,12 @@
 //! - [`process`]: pinned child processes and their CPU clocks
 //! - [`client`]: one keep-alive connection, to fill and to check before anything is timed
 //! - [`load`]: `wrk`, one slice at a time
+//! - [`put`]: the load of writes, of which each is remembered
 //! - [`redis_server`]: the Redis of a run, and how many keys it was asked for
+//! - [`postgres_server`]: the PostgreSQL of a run, and whether everything is in it
 //! - [`run`]: start, fill, check, measure in rounds
 //! - [`purge`]: what a purge of a tag costs, by how much it covers
+//! - [`writes`]: writes that are acknowledged, and how fast what waits is made
 //! - [`report`]: medians, ratios paired by round, the table
 
 mod body;
@@ -21,11 +24,14 @@ mod contestant;
 mod larder;
 mod load;
 mod peer;
+mod postgres_server;
 mod process;
 mod purge;
+mod put;
 mod redis_server;
 mod report;
 mod run;
+mod writes;
 
 use std::process::ExitCode;
 
@@ -45,6 +51,8 @@ enum Command {
     Run(run::Options),
     /// Purges a tag that covers many entries beside one that covers few, and prints a table in Markdown.
     Purge(purge::Options),
+    /// Measures acknowledged writes and how fast a queue of them is made, and prints tables in Markdown.
+    Writes(writes::Options),
     /// Serves one hand-written handler until it is killed.
     Peer(peer::Options),
 }
@@ -72,6 +80,10 @@ fn execute(command: Command) -> anyhow::Result<()> {
             .enable_all()
             .build()?
             .block_on(purge::run(options)),
+        Command::Writes(options) => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?
+            .block_on(writes::run(options)),
         Command::Peer(options) => tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()?

@@ -15,7 +15,7 @@ use rustix::{
 };
 use tokio::{
     process::{Child, Command},
-    time::timeout,
+    time::{Instant, sleep, timeout},
 };
 
 /// How long a child may take to end before it is killed.
@@ -50,12 +50,17 @@ pub(crate) fn spawn_on(core: usize, command: &mut Command) -> Result<Child> {
     // instruction: a runtime that counts its cores at start counts one. No await lies between the two
     // calls and the runtime has one thread, so nothing else is started with this affinity.
     let before = sched_getaffinity(None)?;
-    let mut pinned = CpuSet::new();
-    pinned.set(core);
-    sched_setaffinity(None, &pinned).with_context(|| format!("cannot pin to core {core}"))?;
+    pin(core)?;
     let child = command.kill_on_drop(true).spawn();
     sched_setaffinity(None, &before)?;
     child.with_context(|| format!("cannot start {}", command.as_std().get_program().display()))
+}
+
+/// Keeps this thread on one core from now on: where the load is the program's own.
+pub(crate) fn pin(core: usize) -> Result<()> {
+    let mut pinned = CpuSet::new();
+    pinned.set(core);
+    sched_setaffinity(None, &pinned).with_context(|| format!("cannot pin to core {core}"))
 }
 
 /// A server of a run. Dropped, it is killed.
@@ -123,9 +128,33 @@ impl Server {
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
 
+    /// Tries until it succeeds, and gives up when the server ends or that takes too long.
+    pub(crate) async fn until<T>(
+        &mut self,
+        limit: Duration,
+        attempt: impl AsyncFn() -> Result<T>,
+    ) -> Result<T> {
+        let deadline = Instant::now() + limit;
+        loop {
+            match attempt().await {
+                Ok(done) => return Ok(done),
+                Err(error) if self.ended().is_some() || Instant::now() > deadline => {
+                    let (name, lines) = (&self.name, self.last_lines());
+                    bail!("{name} does not answer as it should: {error:#}\n{lines}")
+                }
+                Err(_) => sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+
     /// Asks the server to end, and kills it if it does not.
-    pub(crate) async fn stop(mut self) {
-        let _ = rustix::process::kill_process(self.pid, Signal::TERM);
+    pub(crate) async fn stop(self) {
+        self.stop_by(Signal::TERM).await;
+    }
+
+    /// Asks the server to end by a signal, and kills it if it does not.
+    pub(crate) async fn stop_by(mut self, signal: Signal) {
+        let _ = rustix::process::kill_process(self.pid, signal);
         if timeout(GRACE, self.child.wait()).await.is_err() {
             let _ = self.child.kill().await;
         }

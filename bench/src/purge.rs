@@ -12,13 +12,11 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use hyper::StatusCode;
-use tokio::{
-    process::Command,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
 use crate::{
     client::Client,
+    larder,
     process::{Cores, Server},
     redis_server::{RedisServer, free_port},
 };
@@ -64,17 +62,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     let redis = RedisServer::start(cores.load, directory.path()).await?;
     let (listen, admin) = (free_port()?, free_port()?);
     let config = write(directory.path(), &options, (listen, admin), &redis.url)?;
-    let program = match &options.larder {
-        Some(program) => program.clone(),
-        None => std::env::current_exe()?.with_file_name("larder"),
-    };
-    let mut command = Command::new(program);
-    command.arg("serve").arg("--config").arg(config);
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("LARDER_") {
-            command.env_remove(name);
-        }
-    }
+    let command = larder::serve(&larder::program(options.larder.as_deref())?, &config)?;
     let mut server = Server::start("larder", cores.server, directory.path(), command)?;
     wait_until_it_answers(&mut server, listen).await?;
     let both = [

@@ -145,7 +145,7 @@ fn ratio(samples: &[Sample], contestant: Contestant, reference: Contestant) -> O
 }
 
 /// The middle of the values, or the mean of the two in the middle.
-fn median(mut values: Vec<f64>) -> Option<f64> {
+pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     match values.len() {
@@ -155,7 +155,7 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
     }
 }
 
-fn thousands(value: Option<f64>) -> String {
+pub(crate) fn thousands(value: Option<f64>) -> String {
     let Some(value) = value else {
         return "–".to_owned();
     };
@@ -170,11 +170,11 @@ fn thousands(value: Option<f64>) -> String {
     text
 }
 
-fn two_places(value: Option<f64>) -> String {
+pub(crate) fn two_places(value: Option<f64>) -> String {
     value.map_or("–".to_owned(), |value| format!("{value:.2}"))
 }
 
-fn milliseconds(microseconds: Option<f64>) -> String {
+pub(crate) fn milliseconds(microseconds: Option<f64>) -> String {
     microseconds.map_or("–".to_owned(), |value| {
         format!("{:.2} ms", value / 1_000.0)
     })

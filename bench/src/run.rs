@@ -12,6 +12,7 @@ use crate::{
     body,
     client::{Answer, Client},
     contestant::{Contestant, Ground, Tier},
+    larder,
     load::Load,
     process::{Cores, Server},
     redis_server::RedisServer,
@@ -62,10 +63,7 @@ pub(crate) struct Options {
 impl Options {
     /// The host to measure.
     pub(crate) fn larder(&self) -> Result<PathBuf> {
-        match &self.larder {
-            Some(program) => Ok(program.clone()),
-            None => Ok(std::env::current_exe()?.with_file_name("larder")),
-        }
+        larder::program(self.larder.as_deref())
     }
 
     fn contestants(&self) -> Vec<Contestant> {

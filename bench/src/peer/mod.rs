@@ -2,6 +2,7 @@
 //! share (the slow source, the listener); must not know that they are being measured.
 
 mod axum_moka;
+pub(crate) mod axum_postgres;
 mod axum_redis;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -17,9 +18,14 @@ use crate::body;
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Kind {
     /// axum, and a moka cache in the process.
-    AxumMoka,
+    #[value(name = "axum-moka")]
+    Moka,
     /// axum, and cache-aside over redis-rs.
-    AxumRedis,
+    #[value(name = "axum-redis")]
+    Redis,
+    /// axum, and upserts with tokio-postgres.
+    #[value(name = "axum-postgres")]
+    Postgres,
 }
 
 /// The settings of a peer.
@@ -41,6 +47,12 @@ pub(crate) struct Options {
     /// The Redis of `axum-redis`.
     #[arg(long, default_value = "redis://127.0.0.1:6379/")]
     redis: String,
+    /// The PostgreSQL of `axum-postgres`, as `key=value` pairs.
+    #[arg(long, default_value = "host=127.0.0.1 user=postgres")]
+    postgres: String,
+    /// Connections of `axum-postgres` to it.
+    #[arg(long, default_value_t = axum_postgres::CONNECTIONS)]
+    connections: usize,
 }
 
 /// What a miss asks: the tutorial's slow answer.
@@ -66,8 +78,9 @@ pub(crate) async fn serve(options: Options) -> Result<()> {
     });
     let ttl = Duration::from_secs(options.ttl_seconds);
     let router: Router = match options.kind {
-        Kind::AxumMoka => axum_moka::router(source, ttl),
-        Kind::AxumRedis => axum_redis::router(source, ttl, &options.redis).await?,
+        Kind::Moka => axum_moka::router(source, ttl),
+        Kind::Redis => axum_redis::router(source, ttl, &options.redis).await?,
+        Kind::Postgres => axum_postgres::router(&options.postgres, options.connections).await?,
     };
     let listener = TcpListener::bind(options.listen)
         .await
