@@ -104,15 +104,19 @@ impl Behind {
     pub async fn accept(&self, ask: &Ask, wish: Wish) -> Result<Accepted, NotAccepted> {
         let resource = ask.key.resource();
         let partition = self.queue.partition_of(resource);
-        let idempotency_key = wish
-            .idempotency_key
-            .map_or_else(key, |key| scoped(ask, &key));
-        // The same key is the same id: the queue itself knows a change that it has accepted before, whatever became of the
-        // node that was told so.
-        let digest = blake3::hash(idempotency_key.as_bytes());
-        let (first, _) = digest.as_bytes().split_at(16);
-        let first = first.try_into().map_or(0, u128::from_le_bytes);
-        let id = WriteId::new(partition, first);
+        let (idempotency_key, number) = match wish.idempotency_key {
+            Some(key) => {
+                let key = scoped(ask, &key);
+                // The same key is the same id: the queue itself knows a change that it has accepted before, whatever became of
+                // the node that was told so.
+                let digest = blake3::hash(key.as_bytes());
+                let (first, _) = digest.as_bytes().split_at(16);
+                let number = first.try_into().map_or(0, u128::from_le_bytes);
+                (key, number)
+            }
+            None => (key(), unheard_of(self.cache.clock().now_ms())),
+        };
+        let id = WriteId::new(partition, number);
         let print = print(&wish.operation, &wish.expect);
         let record = Record {
             route: ask.binding.route.to_string(),
@@ -219,6 +223,13 @@ impl Behind {
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
     }
+}
+
+/// The number of an id that nobody else has, nor can guess. It grows with time, so that a store which sorts ids has those of one
+/// moment in one place.
+fn unheard_of(now_ms: u64) -> u128 {
+    const RANDOM_BITS: u32 = 76;
+    (u128::from(now_ms) << RANDOM_BITS) | (rand::random::<u128>() >> (128 - RANDOM_BITS))
 }
 
 fn failed(code: &'static str, message: String) -> NotAccepted {

@@ -48,7 +48,7 @@ pub(crate) fn change(write: &Write, sides: Sides) -> String {
     if sides.order {
         let _ = write!(
             joins,
-            " left join larder.written larder_written on larder_written.route = {route} and larder_written.place = {place}"
+            " left join lateral (select larder_w.sequence from larder.written larder_w where larder_w.route = {route} and larder_w.place = {place} limit 1) larder_written on true"
         );
         cases.push_str(" when larder_written.sequence >= larder_one.s then 'late'");
     }
@@ -65,7 +65,8 @@ pub(crate) fn change(write: &Write, sides: Sides) -> String {
         when larder_one.e = 'present' and not larder_there.it then 'absent'
         else 'done' end as verdict
     from jsonb_to_recordset($1::jsonb) as larder_one ({record})
-    cross join lateral (select exists (select from {table} larder_table where {same_row}) as it) larder_there{joins}
+    left join lateral (select true as it from {table} larder_table where {same_row} limit 1) larder_found on true
+    cross join lateral (select larder_found.it is not null as it) larder_there{joins}
     order by place
 ), larder_put as (
     {put}

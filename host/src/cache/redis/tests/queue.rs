@@ -359,14 +359,14 @@ async fn a_dead_letter_is_superseded_by_what_is_made_after_it_and_revived_by_for
     assert!(!letter.superseded && letter.at_ms > 1_600_000_000_000);
 
     let second = accept(queue, &two).await;
-    // Revived, it is the last of its resource.
-    assert!(matches!(
-        queue.revive(&one.id, (false, 0)).await,
-        Ok(Revived::Done { .. })
-    ));
+    // Revived, it is the last of its resource: behind a later one that is pending only if that is known of.
+    let unheard_of = queue.revive(&one.id, (false, second - 1)).await;
+    assert_eq!(unheard_of, Ok(Revived::Superseded));
+    let revived = queue.revive(&one.id, (false, second)).await;
     assert_eq!(queue.revive(&one.id, (true, 0)).await, Ok(Revived::Unknown));
     let again = newest(queue, &one).await.unwrap();
     assert!(again > second);
+    assert_eq!(revived, Ok(Revived::Done { sequence: again }));
     let known = queue.find(&one.id).await.unwrap().unwrap();
     assert_eq!((known.state, known.sequence), (State::Pending, again));
     settle(queue, &two, second, Ok(())).await;
