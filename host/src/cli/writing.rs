@@ -69,7 +69,7 @@ fn warn_of_left_behind(storage: &Path, bounds: Bounds) {
             storage.display()
         ),
         Err(error) => {
-            tracing::warn!(%error, "writes: what an earlier configuration has left cannot be read")
+            tracing::warn!(%error, "writes: what an earlier configuration has left cannot be read");
         }
     }
 }

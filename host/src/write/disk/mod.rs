@@ -168,7 +168,7 @@ impl DiskQueue {
         let thread = std::thread::Builder::new()
             .name("larder-writes".to_owned())
             .spawn(move || of_thread.run(&opener, waiting))
-            .map_err(|error| redb::Error::Io(error))?;
+            .map_err(redb::Error::Io)?;
         Ok(Self {
             shared,
             commands: Mutex::new(Some(commands)),
@@ -235,7 +235,7 @@ impl Shared {
                     Ok(first) => Some(first),
                     Err(TryRecvError::Disconnected) => None,
                     Err(TryRecvError::Empty) => {
-                        std::thread::sleep(AGAIN);
+                        std::thread::park_timeout(AGAIN);
                         let _ = self.database(opener);
                         continue;
                     }
