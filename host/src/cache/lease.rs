@@ -157,6 +157,9 @@ impl Cache {
         let Some(Lookup::Found(entry, by_tier)) = found else {
             return None;
         };
+        if self.knows_better(ask) {
+            return None;
+        }
         let (own, freshness) = self.judge(&ask.binding, &ask.key, &entry);
         let fresh =
             own.max(by_tier) == Verdict::Alive && matches!(freshness, Freshness::Fresh { .. });

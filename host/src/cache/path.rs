@@ -165,16 +165,14 @@ impl Cache {
             waited: Duration::ZERO,
             until_ms: 0,
         };
-        // What others have stored may be older than a change that this node alone knows of.
-        let underway = ask.binding.underway.as_ref();
-        let knows_better = underway.is_some_and(|it| it.is_known(ask.key.resource()));
-        if let Some(shared) = self.shared.as_ref().filter(|_| !knows_better) {
+        if let Some(shared) = self.shared.as_ref().filter(|_| !self.knows_better(ask)) {
             let (mark, now) = (self.memory.mark(), Instant::now());
             let found = shared.get(&ask.key).await;
             seen.waited = now.elapsed();
             match found {
                 Lookup::Unavailable => {}
                 Lookup::Absent => seen.asked = Some(now),
+                Lookup::Found(..) if self.knows_better(ask) => {}
                 Lookup::Found(entry, by_tier) => {
                     seen.asked = Some(now);
                     let (verdict, freshness) = self.judge_both(ask, &entry, by_tier);
@@ -244,6 +242,13 @@ impl Cache {
         };
         self.load_in_foreground(ask, candidate, forward, arrival, seen)
             .await
+    }
+
+    /// Whether what other nodes have stored may be older than a change that this node alone knows of. Asked after it was fetched: a
+    /// change that is accepted later is followed by a purge that is later than what was fetched.
+    pub(super) fn knows_better(&self, ask: &Ask) -> bool {
+        let underway = ask.binding.underway.as_ref();
+        underway.is_some_and(|underway| underway.is_known(ask.key.resource()))
     }
 
     /// Joins or leads a flight and waits for it, no longer than the soft timeout while something stale is in hand.

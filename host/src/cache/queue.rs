@@ -302,7 +302,7 @@ pub trait Queue: Send + Sync {
         max: usize,
     ) -> BoxFuture<'a, Result<Vec<DeadLetter>, Unavailable>>;
 
-    /// Makes a dead letter pending again. One that is superseded, or whose resource has a later change pending than itself and
+    /// Makes a dead letter pending again. Where a change of its resource was made, or is pending, that is later than itself and
     /// than the sequence that is given, only by force: it would revert that.
     fn revive<'a>(
         &'a self,

@@ -184,9 +184,9 @@ impl Delivery {
         }
         // Nothing more of it goes out from here on.
         self.lanes.lock().disown(partition);
-        if tenure.stands() {
-            // What is out is written down before another node may take it.
-            self.calls_ended().await;
+        // What is out is written down before another node may take it.
+        while tenure.stands() && self.lanes.lock().are_out(partition) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
         if let Some(tenure) = Arc::into_inner(tenure) {
             tenure.end().await;
@@ -225,12 +225,6 @@ impl Delivery {
                     after = 0;
                 }
             }
-        }
-    }
-
-    async fn calls_ended(&self) {
-        while self.lanes.lock().are_out() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 

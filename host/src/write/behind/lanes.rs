@@ -93,6 +93,8 @@ struct Waiting {
     sequence: u64,
     /// Of the parts: another variant of the resource is another thing.
     variant: u64,
+    /// It is out, or the one that is out stands for it.
+    is_out: bool,
     id: WriteId,
     record: Option<Bytes>,
     len: u64,
@@ -134,8 +136,8 @@ pub(super) struct Lanes {
     lanes: HashMap<Resource, Lane>,
     /// Lanes to be looked at, by route. One that was closed or is out meanwhile is passed over.
     ready: BTreeMap<Arc<str>, VecDeque<Resource>>,
-    /// Lanes that are out.
-    out: usize,
+    /// Lanes that are out, by partition.
+    out: Vec<usize>,
     asleep: BTreeMap<(Instant, u64), Resource>,
     writers: Writers,
     held_bytes: u64,
@@ -153,7 +155,7 @@ impl Lanes {
             settled: HashMap::new(),
             lanes: HashMap::new(),
             ready: BTreeMap::new(),
-            out: 0,
+            out: vec![0; usize::from(u8::MAX) + 1],
             asleep: BTreeMap::new(),
             writers: Writers::new(batching),
             held_bytes: 0,
@@ -188,8 +190,17 @@ impl Lanes {
             while let Some(last) = lane.waiting.pop_back_if(|last| last.sequence > out) {
                 *held_bytes -= last.held();
             }
+            // Others may settle them meanwhile: before another attempt, here, the queue is asked.
+            for waiting in &mut lane.waiting {
+                *held_bytes -= waiting.held();
+                waiting.record = None;
+            }
             true
         });
+        let lanes = &self.lanes;
+        for line in self.ready.values_mut() {
+            line.retain(|resource| lanes.contains_key(resource));
+        }
     }
 
     /// A partition is about to be read.
@@ -230,6 +241,7 @@ impl Lanes {
         let waiting = Waiting {
             sequence: queued.sequence,
             variant,
+            is_out: false,
             id: queued.id,
             record: is_held.then_some(queued.record),
             len,
@@ -315,14 +327,18 @@ impl Lanes {
             let Some(lane) = lane.filter(|lane| lane.state == State::Ready) else {
                 continue;
             };
-            let Some(waiting) = lane.chosen(coalesce) else {
+            let Some(chosen) = lane.chosen(coalesce) else {
                 continue;
             };
-            if !room.has_place(members.len(), lane, waiting.len) {
+            if !room.has_place(members.len(), lane, lane.waiting[chosen].len) {
                 passed.push(resource);
                 continue;
             }
             room.cap = room.cap.min(lane.company);
+            for waiting in lane.waiting.iter_mut().take(chosen + 1) {
+                waiting.is_out = true;
+            }
+            let waiting = &lane.waiting[chosen];
             room.bytes += waiting.len;
             members.push(Member {
                 partition: lane.partition,
@@ -331,7 +347,7 @@ impl Lanes {
                 record: waiting.record.clone(),
             });
             lane.state = State::Out(waiting.sequence);
-            self.out += 1;
+            self.out[usize::from(lane.partition)] += 1;
         }
         for resource in passed.into_iter().rev() {
             line.push_front(resource);
@@ -477,11 +493,15 @@ impl Lanes {
 
     /// A lane is not out any more: whether it has anything left that is to be made here. If not, it is closed.
     fn comes_back(&mut self, resource: &Resource) -> bool {
-        let Some(lane) = self.lanes.get(resource) else {
+        let Some(lane) = self.lanes.get_mut(resource) else {
             return false;
         };
-        if matches!(lane.state, State::Out(_)) {
-            self.out -= 1;
+        if let State::Out(out) = lane.state {
+            self.out[usize::from(lane.partition)] -= 1;
+            let were_out = lane.waiting.iter_mut();
+            for waiting in were_out.take_while(|waiting| waiting.sequence <= out) {
+                waiting.is_out = false;
+            }
         }
         if self.owned.contains_key(&lane.partition) && !lane.waiting.is_empty() {
             return true;
@@ -514,7 +534,8 @@ impl Lanes {
         };
         for waiting in &lane.waiting {
             // Those before it were made with it: the source has what they would have left behind them.
-            let is_covered = waiting.sequence < member.sequence && end.is_ok();
+            // One that was found later though it is earlier was not.
+            let is_covered = waiting.is_out && waiting.sequence < member.sequence && end.is_ok();
             if waiting.sequence != member.sequence && !is_covered {
                 continue;
             }
@@ -607,15 +628,15 @@ impl Lanes {
         self.owned.contains_key(&partition)
     }
 
-    /// Whether any change is out, or not written down yet.
-    pub(super) fn are_out(&self) -> bool {
-        self.out > 0
+    /// Whether any change of a partition is out, or not written down yet.
+    pub(super) fn are_out(&self, partition: u8) -> bool {
+        self.out[usize::from(partition)] > 0
     }
 
     /// Whether nothing is out, and nothing is to be made that could be made now: for who waits until all is made.
     pub(super) fn is_idle(&self) -> bool {
         let is_ready = self.ready.values().any(|line| !line.is_empty());
-        !self.are_out() && (!is_ready || self.writers.are_hopeless())
+        self.out.iter().all(|out| *out == 0) && (!is_ready || self.writers.are_hopeless())
     }
 
     /// The partitions that are consumed here.
@@ -658,14 +679,15 @@ impl Lane {
         }
     }
 
-    /// The next to go out: the first, or the last of those that one may stand for.
-    fn chosen(&self, coalesce: bool) -> Option<&Waiting> {
+    /// The place of the next to go out: of the first, or of the last of those that one may stand for.
+    fn chosen(&self, coalesce: bool) -> Option<usize> {
         let first = self.waiting.front()?;
-        let same = self
-            .waiting
-            .iter()
-            .take_while(|it| it.variant == first.variant);
-        if coalesce { same.last() } else { Some(first) }
+        if !coalesce {
+            return Some(0);
+        }
+        let same = self.waiting.iter();
+        let same = same.take_while(|it| it.variant == first.variant);
+        Some(same.count() - 1)
     }
 }
 

@@ -403,6 +403,31 @@ fn what_cannot_be_written_down_is_made_again_where_the_partition_is() {
     assert_eq!(play.sequences(), [1]);
 }
 
+#[test]
+fn before_another_attempt_by_who_had_lost_the_partition_the_queue_is_asked() {
+    let mut play = Play::new();
+    play.add(1, &resource("/w/{key}", "a"));
+    let batch = play.next().unwrap();
+    assert!(batch.members[0].record.is_some());
+    play.lanes.disown(0);
+    play.lanes.own(0, Arc::new(|| true));
+    play.end(&batch, &Err(failure(FailureKind::Timeout)));
+    play.pass(LONGEST_WAIT);
+    assert!(play.next().unwrap().members[0].record.is_none());
+}
+
+#[test]
+fn one_that_was_found_later_though_it_is_earlier_is_not_made_with_another() {
+    let mut play = Play::new();
+    play.coalesce = true;
+    let a = resource("/w/{key}", "a");
+    play.add(5, &a);
+    let batch = play.next().unwrap();
+    play.add(4, &a);
+    assert_eq!(settled(&play.end(&batch, &Ok(()))), [(5, true)]);
+    assert_eq!(play.sequences(), [4]);
+}
+
 /// What a writer does with a change, by its number.
 #[derive(Clone, Copy, Debug)]
 enum Nature {

@@ -23,8 +23,9 @@ type IdRow<'a> = (u8, u64, u64, [u8; 32], &'a str);
 const IDS: TableDefinition<'_, &str, IdRow<'static>> = TableDefinition::new("ids");
 /// When what became of an id may be forgotten, and which.
 const TOLD: TableDefinition<'_, (u64, &str), ()> = TableDefinition::new("told");
-/// By id: sequence, resource, length of the record, whether it is superseded.
-type DeadRow<'a> = (u64, &'a str, u64, bool);
+/// By id: sequence, resource, length of the record, and the sequence of the last change of its resource that was made since,
+/// or 0.
+type DeadRow<'a> = (u64, &'a str, u64, u64);
 const DEAD: TableDefinition<'_, &str, DeadRow<'static>> = TableDefinition::new("dead");
 /// Dead letters by resource.
 const DEAD_OF: TableDefinition<'_, (&str, &str), ()> = TableDefinition::new("dead of resource");
@@ -189,7 +190,7 @@ impl<'t> Work<'t> {
             Err(reason) => {
                 let row = (BURIED, sequence, self.now_ms, print, reason.as_str());
                 self.ids.insert(id, row)?;
-                self.dead.insert(id, (sequence, resource, len, false))?;
+                self.dead.insert(id, (sequence, resource, len, 0))?;
                 self.dead_of.insert((resource, id), ())?;
                 self.depth.dead += 1;
                 self.effects.push(Effect::Buried { sequence });
@@ -214,12 +215,12 @@ impl<'t> Work<'t> {
         }
         for id in older {
             let row = self.dead.get(id.as_str())?.map(|row| {
-                let (sequence, _, len, superseded) = row.value();
-                (sequence, len, superseded)
+                let (sequence, _, len, by) = row.value();
+                (sequence, len, by)
             });
-            if let Some((sequence, len, false)) = row.filter(|(sequence, ..)| *sequence < made) {
-                self.dead
-                    .insert(id.as_str(), (sequence, resource, len, true))?;
+            if let Some((sequence, len, by)) = row.filter(|(sequence, ..)| *sequence < made) {
+                let row = (sequence, resource, len, by.max(made));
+                self.dead.insert(id.as_str(), row)?;
             }
         }
         Ok(())
@@ -230,7 +231,7 @@ impl<'t> Work<'t> {
         id: &WriteId,
         (force, but): (bool, u64),
     ) -> Result<Revived, redb::Error> {
-        let Some((sequence, resource, len, superseded)) = self.buried(id)? else {
+        let Some((sequence, resource, len, superseded_by)) = self.buried(id)? else {
             return Ok(Revived::Unknown);
         };
         let resource = Resource::from_text(&resource);
@@ -240,7 +241,7 @@ impl<'t> Work<'t> {
         });
         let newest = added.chain((self.newest)(&resource)).max();
         let is_later = newest.is_some_and(|newest| newest > sequence.max(but));
-        if (superseded || is_later) && !force {
+        if (superseded_by > but || is_later) && !force {
             return Ok(Revived::Superseded);
         }
         let print = self.forget_dead(id, resource.text(), len)?;
@@ -264,11 +265,11 @@ impl<'t> Work<'t> {
         Ok(true)
     }
 
-    fn buried(&self, id: &WriteId) -> Result<Option<(u64, String, u64, bool)>, redb::Error> {
+    fn buried(&self, id: &WriteId) -> Result<Option<(u64, String, u64, u64)>, redb::Error> {
         let row = self.dead.get(id.as_str())?;
         Ok(row.map(|row| {
-            let (sequence, resource, len, superseded) = row.value();
-            (sequence, resource.to_owned(), len, superseded)
+            let (sequence, resource, len, by) = row.value();
+            (sequence, resource.to_owned(), len, by)
         }))
     }
 
@@ -423,7 +424,7 @@ pub(super) fn dead(
     let mut letters = Vec::new();
     for row in dead.range::<&str>((from, Unbounded))?.take(max) {
         let (id, row) = row?;
-        let (sequence, resource, _, superseded) = row.value();
+        let (sequence, resource, _, superseded_by) = row.value();
         let Ok(id) = id.value().parse::<WriteId>() else {
             continue;
         };
@@ -443,7 +444,7 @@ pub(super) fn dead(
             },
             reason,
             at_ms,
-            superseded,
+            superseded: superseded_by > 0,
         });
     }
     Ok(letters)

@@ -231,8 +231,16 @@ async fn a_dead_letter_is_not_tried_again_after_a_later_change_that_is_pending()
         Ok(Revived::Superseded),
         "it would go behind the other"
     );
+    // And whether the other is made meanwhile or not.
+    let made = pending(&queue).await;
+    queue
+        .settle(0, vec![settlement(&made[0], Ok(()))])
+        .await
+        .unwrap();
+    let superseded = queue.revive(&all[1].id, (false, 0)).await;
+    assert_eq!(superseded, Ok(Revived::Superseded));
     revived(&queue, &all[1].id, (false, first)).await;
-    assert_eq!(texts(&queue).await, ["a is 1", "a is 2"]);
+    assert_eq!(texts(&queue).await, ["a is 2"]);
 }
 
 #[tokio::test]

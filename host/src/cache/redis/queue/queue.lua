@@ -5,9 +5,9 @@
 -- i  hash, id -> what is known of it: STATE:PLACE:AT:PRINT, the state being p(ending), a(pplied) or d(ead)
 -- n  zset of one score, `RESOURCE PLACE` of each that is pending, so that the newest of a resource is found
 -- t  zset, when it was applied -> id, by which it is forgotten
--- d  hash, the dead letters: ID:m `PLACE:AT:PRINT:RESOURCE`, ID:e reason, ID:d record, ID:s if it is superseded
+-- d  hash, the dead letters: ID:m `PLACE:AT:PRINT:RESOURCE`, ID:e reason, ID:d record, ID:s the PLACE of what superseded it
 -- x  zset of one score, the ids of the dead letters
--- r  zset of one score, `RESOURCE PLACE ID` of each that is not superseded
+-- r  zset of one score, `RESOURCE PLACE ID` of each
 -- c  hash: bytes of the records that are pending and dead, how far the search for orphans has come, a mark for replicas
 
 local stream, ids, newest, told, dead, letters, revivable, counts = unpack(KEYS)

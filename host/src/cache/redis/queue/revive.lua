@@ -1,14 +1,15 @@
 
 -- Makes a dead letter pending again. { 'done', number } | { 'superseded' } | { 'unknown' } | { 'beyond' }
 -- ARGV: 1 id, 2 whether one that is superseded too, 3 floor, 4 the channel, 5 the word, which the number follows, 6 a number:
--- a change of its resource that is pending counts as later than it if it is later than this too
+-- a change of its resource that was made or is pending counts as later than it if it is later than this too
 
 local id = ARGV[1]
 local meta, record = redis.call('HGET', dead, id .. ':m'), redis.call('HGET', dead, id .. ':d')
 local given, print, resource = string.match(meta or '', '^(%d+%-%d+):%d+:(%x+):(.*)$')
 if not print or not record then return { 'unknown' } end
 if ARGV[2] ~= '1' then
-  if redis.call('HEXISTS', dead, id .. ':s') == 1 then return { 'superseded' } end
+  local by = redis.call('HGET', dead, id .. ':s')
+  if by and by > place(ARGV[6]) then return { 'superseded' } end
   local from, to = '(' .. resource .. '!', '[' .. resource .. ' '
   for _ = 1, 64 do
     local member = redis.call('ZREVRANGEBYLEX', newest, from, to, 'LIMIT', 0, 1)[1]

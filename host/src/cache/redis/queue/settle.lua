@@ -5,8 +5,9 @@
 local function supersede(resource, at)
   local from, to = '[' .. resource .. ' ', '(' .. resource .. ' ' .. place(at)
   for _, letter in ipairs(redis.call('ZRANGEBYLEX', revivable, from, to)) do
-    redis.call('HSET', dead, string.match(letter, '(%x+)$') .. ':s', '1')
-    redis.call('ZREM', revivable, letter)
+    local field = string.match(letter, '(%x+)$') .. ':s'
+    local by = redis.call('HGET', dead, field)
+    if not by or by < place(at) then redis.call('HSET', dead, field, place(at)) end
   end
 end
 

@@ -384,6 +384,8 @@ async fn a_dead_letter_is_superseded_by_what_is_made_after_it_and_revived_by_for
         queue.revive(&one.id, (false, 0)).await,
         Ok(Revived::Superseded)
     );
+    let before = queue.revive(&one.id, (false, third - 1)).await;
+    assert_eq!(before, Ok(Revived::Superseded));
     assert!(matches!(
         queue.revive(&one.id, (true, 0)).await,
         Ok(Revived::Done { .. })
