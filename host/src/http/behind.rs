@@ -84,7 +84,7 @@ impl Service {
                 StatusCode::NOT_FOUND,
                 "unknown-write",
                 format!(
-                    "no change {id:?} is known: what became of one is told for 24 hours after it was made"
+                    "no change {id:?} is known: what became of one is told for 24 hours, and nothing of one that an operator dropped"
                 ),
             )
         };

@@ -4,11 +4,12 @@
 //! 1. [`accept`]: connections, capped; a head must arrive in time; SIGTERM drains.
 //! 2. [`Service::call`]: method and route; the hit path ends here, before anything is spawned or awaited.
 //! 3. [`Service::answer`]: the cache is asked.
-//! 4. [`write`]: PUT and DELETE, where a route writes; `behind`: what became of a change that was accepted before it was made.
+//! 4. [`write`]: PUT and DELETE, where a route writes; `conditions`: on what condition; `behind`: what became of a change that was accepted before it was made.
 //! 5. [`respond`]: an answer becomes a response; [`problem`]: a fault becomes one.
 
 pub mod accept;
 mod behind;
+mod conditions;
 pub mod problem;
 pub mod respond;
 mod told;

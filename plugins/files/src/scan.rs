@@ -123,7 +123,7 @@ pub(crate) async fn records(
         })
     } else {
         Err(format!(
-            "it has no array at `pointer`, `{}`",
+            "there is no array of records at `pointer`, {:?} (\"\" is the whole file)",
             layout.pointer
         ))
     }

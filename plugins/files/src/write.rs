@@ -389,8 +389,12 @@ fn of_member(code: &str, name: &str, what: &str) -> Failure {
 
 fn no_file(layout: &Layout) -> Failure {
     let extension = layout.format.extension();
+    let one = match layout.format {
+        Format::Json => "one there that holds an empty array (`[]`, at `pointer`)",
+        Format::Ndjson | Format::Csv => "an empty one there",
+    };
     let message = format!(
-        "`{}` has no file that a new record could go to; put an empty one there, `*.{extension}`",
+        "`{}` has no file that a new record could go to; put {one}, `*.{extension}`",
         layout.path
     );
     Failure::new(FailureKind::Denied, "file-missing", message)

@@ -26,8 +26,9 @@ use tokio::time::Instant;
 use super::failing::{
     FIRST_WAIT, LONGEST_WAIT, Severity, doubled, is_fault, is_passing, jittered, reason, severity,
 };
+use super::lane::{Lane, State, Waiting, route_of};
 use super::writers::Writers;
-use crate::cache::queue::{Queued, Settlement, WriteId, accepted_ms};
+use crate::cache::queue::{Queued, Settlement, accepted_ms};
 use crate::error::Failure;
 use crate::key::Resource;
 
@@ -87,43 +88,6 @@ pub(super) struct Ended {
     pub(super) coalesced: u64,
     /// Changes that are tried again.
     pub(super) again: u64,
-}
-
-struct Waiting {
-    sequence: u64,
-    /// Of the parts: another variant of the resource is another thing.
-    variant: u64,
-    /// It is out, or the one that is out stands for it.
-    is_out: bool,
-    id: WriteId,
-    record: Option<Bytes>,
-    len: u64,
-    attempts: u32,
-    faults: u32,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// In the line of its route.
-    Ready,
-    /// Until then.
-    Asleep(Instant, u64),
-    /// One of its changes is out: this one.
-    Out(u64),
-}
-
-struct Lane {
-    route: Arc<str>,
-    partition: u8,
-    /// By their sequence.
-    waiting: VecDeque<Waiting>,
-    state: State,
-    /// Failures in a row.
-    failures: u32,
-    /// It sleeps because the source of its writer was not to be had.
-    is_outage: bool,
-    /// It may be in a batch of so many.
-    company: usize,
 }
 
 /// All that is pending on the partitions of this node.
@@ -662,35 +626,6 @@ impl Room<'_> {
     }
 }
 
-impl Waiting {
-    /// Bytes of it that are kept in memory.
-    fn held(&self) -> u64 {
-        if self.record.is_some() { self.len } else { 0 }
-    }
-}
-
-impl Lane {
-    /// Where a change is, or would be.
-    fn place_of(&self, sequence: u64) -> Result<usize, usize> {
-        let place = self.waiting.partition_point(|it| it.sequence < sequence);
-        match self.waiting.get(place) {
-            Some(there) if there.sequence == sequence => Ok(place),
-            _ => Err(place),
-        }
-    }
-
-    /// The place of the next to go out: of the first, or of the last of those that one may stand for.
-    fn chosen(&self, coalesce: bool) -> Option<usize> {
-        let first = self.waiting.front()?;
-        if !coalesce {
-            return Some(0);
-        }
-        let same = self.waiting.iter();
-        let same = same.take_while(|it| it.variant == first.variant);
-        Some(same.count() - 1)
-    }
-}
-
 enum Fate {
     /// It is no longer pending: made, or given up for this reason.
     Settled(Result<(), String>),
@@ -705,15 +640,6 @@ enum Wait {
     Until(Instant),
     /// Twice as long each time, and no shorter than was asked for.
     Doubled(Option<Duration>),
-}
-
-/// The pattern of a resource's route: what its text begins with.
-fn route_of(resource: &Resource) -> Arc<str> {
-    let text = resource.text();
-    let route = text.split_once(':').map_or(text, |(route, _)| route);
-    percent_encoding::percent_decode_str(route)
-        .decode_utf8_lossy()
-        .into()
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::super::writers::LONGEST_PAUSE;
 use super::*;
+use crate::cache::queue::WriteId;
 use crate::error::{FailureKind, Origin};
 
 const BATCHING: Batching = Batching {

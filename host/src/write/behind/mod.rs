@@ -3,7 +3,7 @@
 //! # Layout
 //! - this file: a change is accepted, and what became of it is told.
 //! - [`record`]: a change as bytes.
-//! - [`lanes`]: which changes are made next; [`failing`]: whether and when again; [`writers`]: how their writers are.
+//! - [`lanes`]: which changes are made next; [`lane`]: those of one resource; [`failing`]: whether and when again; [`writers`]: how their writers are.
 //! - [`deliver`]: makes them.
 //! - [`reads`]: what a read sees of a change that is pending.
 //!
@@ -15,6 +15,7 @@
 
 pub mod deliver;
 mod failing;
+mod lane;
 mod lanes;
 pub mod reads;
 pub mod record;
