@@ -129,7 +129,7 @@ fn json_records_are_found_where_the_pointer_says() {
         "/x",
         r#"{"x":{"id":"a"}}"#,
         "a",
-        Err("no array at `pointer`, `/x`"),
+        Err("no array of records at `pointer`, \"/x\""),
     );
     check("", r#"[{"id":"a"}"#, "a", Err("at byte 11"));
     check("", "", "a", Err("at byte 0"));
