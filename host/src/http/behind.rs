@@ -1,7 +1,6 @@
 //! A change that is accepted before it is made: what its client is told, at once and when it asks again.
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
 use serde_json::{Value, json};
 
 use super::respond::{CACHE_STATUS, value};
@@ -113,7 +112,7 @@ impl Service {
 }
 
 fn answer(status: StatusCode, body: &Value) -> Response<Body> {
-    let mut response = Response::new(Full::new(format!("{body}\n").into()));
+    let mut response = Response::new(Body::whole(format!("{body}\n")));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(

@@ -9,6 +9,7 @@
 
 pub mod accept;
 mod behind;
+mod body;
 mod conditions;
 pub mod problem;
 pub mod respond;
@@ -19,9 +20,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, header};
-use http_body_util::Full;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
@@ -33,8 +32,7 @@ use crate::route::{Route, Snapshot, Writes};
 use crate::write::behind::Behind;
 use crate::write::notes::Notes;
 
-/// Bodies leave as they are stored: one `Bytes`, never copied.
-pub type Body = Full<Bytes>;
+pub use body::Body;
 
 /// What every connection shares.
 pub struct Service {

@@ -2,7 +2,6 @@
 
 use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
-use http_body_util::Full;
 use serde_json::{Value, json};
 
 use super::Body;
@@ -31,7 +30,7 @@ impl Problem<'_> {
         if let Some(errors) = self.errors {
             body["errors"] = errors;
         }
-        let mut response = Response::new(Full::from(body.to_string()));
+        let mut response = Response::new(Body::whole(body.to_string()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(

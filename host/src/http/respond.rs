@@ -8,7 +8,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
-use http_body_util::Full;
 
 use super::{Body, problem};
 use crate::cache::entry::{Content, Entry, EntryKind};
@@ -229,7 +228,7 @@ fn with_ttl(
         )
     };
     add_headers(&mut headers, content);
-    let mut response = Response::new(Full::new(body));
+    let mut response = Response::new(Body::whole(body));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response

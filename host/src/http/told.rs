@@ -1,9 +1,8 @@
 //! An answer to a change, as bytes that are remembered by its `Idempotency-Key`, and given again.
 
-use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::BodyExt as _;
 use serde::{Deserialize, Serialize};
 
 use super::Body;
@@ -49,7 +48,7 @@ pub(super) async fn remembered(response: Response<Body>) -> (Response<Body>, Opt
         postcard::to_stdvec(&told).ok()
     });
     (
-        Response::from_parts(head, Full::new(body)),
+        Response::from_parts(head, Body::whole(body)),
         answer.flatten(),
     )
 }
@@ -57,7 +56,7 @@ pub(super) async fn remembered(response: Response<Body>) -> (Response<Body>, Opt
 /// The answer that was remembered; none of bytes that are none (law 11).
 pub(super) fn again(answer: &[u8]) -> Option<Response<Body>> {
     let told: Told = postcard::from_bytes(answer).ok()?;
-    let mut response = Response::new(Full::new(Bytes::from(told.body)));
+    let mut response = Response::new(Body::whole(told.body));
     *response.status_mut() = StatusCode::from_u16(told.status).ok()?;
     let headers = response.headers_mut();
     for (name, text) in told.headers {
@@ -76,7 +75,7 @@ mod tests {
     use super::*;
 
     fn answer(status: u16, body: &str) -> Response<Body> {
-        let mut response = Response::new(Full::new(Bytes::from(body.to_owned())));
+        let mut response = Response::new(Body::whole(body.to_owned()));
         *response.status_mut() = StatusCode::from_u16(status).unwrap();
         let etag = HeaderValue::from_static("\"v2\"");
         response.headers_mut().insert(header::ETAG, etag);

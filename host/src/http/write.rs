@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::behind::refuse_conditions;
@@ -354,7 +354,7 @@ fn written(derived: &Derived, done: &Done, method: &Method, target: &str) -> Res
     };
     let mut response = match &done.entry {
         Some(entry) if status != StatusCode::NO_CONTENT => {
-            let mut response = Response::new(Full::new(entry.content.body.clone()));
+            let mut response = Response::new(Body::whole(entry.content.body.clone()));
             let headers = response.headers_mut();
             headers.insert(header::CONTENT_TYPE, respond::content_type(&entry.content));
             // RFC 9110 section 9.3.4: what follows is the resource's representation.
