@@ -28,6 +28,13 @@ impl Body {
     }
 }
 
+/// None.
+impl Default for Body {
+    fn default() -> Self {
+        Self::whole(Bytes::new())
+    }
+}
+
 impl http_body::Body for Body {
     type Data = Bytes;
     type Error = Infallible;
