@@ -4,6 +4,7 @@
 //! # Layout
 //! - [`larder`]: the server under test, a process with a directory of its own.
 //! - `compiled`: servers that find a large component compiled.
+//! - [`browser`]: a headless Chromium, and what it shows, complains of and asks for.
 //! - [`client`]: HTTP as a consumer and as an operator speak it, and what an [`Answer`] says.
 //! - [`metrics`]: what `/metrics` says, and the names that tests rely on.
 //! - [`redis`]: a real `redis-server` that can be stopped, killed, filled and restarted.
@@ -18,6 +19,7 @@
 //! The tests share nothing: every test starts its own actors on free loopback ports, and all of them end when they are
 //! dropped.
 
+pub mod browser;
 pub mod client;
 mod compiled;
 pub mod echo;
@@ -33,6 +35,7 @@ pub mod source;
 pub mod usage;
 pub mod wait;
 
+pub use browser::Browser;
 pub use client::{Answer, Client};
 pub use echo::Echo;
 pub use larder::{Builder, Larder, Wasm};

@@ -27,6 +27,8 @@ pub(super) enum Command {
     /// Make, build, look at and try out plugins.
     #[command(subcommand)]
     Plugin(Plugin),
+    /// Print the API document (OpenAPI 3.1) of the configuration and its plugins.
+    Openapi(Settings),
     /// Print the command that gives Larder its user in Redis, allowed what it needs and nothing more.
     RedisAcl(Settings),
     /// Print the contract between Larder and its plugins, in WIT.
@@ -134,8 +136,6 @@ pub(super) enum Unbuilt {
     Purge(Rest),
     #[command(hide = true)]
     Entry(Rest),
-    #[command(hide = true)]
-    Openapi(Rest),
 }
 
 /// Whatever follows such a command.
@@ -150,7 +150,6 @@ impl Unbuilt {
         let (name, instead) = match self {
             Self::Purge(_) => ("purge", "send POST /purge to the admin listener"),
             Self::Entry(_) => ("entry", "ask the admin listener for GET /entries?path=…"),
-            Self::Openapi(_) => ("openapi", "ask the admin listener for GET /routes"),
         };
         Problem::error(format!("larder {name} is not built yet in this version")).remedy(instead)
     }

@@ -3,6 +3,7 @@
 mod args;
 mod check;
 mod compile_component;
+mod openapi;
 mod plugin;
 mod purging;
 mod redis_acl;
@@ -30,6 +31,7 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Plugin(command) => plugin::run(&command),
         Command::CompileComponent(arguments) => compile_component::run(&arguments),
+        Command::Openapi(settings) => openapi::run(&settings),
         Command::RedisAcl(settings) => redis_acl::run(&settings),
         Command::Wit => {
             print(&wit::text());

@@ -133,6 +133,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         cache: Arc::clone(&cache),
         metrics: Arc::clone(&metrics),
         hot: hot.clone(),
+        openapi: config.openapi.clone(),
         limits: Limits {
             body_bytes: usize::try_from(config.server.body_bytes).unwrap_or(usize::MAX),
             body_time: config.server.header_timeout,

@@ -163,6 +163,11 @@ settings! {
         listen: Address = "127.0.0.1:8081", "Where operators connect. Off loopback, Larder refuses to start without a token.";
         token: Token, "What `Authorization: Bearer` must carry. None: nothing is asked for, on loopback.";
     }
+    Main openapi "[openapi]" "The API document that is made of the routes and of what the plugins declare." {
+        title: Text = "Larder", "What the API is called.";
+        version: Text = "1.0.0", "Its version, as its consumers count it.";
+        serve: Switch = "true", "Whether the public listener answers `/openapi.json` and `/docs`. `larder openapi` prints the document all the same.";
+    }
     Main memory "[memory]" "The memory tier." {
         capacity: Size = "256MiB", "Room for all entries with their keys. `\"0\"` turns the tier off.";
     }
@@ -222,6 +227,11 @@ settings! {
         write: WriteMode = "off", "PUT and DELETE: `\"through\"` changes the source and answers when it is changed; `\"behind\"` answers when the change is durable in the queue of `[writes]`, and makes it then.";
         writer: PluginName, "The plugin that writes. Left out: the first of the loaders that is a writer too.";
         pending: PendingMode, "Behind: what reads of a resource see while a change of it is pending. `\"payload\"`: what was sent; `\"wait\"`: they wait for it, for `timeout` at most. Left out, as the writer's descriptor says.";
+        summary: Text, "What the route answers, in a sentence: for the API document.";
+        params: ParameterSchemas, "What parameters of the path and the query must be: `params.alpha_2 = { pattern = \"^[A-Z]{2}$\", description = \"ISO 3166\" }`, a JSON Schema each, and `required = true` where one may not be left out. What does not fit is answered with 422. Over what the loader declares of the same name.";
+        response: SchemaChoice, "JSON Schema of what the route answers, or the name of a file that holds it: for the API document. Over what the loader declares.";
+        request: SchemaChoice, "JSON Schema of the body of a PUT, or the name of a file that holds it. What does not fit is answered with 422 before anything is changed or queued. Over what the writer declares.";
+        unknown_query: UnknownQueryMode = "ignore", "What becomes of query parameters that are neither declared nor in the key: `\"ignore\"`, or `\"refuse\"` with 422.";
         coalesce: Switch = "false", "Behind: of several changes of a resource that are pending, the writer is told the last alone.";
     }
     Sidecar file "the top of the file" "What stands before the first table." {

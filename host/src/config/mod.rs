@@ -7,8 +7,10 @@
 //! - [`sidecar`]: the `.toml` beside a plugin.
 
 pub mod defaults;
+mod json;
 pub mod kind;
 mod layers;
+mod outline;
 mod parse;
 pub mod problem;
 mod reader;
@@ -25,6 +27,7 @@ use parse::parse;
 
 pub(crate) use kind::{endpoint, origin};
 pub use layers::{Environment, Overrides};
+pub use outline::{Declared, Outline};
 pub use problem::{Problem, Severity};
 pub(crate) use reader::nearest;
 pub use sidecar::{DirGrant, DirMode, Grants, PluginLimits, SecretSource, Sidecar};
@@ -41,6 +44,8 @@ pub struct Config {
     pub server: Server,
     /// `[admin]`
     pub admin: Admin,
+    /// `[openapi]`
+    pub openapi: OpenApi,
     /// `[memory]`
     pub memory: Memory,
     /// `[redis]`; absent = the memory tier alone.
@@ -101,6 +106,17 @@ pub struct Admin {
     pub listen: SocketAddr,
     /// `Authorization: Bearer` text; required when `listen` is not loopback.
     pub token: Option<String>,
+}
+
+/// `[openapi]`: the API document and its page.
+#[derive(Clone, Debug)]
+pub struct OpenApi {
+    /// What the API is called.
+    pub title: String,
+    /// Its version, as its consumers count it.
+    pub version: String,
+    /// Whether the public listener answers `/openapi.json` and `/docs`.
+    pub serve: bool,
 }
 
 /// `[memory]`: the memory tier.
@@ -213,6 +229,15 @@ pub enum Durability {
     Always,
 }
 
+/// What becomes of query parameters that nothing declares or keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnknownQuery {
+    /// They are as if they were not there.
+    Ignore,
+    /// The request is refused.
+    Refuse,
+}
+
 /// What reads see while a change is pending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PendingReads {
@@ -263,6 +288,10 @@ pub struct Route {
     pub pending: Option<PendingReads>,
     /// Whether the last change of a resource may stand for those before it.
     pub coalesce: bool,
+    /// What becomes of query parameters that nothing declares or keys.
+    pub unknown_query: UnknownQuery,
+    /// What the operator says of it.
+    pub outline: Outline,
     /// The line in the file, for messages; 0 when there is no file.
     pub line: usize,
 }

@@ -9,8 +9,8 @@ use super::layers::{Environment, Layers, Origin, Overrides};
 use super::problem::Problem;
 use super::reader::{Document, Table, document};
 use super::{
-    Admin, Config, Memory, Plugins, QueueKind, Redis, RedisServers, Route, Server, Storage, Warm,
-    Write, Writes, routes,
+    Admin, Config, Memory, OpenApi, Plugins, QueueKind, Redis, RedisServers, Route, Server,
+    Storage, Warm, Write, Writes, routes,
 };
 
 /// Reads the text of the file. Without a file the text is empty, and every loader is served.
@@ -46,6 +46,7 @@ fn read_tables(document: &Document<'_>, root: &Table<'_>, file: Option<&Path>) -
         file: file.map(Path::to_owned),
         admin: read_admin(root.section("admin"), server.listen),
         server,
+        openapi: read_openapi(root.section("openapi")),
         memory: read_memory(root.section("memory")),
         plugins: read_plugins(root.section("plugins")),
         storage: read_storage(root.section("storage")),
@@ -116,6 +117,16 @@ fn read_admin(table: Table<'_>, public: SocketAddr) -> Admin {
 fn collide(a: SocketAddr, b: SocketAddr) -> bool {
     let every = |ip: IpAddr| ip.is_unspecified();
     a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || every(a.ip()) || every(b.ip()))
+}
+
+fn read_openapi(table: Table<'_>) -> OpenApi {
+    let openapi = OpenApi {
+        title: table.value(&setting::openapi::title),
+        version: table.value(&setting::openapi::version),
+        serve: table.value(&setting::openapi::serve),
+    };
+    table.finish();
+    openapi
 }
 
 fn read_memory(table: Table<'_>) -> Memory {

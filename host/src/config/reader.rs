@@ -214,6 +214,11 @@ impl<'d> Table<'d> {
         })
     }
 
+    /// A file that this one names, relative to it.
+    pub(super) fn beside(&self, name: &str) -> PathBuf {
+        self.document.base.join(name)
+    }
+
     /// The file's value of a key.
     pub(super) fn read<K: Scalar>(&self, key: &'static str) -> Option<K::Value> {
         let value = self.raw(key)?;

@@ -6,6 +6,7 @@ use toml::de::DeValue;
 use super::defaults::{Setting, routes as setting};
 use super::kind::{self, Fault, HeaderName, ParameterName, Period, PluginName, Scalar};
 use super::layers::Origin;
+use super::outline::{self, Outline};
 use super::problem::Problem;
 use super::reader::{Document, Table};
 use super::{KeySource, Route, Write};
@@ -71,6 +72,8 @@ impl Route {
             writer: None,
             pending: None,
             coalesce: setting::coalesce.default_value(),
+            unknown_query: setting::unknown_query.default_value(),
+            outline: Outline::default(),
             line: 0,
         }
     }
@@ -147,6 +150,8 @@ fn read_route(table: Table<'_>, patterns: &mut Patterns) -> Option<Route> {
         writer: table.optional(&setting::writer),
         pending: table.optional(&setting::pending),
         coalesce: table.value(&setting::coalesce),
+        unknown_query: table.value(&setting::unknown_query),
+        outline: outline::read(&table),
         line: table.line().unwrap_or(0),
     };
     warn_unless_behind(&table, &route);
@@ -367,7 +372,7 @@ fn judge_pattern(path: &str) -> Result<Vec<String>, Fault> {
             format!("write \"/{path}\""),
         ));
     }
-    if RESERVED.contains(&path) {
+    if RESERVED.contains(&path) || path.starts_with("/docs/") {
         return Err(Fault::new(
             format!("{path:?} is reserved for Larder itself"),
             "give the route another path",

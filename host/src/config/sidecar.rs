@@ -12,6 +12,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::defaults::{file as file_keys, grants, limits};
+use super::json::json;
 use super::kind::{self, Digest, Fault, Text, VariableName};
 use super::problem::Problem;
 use super::reader::{Table, document};
@@ -127,61 +128,6 @@ fn config(mut table: Table<'_>) -> serde_json::Map<String, Value> {
         }
     }
     config
-}
-
-/// TOML as JSON. Dates become strings, for JSON has none; numbers that JSON cannot hold are reported.
-fn json(table: &Table<'_>, key: &str, value: &Spanned<DeValue<'_>>) -> Option<Value> {
-    let unfit = |text: &dyn std::fmt::Display| {
-        let fault = Fault::new(
-            format!("the plugin is given its settings as JSON, which cannot hold {text}"),
-            "write a number within 64 bits, or a text",
-        );
-        table.fault_at(key, table.line_at(value), fault);
-    };
-    Some(match value.get_ref() {
-        DeValue::String(text) => Value::String(text.to_string()),
-        DeValue::Boolean(switch) => Value::Bool(*switch),
-        DeValue::Datetime(at) => Value::String(at.to_string()),
-        DeValue::Integer(integer) => {
-            let (digits, radix) = (integer.as_str(), integer.radix());
-            match i64::from_str_radix(digits, radix).map(Value::from) {
-                Ok(number) => number,
-                Err(_) => match u64::from_str_radix(digits, radix) {
-                    Ok(number) => Value::from(number),
-                    Err(_) => {
-                        unfit(integer);
-                        return None;
-                    }
-                },
-            }
-        }
-        DeValue::Float(float) => {
-            let number = float
-                .as_str()
-                .parse()
-                .ok()
-                .and_then(serde_json::Number::from_f64);
-            match number {
-                Some(number) => Value::Number(number),
-                None => {
-                    unfit(float);
-                    return None;
-                }
-            }
-        }
-        DeValue::Array(items) => items
-            .iter()
-            .filter_map(|item| json(table, key, item))
-            .collect(),
-        DeValue::Table(entries) => Value::Object(
-            entries
-                .iter()
-                .filter_map(|(name, item)| {
-                    Some((name.get_ref().to_string(), json(table, key, item)?))
-                })
-                .collect(),
-        ),
-    })
 }
 
 /// `[secrets]`: `name = { env = "…" }` or `{ file = "…" }`.

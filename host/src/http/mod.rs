@@ -5,12 +5,16 @@
 //! 2. [`Service::call`]: method and route; the hit path ends here, before anything is spawned or awaited.
 //! 3. [`Service::answer`]: the cache is asked.
 //! 4. [`write`]: PUT and DELETE, where a route writes; `conditions`: on what condition; `behind`: what became of a change that was accepted before it was made.
-//! 5. [`respond`]: an answer becomes a response; [`problem`]: a fault becomes one.
+//! 5. `own`: what no route has and the host answers itself: [`openapi`] the API document, `docs` its page.
+//! 6. [`respond`]: an answer becomes a response; [`problem`]: a fault becomes one.
 
 pub mod accept;
 mod behind;
 mod body;
 mod conditions;
+mod docs;
+pub mod openapi;
+mod own;
 pub mod problem;
 pub mod respond;
 mod told;
@@ -26,6 +30,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cache::hot::HotKeys;
 use crate::cache::{Answer, Cache};
+use crate::config::OpenApi;
 use crate::metrics::{Metrics, Outcome};
 use crate::route::derive::{Derived, Refusal};
 use crate::route::{Route, Snapshot, Writes};
@@ -44,6 +49,8 @@ pub struct Service {
     pub metrics: Arc<Metrics>,
     /// Which keys are asked for most, if that is of use.
     pub hot: Option<Arc<HotKeys>>,
+    /// How the API document is entitled, and whether it is served.
+    pub openapi: OpenApi,
     /// What a client may send.
     pub limits: write::Limits,
     /// Where answers are remembered by their `Idempotency-Key`; none where nothing writes.
@@ -88,7 +95,13 @@ impl Service {
         let derived = match snapshot.derive(target, request.headers(), &self.metrics) {
             Ok(derived) => derived,
             Err((route, refusal)) => {
-                return Ok(self.refused(route.as_deref(), &refusal, request.uri().path()));
+                let path = request.uri().path();
+                if route.is_none()
+                    && let Some(response) = self.own(&snapshot, path, request.headers())
+                {
+                    return Ok(response);
+                }
+                return Ok(self.refused(route.as_deref(), &refusal, path));
             }
         };
         drop(snapshot);
@@ -169,10 +182,10 @@ impl Service {
                 route.metrics.answer(Outcome::Refused);
                 problem::method_not_allowed(path, !matches!(route.writes, Writes::Off))
             }
-            None => {
+            None => self.own_method(path).unwrap_or_else(|| {
                 self.metrics.unrouted.inc();
                 problem::refused(&snapshot.unrouted(), path)
-            }
+            }),
         }
     }
 }

@@ -135,13 +135,27 @@ fn of_failure(status: StatusCode, failure: &Failure) -> Response<Body> {
 }
 
 fn item(fault: &Fault) -> Value {
-    json!({
-        "where": fault.place.name(),
-        "name": fault.name,
-        "pointer": fault.pointer,
-        "code": fault.code,
-        "message": fault.message,
-    })
+    let what = (&*fault.name, &*fault.pointer, &*fault.code, &*fault.message);
+    of_fault(fault.place.name(), what, fault.expected.as_ref())
+}
+
+/// One thing that is wrong with a request.
+fn of_fault(
+    place: &str,
+    (name, pointer, code, message): (&str, &str, &str, &str),
+    expected: Option<&Value>,
+) -> Value {
+    let mut item = json!({
+        "where": place,
+        "name": name,
+        "pointer": pointer,
+        "code": code,
+        "message": message,
+    });
+    if let Some(expected) = expected {
+        item["expected"] = expected.clone();
+    }
+    item
 }
 
 /// PUT, DELETE and the rest, on a route that only reads; the rest, on one that `writes`.
@@ -249,13 +263,8 @@ pub fn body_unfit(unfit: Unfit) -> Response<Body> {
                 many => format!("{} members of the body do not fit", many.len()),
             };
             let item = |fault: &crate::route::body::Fault| {
-                json!({
-                    "where": "body",
-                    "name": fault.name,
-                    "pointer": fault.pointer,
-                    "code": fault.code,
-                    "message": fault.message,
-                })
+                let what = (&*fault.name, &*fault.pointer, &*fault.code, &*fault.message);
+                of_fault("body", what, fault.expected.as_ref())
             };
             let errors = faults.iter().map(item).collect();
             unprocessable("invalid-request", detail, Some(errors)).of_host()
@@ -362,6 +371,7 @@ mod tests {
             code: code.to_owned(),
             message: "no".to_owned(),
             pointer: pointer.to_owned(),
+            expected: (code == "type").then(|| json!("string")),
         };
         let faults = vec![fault("a", "/a/0", "type"), fault("", "", "required")];
         let response = body_unfit(Unfit::Members(faults));
@@ -372,7 +382,7 @@ mod tests {
         assert_eq!(
             problem["errors"],
             json!([
-                { "where": "body", "name": "a", "pointer": "/a/0", "code": "type", "message": "no" },
+                { "where": "body", "name": "a", "pointer": "/a/0", "code": "type", "message": "no", "expected": "string" },
                 { "where": "body", "name": "", "pointer": "", "code": "required", "message": "no" },
             ])
         );

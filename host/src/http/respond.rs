@@ -279,7 +279,7 @@ fn caching(headers: &mut HeaderMap, entry: &Entry, asked: Visibility, ttl_ms: u6
 }
 
 /// `If-None-Match` by weak comparison (RFC 9110 section 13.1.2).
-fn is_known(request: &HeaderMap, etag: &str) -> bool {
+pub(super) fn is_known(request: &HeaderMap, etag: &str) -> bool {
     let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
     let mut fields = request.get_all(header::IF_NONE_MATCH).iter().peekable();
     if fields.peek().is_none() {

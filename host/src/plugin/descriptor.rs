@@ -17,6 +17,8 @@ use serde_json::{Map, Value};
 const PARAMETERS_MAX: usize = 256;
 /// Faults told of one value: enough to mend it, too few to flood an answer (law 12).
 const FAULTS_MAX: usize = 16;
+/// The longest text of what was expected, in bytes.
+const EXPECTED_MAX: usize = 512;
 /// What `metadata.describe` says in its `descriptor`, parsed. A component without metadata has [`Descriptor::unknown`].
 #[derive(Clone, Debug)]
 pub struct Descriptor {
@@ -99,6 +101,8 @@ pub struct ParameterFault {
     pub message: String,
     /// JSON pointer into the value; empty for the value itself.
     pub pointer: String,
+    /// What the schema says there, under that keyword; none where that is long.
+    pub expected: Option<Value>,
 }
 
 /// Why a descriptor is not taken.
@@ -268,6 +272,17 @@ impl Descriptor {
 }
 
 impl Request {
+    /// JSON that the operator declares of a route.
+    ///
+    /// # Errors
+    /// The schema is none, with the place in it.
+    pub fn declared(schema: &Value) -> Result<Self, DescriptorFault> {
+        Ok(Self {
+            content_type: json(),
+            schema: Some(Schema::compile(schema, "")?),
+        })
+    }
+
     fn build(text: RequestText) -> Result<Self, DescriptorFault> {
         let content_type = essence(&text.content_type);
         let is_type = content_type.split_once('/').is_some_and(|(main, sub)| {
@@ -328,6 +343,24 @@ fn is_token_byte(byte: u8) -> bool {
 }
 
 impl Parameter {
+    /// One that the operator declares of a route.
+    ///
+    /// # Errors
+    /// The schema is none, with the place in it.
+    pub fn declared(name: &str, required: bool, schema: Value) -> Result<Self, DescriptorFault> {
+        let compiled = Schema::compile(&schema, "")?;
+        let description = schema.get("description").and_then(Value::as_str);
+        Ok(Self {
+            name: name.to_owned(),
+            place: ParameterPlace::Any,
+            required,
+            description: description.map(str::to_owned),
+            types: Types::of(&schema),
+            schema,
+            compiled,
+        })
+    }
+
     fn build(index: usize, text: ParameterText) -> Result<Self, DescriptorFault> {
         if text.name.is_empty() {
             return Err(fault(
@@ -439,7 +472,7 @@ fn boolean(text: &str) -> Option<Value> {
 
 /// A compiled JSON Schema (2020-12 unless it says otherwise). Cheap to clone.
 #[derive(Clone)]
-struct Schema(Arc<Validator>);
+struct Schema(Arc<(Validator, Value)>);
 
 impl Schema {
     fn compile(schema: &Value, place: &str) -> Result<Self, DescriptorFault> {
@@ -450,7 +483,7 @@ impl Schema {
             .with_pattern_options(PatternOptions::regex())
             .offline()
             .build(schema)
-            .map(|validator| Self(Arc::new(validator)))
+            .map(|validator| Self(Arc::new((validator, schema.clone()))))
             .map_err(|error| {
                 fault(
                     format!("{place}{}", error.instance_path()),
@@ -460,10 +493,11 @@ impl Schema {
     }
 
     fn errors<'v>(&'v self, value: &'v Value) -> Vec<ValidationError<'v>> {
-        self.0.iter_errors(value).take(FAULTS_MAX).collect()
+        self.0.0.iter_errors(value).take(FAULTS_MAX).collect()
     }
 
     fn check(&self, value: &Value) -> Result<(), Vec<ParameterFault>> {
+        let told = |error: &ValidationError<'_>| self.told(error);
         let faults: Vec<_> = self.errors(value).iter().map(told).collect();
         if faults.is_empty() {
             Ok(())
@@ -471,19 +505,23 @@ impl Schema {
             Err(faults)
         }
     }
+
+    fn told(&self, error: &ValidationError<'_>) -> ParameterFault {
+        let expected = self.0.1.pointer(error.schema_path().as_str());
+        ParameterFault {
+            code: error.kind().keyword().to_owned(),
+            message: error.to_string(),
+            pointer: error.instance_path().to_string(),
+            expected: expected
+                .filter(|expected| expected.to_string().len() <= EXPECTED_MAX)
+                .cloned(),
+        }
+    }
 }
 
 impl fmt::Debug for Schema {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Schema")
-    }
-}
-
-fn told(error: &ValidationError<'_>) -> ParameterFault {
-    ParameterFault {
-        code: error.kind().keyword().to_owned(),
-        message: error.to_string(),
-        pointer: error.instance_path().to_string(),
     }
 }
 

@@ -497,7 +497,8 @@ async fn law_8_swaps_under_calls_fail_none_of_them() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
+/// On one thread, so that nothing of it can be done before its client is gone.
+#[tokio::test]
 async fn a_reload_that_nobody_waits_for_is_finished() {
     let house = Plot::new().plugin("it", "staged").open(false).await;
     house.sidecar("it", "[config]\nversion = \"two\"\n");

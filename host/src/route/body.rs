@@ -25,16 +25,17 @@ pub struct Fault {
     pub message: String,
     /// Where in the body, as a JSON Pointer (RFC 6901); empty for the body itself.
     pub pointer: String,
+    /// What the schema says under `code`.
+    pub expected: Option<serde_json::Value>,
 }
 
 impl Route {
-    /// Checks the body of a PUT. Where the writer says nothing of it, or is not there to, every body will do.
+    /// Checks the body of a PUT. Where neither the operator nor the writer says anything of it, every body will do.
     ///
     /// # Errors
     /// The first kind of thing that is wrong.
     pub fn check_body(&self, content_type: Option<&str>, body: &[u8]) -> Result<(), Unfit> {
-        let writer = self.writer.as_ref();
-        let Some(request) = writer.and_then(|writer| writer.request.as_ref()) else {
+        let Some(request) = &self.body else {
             return Ok(());
         };
         request
@@ -50,6 +51,7 @@ impl Route {
                             code: fault.code,
                             message: fault.message,
                             pointer: fault.pointer,
+                            expected: fault.expected,
                         })
                         .collect(),
                 ),

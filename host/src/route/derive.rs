@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use http::{HeaderMap, HeaderName};
+use serde_json::Value;
 
 use super::text::{NotUtf8, decode_path_value, decode_query};
 use super::{Place, Route, Rule, Snapshot};
 use crate::cache::Ask;
+use crate::config::{UnknownQuery, nearest};
 use crate::error::{Failure, FailureKind};
 use crate::key::{
     Decision, Derivation, Key, KeyPolicy, KeyTooLarge, Param, PolicyRequest, Resource, Visibility,
@@ -94,7 +96,12 @@ pub struct Fault {
     pub message: String,
     /// Where among the parameters of that place, as a JSON Pointer (RFC 6901), e.g. `/page`.
     pub pointer: String,
+    /// What the schema says under `code`.
+    pub expected: Option<Value>,
 }
+
+/// Unknown query parameters that are told one by one (law 12).
+const UNKNOWN_TOLD_MAX: usize = 16;
 
 /// Every n-th derivation is compared with a fresh instance's, and each of the first ones.
 const SAMPLED_FIRST: u64 = 32;
@@ -260,6 +267,7 @@ impl Request {
                     code: fault.code,
                     message: fault.message,
                     pointer: format!("{}{}", pointer(&check.name), fault.pointer),
+                    expected: fault.expected,
                 }));
             }
             if !seen && check.parameter().required {
@@ -273,10 +281,49 @@ impl Request {
                         check.name
                     ),
                     pointer: pointer(&check.name),
+                    expected: Some(Value::Bool(true)),
                 });
             }
         }
+        if route.config.unknown_query == UnknownQuery::Refuse {
+            faults.extend(self.unknown(route));
+        }
         faults
+    }
+
+    /// Query parameters that nothing declares or keys.
+    fn unknown(&self, route: &Route) -> impl Iterator<Item = Fault> {
+        let known = route.query_names();
+        let strangers = self
+            .query
+            .iter()
+            .filter(|param| !known.contains(&param.name.as_str()));
+        let mut seen = Vec::new();
+        for param in strangers {
+            if !seen.contains(&&param.name) && seen.len() < UNKNOWN_TOLD_MAX {
+                seen.push(&param.name);
+            }
+        }
+        let told = seen.into_iter().map(|name| Fault {
+            place: Place::Query,
+            name: name.clone(),
+            code: "unknown-parameter".into(),
+            message: match nearest(name, known.iter().copied()) {
+                _ if known.is_empty() => {
+                    format!("there is no query parameter `{name}`: the route has none")
+                }
+                (near, true) => {
+                    format!("there is no query parameter `{name}`; did you mean `{near}`?")
+                }
+                (_, false) => format!(
+                    "there is no query parameter `{name}`; there are {}",
+                    known.join(", ")
+                ),
+            },
+            pointer: pointer(name),
+            expected: Some(known.iter().copied().collect()),
+        });
+        told.collect::<Vec<_>>().into_iter()
     }
 }
 

@@ -21,9 +21,10 @@ pub mod text;
 pub mod writing;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use http::HeaderName;
 use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
 use xxhash_rust::xxh3::xxh3_64;
@@ -34,7 +35,7 @@ use crate::cache::{Batching, Binding, Link};
 use crate::config::{self, Config, KeySource, Problem};
 use crate::key::KeyPolicy;
 use crate::metrics::{Metrics, RouteMetrics};
-use crate::plugin::{Descriptor, ParameterPlace, PluginSet};
+use crate::plugin::{Descriptor, DescriptorFault, Parameter, ParameterPlace, PluginSet, Request};
 use crate::write::Writer;
 use crate::write::behind::Behind;
 use crate::write::behind::reads::Reads;
@@ -48,6 +49,8 @@ pub struct Snapshot {
     by_pattern: HashMap<Arc<str>, usize>,
     memo: Memo,
     is_starting: bool,
+    /// The API document of these routes, once it was asked for.
+    document: OnceLock<Bytes>,
     /// The plugins it was made of: held, so that requests in flight finish on them.
     pub plugins: Arc<PluginSet>,
 }
@@ -72,6 +75,10 @@ pub struct Route {
     pub writes: Writes,
     /// What the plugin that writes says about itself, while it is there.
     pub writer: Option<Arc<Descriptor>>,
+    /// What the body of a PUT must be, where anybody says so.
+    pub body: Option<Request>,
+    /// What the loaders of the chain say about themselves, as far as they are there, or are remembered.
+    pub described: Vec<Described>,
     /// Whether its keys may be remembered on disk: not where credentials are among its parts.
     pub is_remembered: bool,
     /// Its counters.
@@ -81,6 +88,14 @@ pub struct Route {
     /// Policy calls so far, and uses of remembered ones, for sampling.
     policy_calls: AtomicU64,
     policy_hits: AtomicU64,
+}
+
+/// What a plugin says about itself.
+pub struct Described {
+    /// Its file stem.
+    pub plugin: Arc<str>,
+    /// What it says.
+    pub descriptor: Arc<Descriptor>,
 }
 
 /// What PUT and DELETE do on a route.
@@ -106,7 +121,7 @@ pub enum WriteLink {
     },
 }
 
-/// Paths that later versions answer themselves: no route has them, however general its pattern.
+/// Paths that the host answers itself: no route has them, however general its pattern.
 const RESERVED: [&str; 3] = ["/openapi.json", "/docs", "/_batch"];
 
 /// How a request becomes parts.
@@ -142,9 +157,9 @@ pub struct Check {
     pub place: Place,
     /// Its name.
     pub name: String,
-    /// The descriptor that declares it, and its place there.
-    descriptor: Arc<Descriptor>,
-    index: usize,
+    /// Which plugin declares it; none: the operator.
+    pub by: Option<Arc<str>>,
+    parameter: Parameter,
 }
 
 /// Where a parameter is.
@@ -168,8 +183,8 @@ impl Place {
 
 impl Check {
     /// What is declared.
-    pub fn parameter(&self) -> &crate::plugin::Parameter {
-        &self.descriptor.parameters[self.index]
+    pub fn parameter(&self) -> &Parameter {
+        &self.parameter
     }
 }
 
@@ -215,6 +230,7 @@ impl Snapshot {
                 routes,
                 memo: Memo::new(),
                 is_starting: false,
+                document: OnceLock::new(),
                 plugins,
             },
             problems,
@@ -229,6 +245,7 @@ impl Snapshot {
             by_pattern: HashMap::new(),
             memo: Memo::new(),
             is_starting: true,
+            document: OnceLock::new(),
             plugins: Arc::default(),
         }
     }
@@ -236,6 +253,11 @@ impl Snapshot {
     /// Whether the plugins are still being judged.
     pub fn is_starting(&self) -> bool {
         self.is_starting
+    }
+
+    /// The API document of these routes: `made` when it is first asked for.
+    pub fn document(&self, made: impl FnOnce() -> Bytes) -> Bytes {
+        self.document.get_or_init(made).clone()
     }
 
     /// Why it has no route for a path.
@@ -249,7 +271,7 @@ impl Snapshot {
 
     /// The route of a raw (still encoded) path, and the raw values of its parameters.
     pub fn find<'p>(&self, path: &'p str) -> Option<(&Arc<Route>, matchit::Params<'_, 'p>)> {
-        if RESERVED.contains(&path) {
+        if RESERVED.contains(&path) || path.starts_with("/docs/") {
             return None;
         }
         let found = self.router.at(path).ok()?;
@@ -299,6 +321,20 @@ fn configured(config: &Config, plugins: &PluginSet) -> Vec<config::Route> {
 }
 
 impl Route {
+    /// The query parameters that are declared or keyed.
+    fn query_names(&self) -> Vec<&str> {
+        let declared = self
+            .checks
+            .iter()
+            .filter(|check| check.place == Place::Query);
+        let mut names: Vec<&str> = declared.map(|check| check.name.as_str()).collect();
+        if let Rule::Parts { query, .. } = &self.rule {
+            let keyed = query.iter().map(String::as_str);
+            names.extend(keyed.filter(|name| self.checks.iter().all(|check| check.name != *name)));
+        }
+        names
+    }
+
     fn bind(
         config: config::Route,
         plugins: &PluginSet,
@@ -309,14 +345,18 @@ impl Route {
         let params = text::pattern_names(&config.path);
         let mut chain = Vec::new();
         let mut identities = Vec::new();
-        let mut descriptors: Vec<Arc<Descriptor>> = Vec::new();
+        let mut described: Vec<Described> = Vec::new();
         for name in &config.loaders {
             let (link, identity, descriptor) = link(name, plugins, problems);
             chain.push(link);
             identities.push(identity);
-            descriptors.extend(descriptor);
+            described.extend(descriptor.map(|descriptor| Described {
+                plugin: name.as_str().into(),
+                descriptor,
+            }));
         }
-        let checks = checks(&params, &descriptors);
+        let mut checks = operators(&config, &params, problems);
+        add_declared(&mut checks, &params, &described);
         let rule = rule(&config, &params, &checks, plugins, problems);
         for check in &checks {
             warn_if_unseen(&config.path, check, &rule, problems);
@@ -363,7 +403,9 @@ impl Route {
             identity,
             binding,
             writes,
+            body: body(&config, writer.as_ref(), problems),
             writer,
+            described,
             is_remembered,
             metrics,
             config,
@@ -460,11 +502,62 @@ fn write_link(
     }
 }
 
-/// Every declared parameter that a request of this route can carry; of two loaders that declare one, the first counts.
-fn checks(params: &[String], descriptors: &[Arc<Descriptor>]) -> Vec<Check> {
-    let mut checks: Vec<Check> = Vec::new();
-    for descriptor in descriptors {
-        for (index, parameter) in descriptor.parameters.iter().enumerate() {
+/// The parameters that the operator declares. A schema that is none is a problem, and the parameter goes unchecked.
+fn operators(config: &config::Route, params: &[String], problems: &mut Vec<Problem>) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for declared in &config.outline.params {
+        let schema = declared.schema.clone();
+        match Parameter::declared(&declared.name, declared.required, schema) {
+            Ok(parameter) => checks.push(Check {
+                place: if params.contains(&declared.name) {
+                    Place::Path
+                } else {
+                    Place::Query
+                },
+                name: declared.name.clone(),
+                by: None,
+                parameter,
+            }),
+            Err(fault) => problems.push(
+                Problem::error(format!(
+                    "route `{}`: params.{} is no JSON Schema: {}",
+                    config.path, declared.name, fault.message
+                ))
+                .remedy("write it as JSON Schema has it, e.g. { type = \"integer\", minimum = 1 }"),
+            ),
+        }
+    }
+    checks
+}
+
+/// What the body of a PUT must be: as the operator says, or else the writer. What is said to be no schema is a problem.
+fn body(
+    config: &config::Route,
+    writer: Option<&Arc<Descriptor>>,
+    problems: &mut Vec<Problem>,
+) -> Option<Request> {
+    let mut judged = |name: &str, schema: &Option<serde_json::Value>| {
+        let request = schema.as_ref().map(Request::declared)?;
+        let report = |fault: DescriptorFault| {
+            let (path, why) = (&config.path, fault.message);
+            let problem =
+                Problem::error(format!("route `{path}`: {name} is no JSON Schema: {why}"));
+            let remedy = "write it as JSON Schema has it, e.g. { type = \"object\" }";
+            problems.push(problem.remedy(remedy));
+        };
+        request.map_err(report).ok()
+    };
+    // What is answered is described and not checked: the source is believed.
+    judged("response", &config.outline.response);
+    judged("request", &config.outline.request)
+        .or_else(|| writer.and_then(|writer| writer.request.clone()))
+}
+
+/// Every declared parameter that a request of this route can carry; the operator's count first, and of two loaders that
+/// declare one, the first.
+fn add_declared(checks: &mut Vec<Check>, params: &[String], described: &[Described]) {
+    for Described { plugin, descriptor } in described {
+        for parameter in &descriptor.parameters {
             let in_path = params.contains(&parameter.name);
             let place = match parameter.place {
                 ParameterPlace::Path if in_path => Place::Path,
@@ -478,13 +571,12 @@ fn checks(params: &[String], descriptors: &[Arc<Descriptor>]) -> Vec<Check> {
                 checks.push(Check {
                     place,
                     name: parameter.name.clone(),
-                    descriptor: Arc::clone(descriptor),
-                    index,
+                    by: Some(Arc::clone(plugin)),
+                    parameter: parameter.clone(),
                 });
             }
         }
     }
-    checks
 }
 
 fn rule(

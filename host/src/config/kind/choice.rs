@@ -2,7 +2,7 @@
 
 use super::{Fault, Kind, Scalar};
 use crate::config::sidecar::DirMode;
-use crate::config::{Durability, PendingReads, QueueKind, Write};
+use crate::config::{Durability, PendingReads, QueueKind, UnknownQuery, Write};
 
 /// Declares kinds: what each is called, what it is a choice of, and its words with what they mean.
 macro_rules! choices {
@@ -51,6 +51,13 @@ choices! {
     r#""payload", where what is sent is what a read gives, or "wait""# {
         "payload" => PendingReads::Payload,
         "wait" => PendingReads::Wait,
+    }
+    /// A route's `unknown_query`.
+    UnknownQueryMode -> UnknownQuery, "treat unknown query parameters",
+    r#""ignore" or "refuse""#,
+    r#""ignore", or "refuse" to answer 422"# {
+        "ignore" => UnknownQuery::Ignore,
+        "refuse" => UnknownQuery::Refuse,
     }
     /// `[writes] queue`
     QueueMode -> QueueKind, "keep what is pending",

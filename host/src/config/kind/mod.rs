@@ -10,7 +10,7 @@ mod scalar;
 
 use toml::de::DeValue;
 
-pub use choice::{Access, DurabilityMode, PendingMode, QueueMode, WriteMode};
+pub use choice::{Access, DurabilityMode, PendingMode, QueueMode, UnknownQueryMode, WriteMode};
 pub use name::{Digest, HeaderName, ParameterName, PluginName, Text, VariableName};
 pub use net::{Address, Endpoint, Mode, Network, Origin, RedisMode, RedisPrefix, RedisUrl, Token};
 pub use scalar::{
@@ -164,6 +164,10 @@ macro_rules! compound {
 compound! {
     /// A route's `key`.
     KeyChoice = "plugin name, or table of `path`, `query`, `headers`";
+    /// A route's `params`.
+    ParameterSchemas = "table of name = JSON Schema";
+    /// A route's `response`.
+    SchemaChoice = "JSON Schema, or name of a file that holds one";
     /// `[config]`
     Free = "any value";
     /// One of `[secrets]`.

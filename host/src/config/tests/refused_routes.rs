@@ -296,3 +296,37 @@ error: larder.toml:9: batch_window of [[routes]]: expected a duration, found the
 "##,
     );
 }
+
+#[test]
+fn what_a_route_says_of_itself_has_the_shape_of_schemas() {
+    check(
+        r##"
+[[routes]]
+path = "/a/{id}"
+loader = "demo"
+params = "id"
+response = 7
+request = "no-such.json"
+unknown_query = "drop"
+[[routes]]
+path = "/b/{id}"
+loader = "demo"
+params.id = "integer"
+params.page = { type = "integer", required = ["page"] }
+"##,
+        r##"
+error: larder.toml:4: params of [[routes]]: expected a table, found the string "id"
+  remedy: write params.key = { type = "string", pattern = "^[a-z]+$", description = "…" }, a JSON Schema
+error: larder.toml:5: response of [[routes]]: expected a table or the name of a file, found the integer 7
+  remedy: write response = "schemas/country.json", or the JSON Schema as a table
+error: larder.toml:6: request of [[routes]]: no JSON Schema can be read from "no-such.json": No such file or directory (os error 2)
+  remedy: name a file of JSON, relative to this one, or write the schema as a table
+error: larder.toml:7: unknown_query of [[routes]]: "drop" is not a way to treat unknown query parameters
+  remedy: write "ignore", or "refuse" to answer 422
+error: larder.toml:11: params of [[routes]]: "id" is no table
+  remedy: write params.key = { type = "string", pattern = "^[a-z]+$", description = "…" }, a JSON Schema
+error: larder.toml:12: params of [[routes]]: "page" says `required`, and not whether it is
+  remedy: write required = true
+"##,
+    );
+}
