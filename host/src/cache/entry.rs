@@ -11,6 +11,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::freshness::Times;
 use super::generations::{Checked, Stamp};
 use super::source::{Found, Validator};
+use super::variants::Variants;
 use crate::error::{Failure, FailureKind};
 use crate::key::{Param, Visibility};
 
@@ -47,6 +48,8 @@ pub struct Content {
     pub visibility: Visibility,
     /// The loader of the chain that made it: only that one is shown its validator.
     pub maker: String,
+    /// The body in other codings.
+    pub variants: Variants,
 }
 
 /// One stored answer.
@@ -169,6 +172,7 @@ impl Content {
             tags: found.tags,
             visibility,
             maker: maker.to_owned(),
+            variants: Variants::default(),
         };
         Ok((content, dropped))
     }
@@ -186,6 +190,7 @@ impl Content {
             tags,
             visibility,
             maker: maker.to_owned(),
+            variants: Variants::default(),
         }
     }
 

@@ -27,6 +27,7 @@ use super::entry::{Content, Entry, EntryKind};
 use super::freshness::Times;
 use super::generations::{Checked, Stamp};
 use super::source::Validator;
+use super::variants::Variants;
 use crate::key::{Param, Visibility};
 
 /// `LARDER` and the version.
@@ -178,6 +179,7 @@ pub fn decode(bytes: Bytes, key: &str, now_ms: u64, offset_ms: i64) -> Result<En
         tags: meta.tags.into_owned(),
         visibility: meta.visibility,
         maker: meta.maker.into_owned(),
+        variants: Variants::default(),
         body: bytes.slice(body_at..),
     };
     Ok(Entry {
@@ -229,6 +231,7 @@ mod tests {
                 tags: vec!["red".into(), "data:42".into()],
                 visibility: Visibility::Private,
                 maker: "demo".into(),
+                variants: Variants::default(),
             }),
             times: Times {
                 loaded_ms: NOW - 250,

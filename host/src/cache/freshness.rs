@@ -106,8 +106,8 @@ impl Times {
         }
         // An expired entry is past its ttl, but its windows still count from the original end of it.
         let open = |window_ms: u64| window_ms > 0 && now_ms < end_ms.saturating_add(window_ms);
-        let while_revalidate = open(self.swr_ms.min(millis(policy.stale_while_revalidate)));
-        let if_error = open(self.sie_ms.min(millis(policy.stale_if_error)));
+        let (swr_ms, sie_ms) = self.windows_within(policy);
+        let (while_revalidate, if_error) = (open(swr_ms), open(sie_ms));
         if while_revalidate || if_error {
             Freshness::Stale {
                 over_ms: now_ms.saturating_sub(end_ms),
@@ -127,6 +127,14 @@ impl Times {
             policy.ttl.min(policy.ttl_max)
         };
         self.ttl_ms.min(millis(bound))
+    }
+
+    /// The windows, revalidating and on error, in milliseconds: the smaller of what was stored and what this policy says.
+    pub fn windows_within(&self, policy: &Policy) -> (u64, u64) {
+        (
+            self.swr_ms.min(millis(policy.stale_while_revalidate)),
+            self.sie_ms.min(millis(policy.stale_if_error)),
+        )
     }
 
     /// Milliseconds from the load to the end of the last window: how long any tier needs to keep it.

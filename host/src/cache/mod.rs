@@ -31,6 +31,7 @@ pub mod redis;
 pub mod source;
 pub mod tier;
 pub mod underway;
+pub mod variants;
 mod written;
 
 use std::sync::Arc;

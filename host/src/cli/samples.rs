@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::warming::Replayed;
 use crate::cache::redis::RedisTier;
+use crate::http::encoding::Encoder;
 use crate::metrics::Sample;
 use crate::plugin::Registry;
 
@@ -13,8 +14,10 @@ pub(super) fn samples(
     redis: Option<Arc<RedisTier>>,
     registry: &Arc<Registry>,
     replayed: &Arc<Replayed>,
+    encoder: &Arc<Encoder>,
 ) -> Arc<dyn Fn() -> Vec<Sample> + Send + Sync> {
     let (registry, replayed) = (Arc::clone(registry), Arc::clone(replayed));
+    let encoder = Arc::clone(encoder);
     Arc::new(move || {
         let counter = |name, help, value| Sample {
             name,
@@ -69,6 +72,12 @@ pub(super) fn samples(
                 name: "feeds_read",
                 help: "Change feeds that this node reads now; of nodes that share Redis, one does",
                 value: plugins.feeds_read,
+                counter: false,
+            },
+            Sample {
+                name: "encoded_bytes",
+                help: "Bytes of bodies in other content codings, kept beside their entries",
+                value: encoder.bytes(),
                 counter: false,
             },
             counter(

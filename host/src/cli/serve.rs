@@ -32,6 +32,7 @@ use crate::cache::redis::{Hooks, RedisSettings, RedisTier, Servers, Tls};
 use crate::cache::tier::SharedTier;
 use crate::cache::{Bounds, Cache, Link};
 use crate::config::{self, Config, Problem, RedisServers, Severity, Write};
+use crate::http::encoding::Encoder;
 use crate::http::write::{Limits, WRITES_MAX};
 use crate::http::{Service, accept};
 use crate::metrics::Metrics;
@@ -114,6 +115,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let worker = Worker::Process(CompileLimits::of(&config.plugins));
     let registry = Registry::open(&config, worker).context("opening the plugin directory")?;
 
+    let encoder = Arc::new(Encoder::new(config.memory.capacity / 10));
     let (stop, stopping) = watch::channel(false);
     let (stop_admin, stopping_admin) = watch::channel(false);
     let admin = Admin {
@@ -122,7 +124,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         metrics: Arc::clone(&metrics),
         plugins: Arc::clone(&registry),
         behind: behind.clone(),
-        samples: samples(redis, &registry, &replayed),
+        samples: samples(redis, &registry, &replayed, &encoder),
         token: config.admin.token.as_deref().map(Into::into),
         draining: stopping.clone(),
     };
@@ -133,6 +135,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         cache: Arc::clone(&cache),
         metrics: Arc::clone(&metrics),
         hot: hot.clone(),
+        encoder: Arc::clone(&encoder),
         openapi: config.openapi.clone(),
         limits: Limits {
             body_bytes: usize::try_from(config.server.body_bytes).unwrap_or(usize::MAX),

@@ -227,6 +227,9 @@ settings! {
         write: WriteMode = "off", "PUT and DELETE: `\"through\"` changes the source and answers when it is changed; `\"behind\"` answers when the change is durable in the queue of `[writes]`, and makes it then.";
         writer: PluginName, "The plugin that writes. Left out: the first of the loaders that is a writer too.";
         pending: PendingMode, "Behind: what reads of a resource see while a change of it is pending. `\"payload\"`: what was sent; `\"wait\"`: they wait for it, for `timeout` at most. Left out, as the writer's descriptor says.";
+        compress: List<ContentCoding>, "In which codings bodies of 1 KiB and more leave where the client takes one: `\"br\"`, `\"zstd\"`, `\"gzip\"`. Made once an entry, behind the first who asks, and kept in a tenth of `[memory] capacity` beside it. Left out: all three; `[]`: none.";
+        cdn_cache_control: Text, "`CDN-Cache-Control` (RFC 9213) of what may be shared, e.g. `max-age=600`: for the caches of a CDN, over `Cache-Control`. Left out: none is sent.";
+        tags_header: HeaderName, "In which header an entry's tags are sent, e.g. `surrogate-key`, or `cache-tag`, for a CDN to purge by. Left out: in none.";
         summary: Text, "What the route answers, in a sentence: for the API document.";
         params: ParameterSchemas, "What parameters of the path and the query must be: `params.alpha_2 = { pattern = \"^[A-Z]{2}$\", description = \"ISO 3166\" }`, a JSON Schema each, and `required = true` where one may not be left out. What does not fit is answered with 422. Over what the loader declares of the same name.";
         response: SchemaChoice, "JSON Schema of what the route answers, or the name of a file that holds it: for the API document. Over what the loader declares.";

@@ -229,6 +229,22 @@ pub enum Durability {
     Always,
 }
 
+/// A content coding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coding {
+    /// RFC 7932.
+    Brotli,
+    /// RFC 8878.
+    Zstd,
+    /// RFC 1952.
+    Gzip,
+}
+
+impl Coding {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Brotli, Self::Zstd, Self::Gzip];
+}
+
 /// What becomes of query parameters that nothing declares or keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnknownQuery {
@@ -288,6 +304,12 @@ pub struct Route {
     pub pending: Option<PendingReads>,
     /// Whether the last change of a resource may stand for those before it.
     pub coalesce: bool,
+    /// In which codings bodies may leave.
+    pub compress: Vec<Coding>,
+    /// `CDN-Cache-Control`, as text.
+    pub cdn_cache_control: Option<String>,
+    /// The header that tags are sent in.
+    pub tags_header: Option<String>,
     /// What becomes of query parameters that nothing declares or keys.
     pub unknown_query: UnknownQuery,
     /// What the operator says of it.

@@ -9,7 +9,7 @@ use super::layers::Origin;
 use super::outline::{self, Outline};
 use super::problem::Problem;
 use super::reader::{Document, Table};
-use super::{KeySource, Route, Write};
+use super::{Coding, KeySource, Route, Write};
 
 /// Paths of the public listener that are Larder's own.
 const RESERVED: &[&str] = &["/openapi.json", "/docs", "/_batch"];
@@ -72,6 +72,9 @@ impl Route {
             writer: None,
             pending: None,
             coalesce: setting::coalesce.default_value(),
+            compress: Coding::ALL.to_vec(),
+            cdn_cache_control: None,
+            tags_header: None,
             unknown_query: setting::unknown_query.default_value(),
             outline: Outline::default(),
             line: 0,
@@ -150,6 +153,12 @@ fn read_route(table: Table<'_>, patterns: &mut Patterns) -> Option<Route> {
         writer: table.optional(&setting::writer),
         pending: table.optional(&setting::pending),
         coalesce: table.value(&setting::coalesce),
+        compress: table.list(&setting::compress).map_or_else(
+            || Coding::ALL.to_vec(),
+            |list| list.into_iter().map(|(coding, _)| coding).collect(),
+        ),
+        cdn_cache_control: cdn_cache_control(&table),
+        tags_header: table.optional(&setting::tags_header),
         unknown_query: table.value(&setting::unknown_query),
         outline: outline::read(&table),
         line: table.line().unwrap_or(0),
@@ -157,6 +166,25 @@ fn read_route(table: Table<'_>, patterns: &mut Patterns) -> Option<Route> {
     warn_unless_behind(&table, &route);
     table.finish();
     (parameters.is_some() && !route.loaders.is_empty()).then_some(route)
+}
+
+/// Any text that a header can hold: its directives are for others to read.
+fn cdn_cache_control(table: &Table<'_>) -> Option<String> {
+    let text = table.optional(&setting::cdn_cache_control)?;
+    if text
+        .bytes()
+        .all(|byte| byte == b' ' || byte.is_ascii_graphic())
+    {
+        return Some(text);
+    }
+    table.fault(
+        &setting::cdn_cache_control,
+        Fault::new(
+            "it holds what a header cannot",
+            "write directives as Cache-Control has them, e.g. \"max-age=600\"",
+        ),
+    );
+    None
 }
 
 /// What means something only where changes wait.

@@ -3,6 +3,7 @@
 use http::header;
 use http::{HeaderMap, StatusCode};
 
+use super::encoding::plain_tag;
 use super::write::Refused;
 use crate::cache::Validator;
 use crate::cache::entry::quoted;
@@ -58,7 +59,8 @@ pub(super) fn precondition(headers: &HeaderMap) -> Result<Precondition, Refused>
         ),
         ((Some(tag), false), _) if quoted(tag).as_deref() == Some(tag) => {
             Ok(Precondition::Matches(Validator {
-                etag: Some(tag.to_owned()),
+                // The source gave it without the coding in which its body was sent.
+                etag: Some(plain_tag(tag).unwrap_or_else(|| tag.to_owned())),
                 last_modified_ms: None,
             }))
         }
@@ -116,6 +118,7 @@ mod tests {
             (&[("if-none-match", "*")], Ok(Precondition::Absent)),
             (&[("if-match", "*")], Ok(Precondition::Present)),
             (&[("if-match", "\"a,b\"")], etag("\"a,b\"")),
+            (&[("if-match", "\"a~gzip\"")], etag("\"a\"")),
             (&[("if-match", "\"~00ff\"")], Err("no-validator")),
             (&[("if-match", "W/\"a\"")], Err("weak-validator")),
             (&[("if-match", "a")], Err("precondition-unsupported")),

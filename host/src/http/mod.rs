@@ -6,13 +6,14 @@
 //! 3. [`Service::answer`]: the cache is asked.
 //! 4. [`write`]: PUT and DELETE, where a route writes; `conditions`: on what condition; `behind`: what became of a change that was accepted before it was made.
 //! 5. `own`: what no route has and the host answers itself: [`openapi`] the API document, `docs` its page.
-//! 6. [`respond`]: an answer becomes a response; [`problem`]: a fault becomes one.
+//! 6. [`respond`]: an answer becomes a response, in the coding ([`encoding`]) that the client takes; [`problem`]: a fault becomes one.
 
 pub mod accept;
 mod behind;
 mod body;
 mod conditions;
 mod docs;
+pub mod encoding;
 pub mod openapi;
 mod own;
 pub mod problem;
@@ -38,6 +39,8 @@ use crate::write::behind::Behind;
 use crate::write::notes::Notes;
 
 pub use body::Body;
+use encoding::Encoder;
+use respond::Asked;
 
 /// What every connection shares.
 pub struct Service {
@@ -49,6 +52,8 @@ pub struct Service {
     pub metrics: Arc<Metrics>,
     /// Which keys are asked for most, if that is of use.
     pub hot: Option<Arc<HotKeys>>,
+    /// Who has bodies in other codings.
+    pub encoder: Arc<Encoder>,
     /// How the API document is entitled, and whether it is served.
     pub openapi: OpenApi,
     /// What a client may send.
@@ -121,12 +126,8 @@ impl Service {
                 tier: crate::cache::TierName::Memory,
                 left_ms,
             };
-            return Ok(respond::respond(
-                &derived,
-                answer,
-                request.headers(),
-                now_ms,
-            ));
+            let asked = self.asked(request.headers(), now_ms);
+            return Ok(respond::respond(&derived, answer, &asked));
         }
         Ok(self.answer(derived, request.headers()).await)
     }
@@ -142,7 +143,16 @@ impl Service {
                 .await
         };
         self.count(&derived, &answer);
-        respond::respond(&derived, answer, headers, self.cache.clock().now_ms())
+        let asked = self.asked(headers, self.cache.clock().now_ms());
+        respond::respond(&derived, answer, &asked)
+    }
+
+    fn asked<'r>(&'r self, headers: &'r HeaderMap, now_ms: u64) -> Asked<'r> {
+        Asked {
+            headers,
+            now_ms,
+            encoder: &self.encoder,
+        }
     }
 
     /// What is asked for, whatever became of it, but for what a key policy keeps out of the cache.

@@ -2,6 +2,7 @@
 //!
 //! The strings are the table of DESIGN section 6; other programs read them.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 
+use super::encoding::{self, Encoder};
 use super::{Body, problem};
 use crate::cache::entry::{Content, Entry, EntryKind};
 use crate::cache::{Answer, StaleReason, TierName};
@@ -21,14 +23,23 @@ pub use crate::cache::Forward;
 
 /// RFC 9211.
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+/// RFC 9213.
+const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
+/// The longest field of tags.
+const TAGS_FIELD_MAX: usize = 8 * 1024;
+
+/// How an answer is asked for.
+pub struct Asked<'r> {
+    /// The head of the request.
+    pub headers: &'r HeaderMap,
+    /// When it is answered.
+    pub now_ms: u64,
+    /// Who has bodies in other codings.
+    pub encoder: &'r Encoder,
+}
 
 /// Counts the answer and writes it down.
-pub fn respond(
-    derived: &Derived,
-    answer: Answer,
-    request: &HeaderMap,
-    now_ms: u64,
-) -> Response<Body> {
+pub fn respond(derived: &Derived, answer: Answer, asked: &Asked<'_>) -> Response<Body> {
     let metrics = &derived.route.metrics;
     match answer {
         Answer::Hit {
@@ -45,7 +56,7 @@ pub fn respond(
             metrics.answer(outcome);
             // Rounded up: what is still fresh says at least 1, and `Age` + `ttl` add up to the whole.
             let status = hit_status(left_ms.div_ceil(1000), detail);
-            of_entry(derived, &entry, status, request, now_ms)
+            of_entry(derived, &entry, status, asked)
         }
         Answer::Stale {
             entry,
@@ -80,7 +91,7 @@ pub fn respond(
                 }
             };
             metrics.answer(outcome);
-            of_stale(derived, &entry, value(status), request, now_ms)
+            of_stale(derived, &entry, value(status), asked)
         }
         Answer::Miss {
             entry,
@@ -113,14 +124,14 @@ pub fn respond(
             if pending {
                 status.push_str("; detail=pending");
             }
-            of_entry(derived, &entry, value(status), request, now_ms)
+            of_entry(derived, &entry, value(status), asked)
         }
         Answer::Bypass { result } => {
             metrics.answer(Outcome::Bypass);
             let reason = derived.bypass.as_deref().unwrap_or("key-policy");
             let status = format!("larder; fwd=bypass; detail={reason}");
             match result {
-                Ok(entry) => of_entry(derived, &entry, value(status), request, now_ms),
+                Ok(entry) => of_entry(derived, &entry, value(status), asked),
                 Err(failure) => problem::load_failed(&failure, value(status)),
             }
         }
@@ -172,66 +183,128 @@ fn of_stale(
     derived: &Derived,
     entry: &Arc<Entry>,
     cache_status: HeaderValue,
-    request: &HeaderMap,
-    now_ms: u64,
+    asked: &Asked<'_>,
 ) -> Response<Body> {
     let ttl = entry.times.ttl_within(&derived.ask.binding.policy);
-    let ttl = ttl.min(entry.times.age_ms(now_ms));
-    with_ttl(derived, entry, cache_status, request, (now_ms, ttl))
+    let ttl = ttl.min(entry.times.age_ms(asked.now_ms));
+    with_ttl(derived, entry, cache_status, asked, (ttl, None))
 }
 
 fn of_entry(
     derived: &Derived,
     entry: &Arc<Entry>,
     cache_status: HeaderValue,
-    request: &HeaderMap,
-    now_ms: u64,
+    asked: &Asked<'_>,
 ) -> Response<Body> {
     let ttl = entry.times.ttl_within(&derived.ask.binding.policy);
-    with_ttl(derived, entry, cache_status, request, (now_ms, ttl))
+    let windows = entry.times.windows_within(&derived.ask.binding.policy);
+    with_ttl(derived, entry, cache_status, asked, (ttl, Some(windows)))
 }
 
+/// `windows`: how long past that it may be used downstream while it is asked for again, or if that fails.
 fn with_ttl(
     derived: &Derived,
     entry: &Arc<Entry>,
     cache_status: HeaderValue,
-    request: &HeaderMap,
-    (now_ms, ttl): (u64, u64),
+    asked: &Asked<'_>,
+    (ttl, windows): (u64, Option<(u64, u64)>),
 ) -> Response<Body> {
     let content = &entry.content;
+    let visibility = derived.ask.visibility;
     if content.kind == EntryKind::Missing {
         let mut response = problem::missing(cache_status);
-        caching(
-            response.headers_mut(),
-            entry,
-            derived.ask.visibility,
-            ttl,
-            now_ms,
-        );
+        let headers = response.headers_mut();
+        caching(headers, entry, visibility, (ttl, None), asked.now_ms);
         return response;
     }
-    let mut headers = HeaderMap::with_capacity(6 + content.headers.len());
+    let mut headers = HeaderMap::with_capacity(8 + content.headers.len());
     headers.insert(CACHE_STATUS, cache_status);
-    caching(&mut headers, entry, derived.ask.visibility, ttl, now_ms);
-    if let Ok(etag) = HeaderValue::from_str(&content.etag) {
+    caching(
+        &mut headers,
+        entry,
+        visibility,
+        (ttl, windows),
+        asked.now_ms,
+    );
+    let codings = &derived.route.codings;
+    let mut variant = None;
+    if !codings.is_empty() && encoding::is_worth_it(content) {
+        headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+        variant = asked.encoder.choose(content, codings, asked.headers);
+    }
+    let etag = match &variant {
+        Some((coding, _)) => encoding::tag(&content.etag, *coding).into(),
+        None => Cow::Borrowed(content.etag.as_str()),
+    };
+    if let Ok(etag) = HeaderValue::from_str(&etag) {
         headers.insert(header::ETAG, etag);
     }
-    let not_modified = content.status == 200 && is_known(request, &content.etag);
+    let not_modified = content.status == 200 && is_known(asked.headers, &content.etag);
     let (status, body) = if not_modified {
         // RFC 9110 section 15.4.5: what describes the body stays away, the rest is as in the 200.
         (StatusCode::NOT_MODIFIED, Bytes::new())
     } else {
         headers.insert(header::CONTENT_TYPE, content_type(content));
-        (
-            StatusCode::from_u16(content.status).unwrap_or(StatusCode::BAD_GATEWAY),
-            content.body.clone(),
-        )
+        let status = StatusCode::from_u16(content.status).unwrap_or(StatusCode::BAD_GATEWAY);
+        match variant {
+            Some((coding, body)) => {
+                let coding = HeaderValue::from_static(coding.name());
+                headers.insert(header::CONTENT_ENCODING, coding);
+                (status, body)
+            }
+            None => (status, content.body.clone()),
+        }
     };
     add_headers(&mut headers, content);
+    downstream(&mut headers, derived, entry);
     let mut response = Response::new(Body::whole(body));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
+}
+
+/// What caches downstream are told beside `Cache-Control`, where the route says so.
+fn downstream(headers: &mut HeaderMap, derived: &Derived, entry: &Entry) {
+    let config = &derived.route.config;
+    if let Some(text) = &config.cdn_cache_control {
+        // RFC 9213 section 3.1: it stands over Cache-Control, so what is private says so in it too.
+        let is_shared = is_shared(entry, derived.ask.visibility) && entry.times.ttl_ms > 0;
+        let text = if is_shared { text.as_str() } else { "no-store" };
+        if let Ok(text) = HeaderValue::from_str(text) {
+            headers.insert(CDN_CACHE_CONTROL, text);
+        }
+    }
+    let name = config.tags_header.as_ref();
+    let name = name.and_then(|name| HeaderName::from_bytes(name.as_bytes()).ok());
+    if let Some(name) = name.filter(|_| !entry.content.tags.is_empty()) {
+        headers.insert(
+            name,
+            value(tags(&entry.content.tags, config.tags_header.as_deref())),
+        );
+    }
+}
+
+/// Tags in one field: with commas where it is `Cache-Tag`, with spaces elsewhere, as those who read it expect. One that has
+/// what separates them in it would be read as two, and is left out, as is what no longer fits.
+fn tags(tags: &[String], name: Option<&str>) -> String {
+    let separator = match name {
+        Some(name) if name.eq_ignore_ascii_case("cache-tag") => ',',
+        _ => ' ',
+    };
+    let mut text = String::new();
+    for tag in tags {
+        let fits = text.len() + tag.len() < TAGS_FIELD_MAX;
+        let is_one = !tag.is_empty()
+            && tag.bytes().all(|byte| byte.is_ascii_graphic())
+            && !tag.contains(separator);
+        if fits && is_one {
+            if !text.is_empty() {
+                text.push(separator);
+            }
+            text.push_str(tag);
+        }
+    }
+    text
 }
 
 /// The headers that the loader gave.
@@ -257,8 +330,21 @@ pub(super) fn content_type(content: &Content) -> HeaderValue {
     }
 }
 
-/// `Age` and `Cache-Control`. `max-age` is the entry's whole ttl, because downstream subtracts `Age`.
-fn caching(headers: &mut HeaderMap, entry: &Entry, asked: Visibility, ttl_ms: u64, now_ms: u64) {
+/// Whether caches that several clients use may keep it: the stricter of what this request's policy says and what was said
+/// when it was loaded.
+fn is_shared(entry: &Entry, asked: Visibility) -> bool {
+    asked != Visibility::Private && entry.content.visibility != Visibility::Private
+}
+
+/// `Age` and `Cache-Control`. `max-age` is the entry's whole ttl, because downstream subtracts `Age`; the windows (RFC 5861)
+/// begin at its end, as they do here.
+fn caching(
+    headers: &mut HeaderMap,
+    entry: &Entry,
+    asked: Visibility,
+    (ttl_ms, windows): (u64, Option<(u64, u64)>),
+    now_ms: u64,
+) {
     let mut digits = itoa::Buffer::new();
     if entry.times.ttl_ms == 0 {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -267,14 +353,22 @@ fn caching(headers: &mut HeaderMap, entry: &Entry, asked: Visibility, ttl_ms: u6
     let age = HeaderValue::from_str(digits.format(entry.times.age_ms(now_ms) / 1000));
     headers.insert(header::AGE, age.unwrap_or(HeaderValue::from_static("0")));
     let mut text = String::with_capacity(28);
-    // The stricter of what this request's policy says and what was said when it was loaded.
-    let private = asked == Visibility::Private || entry.content.visibility == Visibility::Private;
-    text.push_str(if private {
-        "private, max-age="
-    } else {
+    text.push_str(if is_shared(entry, asked) {
         "public, max-age="
+    } else {
+        "private, max-age="
     });
     text.push_str(digits.format(ttl_ms / 1000));
+    let (while_revalidate, if_error) = windows.unwrap_or_default();
+    for (name, window_ms) in [
+        (", stale-while-revalidate=", while_revalidate),
+        (", stale-if-error=", if_error),
+    ] {
+        if window_ms >= 1000 {
+            text.push_str(name);
+            text.push_str(digits.format(window_ms / 1000));
+        }
+    }
     headers.insert(header::CACHE_CONTROL, value(text));
 }
 
@@ -287,7 +381,13 @@ pub(super) fn is_known(request: &HeaderMap, etag: &str) -> bool {
     }
     fields.any(|field| {
         let text = field.to_str().unwrap_or_default();
-        text.trim() == "*" || split_tags(text).any(|tag| opaque(tag) == opaque(etag))
+        text.trim() == "*"
+            || split_tags(text).any(|tag| {
+                let tag = opaque(tag);
+                // Of the same body in any coding: what is there is what the request knows.
+                let plain = encoding::plain_tag(&tag);
+                tag == opaque(etag) || plain.is_some_and(|plain| plain == opaque(etag))
+            })
     })
 }
 
@@ -310,6 +410,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn tags_are_separated_as_their_field_has_it() {
+        let all = ["a", "b c", "d,e", "é", ""].map(str::to_owned);
+        assert_eq!(tags(&all, Some("Surrogate-Key")), "a d,e");
+        assert_eq!(tags(&all[..3], Some("Cache-Tag")), "a");
+        let long = vec!["x".repeat(5000), "y".repeat(5000), "z".to_owned()];
+        assert_eq!(tags(&long, Some("Surrogate-Key")).len(), 5002);
+    }
+
+    #[test]
     fn entity_tags_are_compared_weakly_and_commas_in_quotes_do_not_split() {
         let check = |field: &str, etag: &str, expect: bool| {
             let mut headers = HeaderMap::new();
@@ -323,6 +432,9 @@ mod tests {
         check("\"a,b\"", "\"a,b\"", true);
         check("\"b\"", "\"a\"", false);
         check("a", "\"a\"", false);
+        check("\"a~br\"", "\"a\"", true);
+        check("\"a~br\"", "\"a~br\"", true);
+        check("\"a~x\"", "\"a\"", false);
         assert!(!is_known(&HeaderMap::new(), "\"a\""));
     }
 }

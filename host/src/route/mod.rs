@@ -31,6 +31,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::cache::freshness::{Policy, RefreshAhead};
 use crate::cache::underway::Underway;
+use crate::cache::variants::Coding;
 use crate::cache::{Batching, Binding, Link};
 use crate::config::{self, Config, KeySource, Problem};
 use crate::key::KeyPolicy;
@@ -71,6 +72,8 @@ pub struct Route {
     pub identity: Arc<str>,
     /// What it is to the cache.
     pub binding: Arc<Binding>,
+    /// In which codings bodies may leave.
+    pub codings: Vec<Coding>,
     /// What PUT and DELETE do.
     pub writes: Writes,
     /// What the plugin that writes says about itself, while it is there.
@@ -394,7 +397,13 @@ impl Route {
             Rule::Policy { .. } | Rule::NotLoaded { .. } => true,
         };
         let identity = identities.join("~").into();
+        let coding = |coding: &config::Coding| match coding {
+            config::Coding::Brotli => Coding::Brotli,
+            config::Coding::Zstd => Coding::Zstd,
+            config::Coding::Gzip => Coding::Gzip,
+        };
         Self {
+            codings: config.compress.iter().map(coding).collect(),
             pattern,
             params,
             rule_identity: rule_identity(&rule, plugins),

@@ -2,7 +2,7 @@
 
 use super::{Fault, Kind, Scalar};
 use crate::config::sidecar::DirMode;
-use crate::config::{Durability, PendingReads, QueueKind, UnknownQuery, Write};
+use crate::config::{Coding, Durability, PendingReads, QueueKind, UnknownQuery, Write};
 
 /// Declares kinds: what each is called, what it is a choice of, and its words with what they mean.
 macro_rules! choices {
@@ -51,6 +51,14 @@ choices! {
     r#""payload", where what is sent is what a read gives, or "wait""# {
         "payload" => PendingReads::Payload,
         "wait" => PendingReads::Wait,
+    }
+    /// One of a route's `compress`.
+    ContentCoding -> Coding, "compress a body",
+    r#"content coding"#,
+    r#""br", "zstd" or "gzip""# {
+        "br" => Coding::Brotli,
+        "zstd" => Coding::Zstd,
+        "gzip" => Coding::Gzip,
     }
     /// A route's `unknown_query`.
     UnknownQueryMode -> UnknownQuery, "treat unknown query parameters",

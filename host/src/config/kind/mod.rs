@@ -10,7 +10,9 @@ mod scalar;
 
 use toml::de::DeValue;
 
-pub use choice::{Access, DurabilityMode, PendingMode, QueueMode, UnknownQueryMode, WriteMode};
+pub use choice::{
+    Access, ContentCoding, DurabilityMode, PendingMode, QueueMode, UnknownQueryMode, WriteMode,
+};
 pub use name::{Digest, HeaderName, ParameterName, PluginName, Text, VariableName};
 pub use net::{Address, Endpoint, Mode, Network, Origin, RedisMode, RedisPrefix, RedisUrl, Token};
 pub use scalar::{

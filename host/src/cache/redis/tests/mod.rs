@@ -19,6 +19,7 @@ use crate::cache::clock::SystemClock;
 use crate::cache::entry::{Content, EntryKind};
 use crate::cache::freshness::Times;
 use crate::cache::generations::{Checked, Covered, Stamp};
+use crate::cache::variants::Variants;
 use crate::key::{Param, Visibility};
 
 const ROUTE: &str = "/data/{key}";
@@ -120,6 +121,7 @@ impl Node {
                 tags: vec!["red".into()],
                 visibility: Visibility::Public,
                 maker: "demo".into(),
+                variants: Variants::default(),
             }),
             times: Times {
                 loaded_ms: self.clock.now_ms(),

@@ -1,0 +1,194 @@
+//! In what form an answer leaves: its coding, its entity tags, and what caches downstream are told.
+
+use std::io::Read as _;
+
+use bytes::Bytes;
+use http::Method;
+use larder_tests::{Answer, Builder, Larder, eventually};
+
+/// A demo whose answers are long enough to be worth compressing.
+fn long(settings: &str) -> Builder {
+    let text = "A sentence that says it again and again. ".repeat(100);
+    let sidecar = format!(
+        "[config]\nlatency_ms = 1\ntags = [\"all\", \"of-{{key}}\"]\ntext = \"{{key}}: {text}\"\n"
+    );
+    Larder::with()
+        .plugin("demo", &sidecar)
+        .route("/data/{key}", "demo", settings)
+}
+
+fn decoded(answer: &Answer) -> Vec<u8> {
+    let mut plain = Vec::new();
+    match answer.header("content-encoding") {
+        None => plain.extend_from_slice(&answer.body),
+        Some("br") => {
+            let mut reader = brotli::Decompressor::new(&answer.body[..], 4096);
+            reader.read_to_end(&mut plain).expect("it is brotli");
+        }
+        Some("zstd") => plain = zstd::decode_all(&answer.body[..]).expect("it is zstd"),
+        Some("gzip") => {
+            let mut reader = flate2::read::GzDecoder::new(&answer.body[..]);
+            reader.read_to_end(&mut plain).expect("it is gzip");
+        }
+        Some(other) => panic!("nobody asked for {other}"),
+    }
+    plain
+}
+
+/// Asks until the answer is in this coding.
+async fn until(larder: &Larder, path: &str, accept: &str, coding: &str) -> Answer {
+    eventually(&format!("{path} leaves in {coding}"), async || {
+        let answer = larder.get_with(path, &[("accept-encoding", accept)]).await;
+        (answer.header("content-encoding") == Some(coding)).then_some(answer)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_body_leaves_in_the_coding_that_its_client_likes_best() {
+    let larder = long("ttl = \"1h\"").start().await;
+    let plain = larder.get("/data/a").await;
+    assert_eq!(plain.header("content-encoding"), None);
+    assert_eq!(
+        plain.header("vary"),
+        Some("accept-encoding"),
+        "so that nobody keeps it for all"
+    );
+    let mut tags = vec![plain.header("etag").expect("a tag").to_owned()];
+    for (accept, coding) in [
+        ("gzip, deflate, br, zstd", "br"),
+        ("gzip;q=0.5, zstd", "zstd"),
+        ("gzip", "gzip"),
+    ] {
+        let answer = until(&larder, "/data/a", accept, coding).await;
+        assert_eq!(answer.header("vary"), Some("accept-encoding"));
+        assert_eq!(answer.header("content-type"), Some("application/json"));
+        assert!(
+            answer.body.len() * 4 < plain.body.len(),
+            "{coding}: {}",
+            answer.body.len()
+        );
+        assert_eq!(decoded(&answer), plain.body, "{coding}");
+        assert!(
+            answer.cache_status().starts_with("larder; hit"),
+            "{answer:?}"
+        );
+        let head = larder
+            .public
+            .request(
+                Method::HEAD,
+                "/data/a",
+                &[("accept-encoding", accept)],
+                Bytes::new(),
+            )
+            .await;
+        assert_eq!(head.header("content-encoding"), Some(coding));
+        assert_eq!(
+            head.header("content-length"),
+            answer.header("content-length")
+        );
+        tags.push(answer.header("etag").expect("a tag").to_owned());
+    }
+    let mut different = tags.clone();
+    different.sort();
+    different.dedup();
+    assert_eq!(
+        different.len(),
+        4,
+        "each coding has a tag of its own: {tags:?}"
+    );
+    // Whichever of them a client has: it is what is there, and the answer says which one it would be.
+    for tag in &tags {
+        let fields = [("accept-encoding", "br"), ("if-none-match", tag.as_str())];
+        let answer = larder.get_with("/data/a", &fields).await;
+        assert_eq!(answer.status, 304, "{tag}");
+        assert_eq!(answer.header("etag"), Some(tags[1].as_str()));
+        assert_eq!(answer.header("vary"), Some("accept-encoding"));
+        assert_eq!(answer.header("content-encoding"), None);
+        assert!(answer.body.is_empty());
+    }
+    for accept in ["identity", "br;q=0, gzip;q=0, zstd;q=0", ""] {
+        let answer = larder
+            .get_with("/data/a", &[("accept-encoding", accept)])
+            .await;
+        assert_eq!(answer.header("content-encoding"), None, "{accept:?}");
+        assert_eq!(answer.body, plain.body);
+    }
+}
+
+#[tokio::test]
+async fn law_12_what_is_kept_beside_an_entry_is_counted_and_goes_with_it() {
+    let larder = long("ttl = \"1h\"").start().await;
+    for key in ["a", "b"] {
+        until(&larder, &format!("/data/{key}"), "br", "br").await;
+    }
+    assert!(larder.metrics().await.sum("larder_encoded_bytes") > 0.0);
+    larder
+        .admin
+        .post("/purge", &larder_tests::json!({"path": "/data/a"}))
+        .await;
+    until(&larder, "/data/b", "br", "br").await;
+    // What was purged is made anew, and nothing of before is sent.
+    let again = larder
+        .get_with("/data/a", &[("accept-encoding", "br")])
+        .await;
+    again.expect(200, "larder; fwd=uri-miss; stored");
+    assert_eq!(again.header("content-encoding"), None);
+    larder
+        .admin
+        .post("/purge", &larder_tests::json!({"all": true}))
+        .await;
+    for key in ["a", "b"] {
+        larder
+            .get(&format!("/data/{key}"))
+            .await
+            .expect(200, "larder; fwd=uri-miss; stored");
+    }
+    eventually("their bytes are given back", async || {
+        (larder.metrics().await.sum("larder_encoded_bytes") == 0.0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_route_says_in_which_codings() {
+    let larder = long("compress = [\"gzip\"]").start().await;
+    let answer = until(&larder, "/data/a", "br, gzip", "gzip").await;
+    assert!(decoded(&answer).starts_with(b"{\"data\":\"a: "));
+    let larder = long("compress = []").start().await;
+    larder.get("/data/a").await;
+    let answer = larder
+        .get_with("/data/a", &[("accept-encoding", "br, gzip")])
+        .await;
+    assert_eq!(answer.header("content-encoding"), None);
+    assert_eq!(answer.header("vary"), None);
+}
+
+#[tokio::test]
+async fn downstream_is_told_the_windows_and_what_a_cdn_wants() {
+    let settings = "ttl = \"60s\"\njitter = 0\nstale_while_revalidate = \"30s\"\nstale_if_error = \"1h\"\n\
+                    cdn_cache_control = \"max-age=600\"\ntags_header = \"surrogate-key\"";
+    let larder = long(settings).start().await;
+    let answer = larder.get("/data/a").await;
+    assert_eq!(
+        answer.header("cache-control"),
+        Some("public, max-age=60, stale-while-revalidate=30, stale-if-error=3600")
+    );
+    assert_eq!(answer.header("cdn-cache-control"), Some("max-age=600"));
+    assert_eq!(answer.header("surrogate-key"), Some("all of-a"));
+    // What is no longer fresh promises nothing more.
+    larder
+        .admin
+        .post(
+            "/purge",
+            &larder_tests::json!({"path": "/data/a", "mode": "expire"}),
+        )
+        .await;
+    let answer = larder.get("/data/a").await;
+    assert_eq!(
+        answer.cache_status(),
+        "larder; hit; ttl=0; detail=stale-while-revalidate"
+    );
+    let control = answer.header("cache-control").expect("it is there");
+    assert!(!control.contains("stale-"), "{control}");
+}
