@@ -81,6 +81,7 @@ async fn the_document_says_what_routes_take_and_give() {
     let paths = document["paths"].as_object().expect("paths");
     let known: Vec<_> = paths.keys().map(String::as_str).collect();
     let wanted = [
+        "/_batch",
         "/data/{key}",
         "/files/{rest}",
         "/goods/{id}",

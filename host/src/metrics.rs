@@ -107,6 +107,10 @@ pub struct Metrics {
     answers: Family<AnswerLabel, Counter>,
     /// Requests that no route matched.
     pub unrouted: Counter,
+    /// Requests for many reads, and the reads in them: each of these is a request of its route too.
+    pub batch_requests: Counter,
+    /// Reads that were asked for in such.
+    pub batch_items: Counter,
     /// Connections accepted on the public listener.
     pub connections: Counter,
     /// Derivations of key policies, remembered ones included, and those that really called the policy.
@@ -129,6 +133,8 @@ impl Metrics {
             requests: Family::default(),
             answers: Family::default(),
             unrouted: Counter::default(),
+            batch_requests: Counter::default(),
+            batch_items: Counter::default(),
             connections: Counter::default(),
             derivations: Counter::default(),
             derivations_called: Counter::default(),
@@ -176,6 +182,16 @@ impl Metrics {
             "unrouted_requests",
             "Requests that no route matched",
             self.unrouted.clone(),
+        );
+        registry.register(
+            "batch_requests",
+            "Requests for many reads at once (POST /_batch)",
+            self.batch_requests.clone(),
+        );
+        registry.register(
+            "batch_items",
+            "Reads in those requests; each is a request of its route too",
+            self.batch_items.clone(),
         );
         registry.register(
             "connections",

@@ -183,6 +183,29 @@ impl Connection {
         String::from_utf8_lossy(&all).into_owned()
     }
 
+    /// What comes, up to and with the piece in which this text is.
+    ///
+    /// # Panics
+    /// When the connection closes before, or after 30 seconds.
+    pub async fn until(&mut self, wanted: &str) -> String {
+        let mut all = Vec::new();
+        let read = async {
+            loop {
+                let text = String::from_utf8_lossy(&all).into_owned();
+                if text.contains(wanted) {
+                    return text;
+                }
+                let mut some = [0; 4096];
+                let read = self.0.read(&mut some).await;
+                let n = read.expect("the connection is read");
+                assert!(n > 0, "closed without {wanted:?}, having said {text:?}");
+                all.extend_from_slice(&some[..n]);
+            }
+        };
+        let waited = tokio::time::timeout(STUCK, read).await;
+        waited.unwrap_or_else(|_| panic!("{wanted:?} did not come within {STUCK:?}"))
+    }
+
     /// One response head and as much body as its `content-length` says.
     ///
     /// # Panics

@@ -5,10 +5,12 @@
 //! 2. [`Service::call`]: method and route; the hit path ends here, before anything is spawned or awaited.
 //! 3. [`Service::answer`]: the cache is asked.
 //! 4. [`write`]: PUT and DELETE, where a route writes; `conditions`: on what condition; `behind`: what became of a change that was accepted before it was made.
-//! 5. `own`: what no route has and the host answers itself: [`openapi`] the API document, `docs` its page.
-//! 6. [`respond`]: an answer becomes a response, in the coding ([`encoding`]) that the client takes; [`problem`]: a fault becomes one.
+//! 5. `batch`: many reads in one request.
+//! 6. `own`: what no route has and the host answers itself: [`openapi`] the API document, `docs` its page.
+//! 7. [`respond`]: an answer becomes a response, in the coding ([`encoding`]) that the client takes; [`problem`]: a fault becomes one.
 
 pub mod accept;
+mod batch;
 mod behind;
 mod body;
 mod conditions;
@@ -68,6 +70,18 @@ pub struct Service {
     pub tasks: TaskTracker,
 }
 
+/// What is known of a read without waiting.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "it is taken apart at once: a box would be an allocation on each hit"
+)]
+enum Looked {
+    /// The answer.
+    Answered(Response<Body>),
+    /// What the cache is to be asked.
+    Ask(Arc<Derived>),
+}
+
 impl Service {
     /// Answers one request.
     ///
@@ -89,24 +103,35 @@ impl Service {
             return Ok(Box::pin(self.told(behind, &request)).await);
         }
         if method != Method::GET && method != Method::HEAD {
+            if request.uri().path() == batch::PATH {
+                return Ok(Box::pin(self.batch(request)).await);
+            }
             if method == Method::PUT || method == Method::DELETE {
                 // Boxed: reads need not carry the room for it.
                 return Ok(Box::pin(self.write(request)).await);
             }
             return Ok(self.other_method(request.uri().path()));
         }
+        match self.look(target, request.headers()) {
+            Looked::Answered(response) => Ok(response),
+            Looked::Ask(derived) => Ok(self.answer(derived, request.headers()).await),
+        }
+    }
+
+    /// What a read of this path and query is answered without waiting: a hit of the memory tier, or a refusal.
+    fn look(&self, target: &str, headers: &HeaderMap) -> Looked {
         let snapshot = self.routes.load();
         self.metrics.derivations.inc();
-        let derived = match snapshot.derive(target, request.headers(), &self.metrics) {
+        let derived = match snapshot.derive(target, headers, &self.metrics) {
             Ok(derived) => derived,
             Err((route, refusal)) => {
-                let path = request.uri().path();
-                if route.is_none()
-                    && let Some(response) = self.own(&snapshot, path, request.headers())
-                {
-                    return Ok(response);
-                }
-                return Ok(self.refused(route.as_deref(), &refusal, path));
+                let path = target.split('?').next().unwrap_or(target);
+                let own = match route {
+                    None => self.own(&snapshot, path, headers),
+                    Some(_) => None,
+                };
+                let refused = || self.refused(route.as_deref(), &refusal, path);
+                return Looked::Answered(own.unwrap_or_else(refused));
             }
         };
         drop(snapshot);
@@ -126,10 +151,10 @@ impl Service {
                 tier: crate::cache::TierName::Memory,
                 left_ms,
             };
-            let asked = self.asked(request.headers(), now_ms);
-            return Ok(respond::respond(&derived, answer, &asked));
+            let asked = self.asked(headers, now_ms);
+            return Looked::Answered(respond::respond(&derived, answer, &asked));
         }
-        Ok(self.answer(derived, request.headers()).await)
+        Looked::Ask(derived)
     }
 
     async fn answer(&self, derived: Arc<Derived>, headers: &HeaderMap) -> Response<Body> {

@@ -4,7 +4,7 @@
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, Response};
 
-use super::{Body, Service, docs, openapi, problem};
+use super::{Body, Service, batch, docs, openapi, problem};
 use crate::route::Snapshot;
 
 /// Where the API document is.
@@ -18,6 +18,9 @@ impl Service {
         path: &str,
         request: &HeaderMap,
     ) -> Option<Response<Body>> {
+        if path == batch::PATH {
+            return Some(batch::method());
+        }
         let about = Some(&self.openapi).filter(|about| about.serve)?;
         if path != DOCUMENT {
             return docs::file(path, request);
@@ -39,6 +42,9 @@ impl Service {
 
     /// What any other method on one of these paths is answered.
     pub(super) fn own_method(&self, path: &str) -> Option<Response<Body>> {
+        if path == batch::PATH {
+            return Some(batch::method());
+        }
         Some(&self.openapi).filter(|about| about.serve)?;
         let is_own = path == DOCUMENT || docs::file(path, &HeaderMap::new()).is_some();
         is_own.then(|| problem::method_not_allowed(path, false))

@@ -137,7 +137,7 @@ impl Service {
     }
 
     /// The whole body, if it is not too long and does not take too long.
-    async fn body<B>(&self, headers: &HeaderMap, body: B) -> Result<Bytes, Refused>
+    pub(super) async fn body<B>(&self, headers: &HeaderMap, body: B) -> Result<Bytes, Refused>
     where
         B: http_body::Body,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,

@@ -33,6 +33,8 @@ pub fn document(snapshot: &Snapshot, about: &OpenApi) -> Value {
         schemas.add("Write", write_schema());
         paths.insert("/writes/{id}".to_owned(), writes());
     }
+    schemas.add("BatchItem", batch_item());
+    paths.insert("/_batch".to_owned(), batch());
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -78,6 +80,66 @@ fn headers() -> Value {
         "Retry-After": header("Seconds to wait before asking again.", json!({ "type": "integer", "minimum": 1 })),
         "Location": header("Where it is told what became of the change.", json!({ "type": "string" })),
         "Content-Location": header("What the body represents.", json!({ "type": "string" })),
+    })
+}
+
+/// `POST /_batch`
+fn batch() -> Value {
+    let problem = |description: &str| {
+        json!({
+            "description": description,
+            "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } },
+        })
+    };
+    json!({
+        "post": {
+            "operationId": "batch",
+            "tags": ["batch"],
+            "summary": "Many reads in one request, each told as soon as it is there.",
+            "requestBody": {
+                "required": true,
+                "content": { "application/json": { "schema": {
+                    "type": "array",
+                    "maxItems": 1000,
+                    "items": { "type": "string", "description": "A path, with its query." },
+                } } },
+            },
+            "responses": {
+                "200": {
+                    "description": "A line of JSON for each path, in the order in which they come about.",
+                    "content": { "application/x-ndjson": {
+                        "schema": { "type": "string", "description": "Lines, each a `BatchItem`." },
+                    } },
+                },
+                "400": problem("- `body-cut-short`: the body did not come whole."),
+                "408": problem("- `body-too-slow`: the body did not come in time."),
+                "413": problem("- `body-too-long`: the body is longer than the server takes."),
+                "415": problem("- `content-type-unsupported`: the body is not said to be JSON."),
+                "422": problem("- `batch-invalid`: the body is no array of paths, or has too many."),
+            },
+        },
+    })
+}
+
+/// A line of what `POST /_batch` answers.
+fn batch_item() -> Value {
+    let text = |description: &str| json!({ "type": "string", "description": description });
+    json!({
+        "type": "object",
+        "description": "What a GET of the path would have answered.",
+        "required": ["path", "status", "cache_status", "body"],
+        "properties": {
+            "path": text("As it was asked for."),
+            "status": { "type": "integer", "minimum": 100, "maximum": 599 },
+            "cache_status": text("`Cache-Status` (RFC 9211)."),
+            "content_type": text("The media type of the body."),
+            "cache_control": text("`Cache-Control`."),
+            "etag": text("The entity tag."),
+            "age": { "type": "integer", "minimum": 0 },
+            "retry_after": text("`Retry-After`."),
+            "encoding": { "const": "base64", "description": "Where the body is neither JSON nor text." },
+            "body": { "description": "JSON as it is, other text as a string, anything else in Base64." },
+        },
     })
 }
 
