@@ -2,11 +2,14 @@
 //! file's is, so both are refused in the same words.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
 use super::compile_component::CompileComponent;
+use super::operate::entry::Entry;
+use super::operate::plugins::Plugins;
+use super::operate::purge::Purge;
 use super::plugin::Plugin;
 use crate::config::{self, Config, Environment, Overrides, Problem, defaults as setting};
 
@@ -33,10 +36,24 @@ pub(super) enum Command {
     RedisAcl(Settings),
     /// Print the contract between Larder and its plugins, in WIT.
     Wit,
+    /// Say what is stored of a path, and why it is fresh or stale.
+    Entry(Entry),
+    /// Purge a path, tags, a route or everything.
+    Purge(Purge),
+    /// Say which plugins are loaded, and what is wrong with those that are not.
+    Plugins(Plugins),
+    /// Print what makes a shell complete these commands: source it, or put it where the shell looks.
+    Completions {
+        /// Of which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write a man page of each command into a directory.
+    Man {
+        /// Where, e.g. /usr/local/share/man/man1.
+        dir: PathBuf,
+    },
     #[command(hide = true)]
     CompileComponent(CompileComponent),
-    #[command(flatten)]
-    Unbuilt(Unbuilt),
 }
 
 /// Where the configuration is, and what stands over it.
@@ -74,6 +91,14 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Those of one file alone.
+    pub(super) fn of_file(config: Option<OsString>) -> Self {
+        Self {
+            config,
+            ..Self::default()
+        }
+    }
+
     /// The configuration of this process with its warnings.
     ///
     /// # Errors
@@ -129,32 +154,6 @@ pub(super) struct Check {
     pub(super) defaults: bool,
 }
 
-/// Commands of later versions: known, so that whoever read about one is told what there is today.
-#[derive(Debug, Subcommand)]
-pub(super) enum Unbuilt {
-    #[command(hide = true)]
-    Purge(Rest),
-    #[command(hide = true)]
-    Entry(Rest),
-}
-
-/// Whatever follows such a command.
-#[derive(Debug, Args)]
-pub(super) struct Rest {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    _rest: Vec<OsString>,
-}
-
-impl Unbuilt {
-    pub(super) fn problem(&self) -> Problem {
-        let (name, instead) = match self {
-            Self::Purge(_) => ("purge", "send POST /purge to the admin listener"),
-            Self::Entry(_) => ("entry", "ask the admin listener for GET /entries?path=…"),
-        };
-        Problem::error(format!("larder {name} is not built yet in this version")).remedy(instead)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,18 +162,6 @@ mod tests {
     fn the_definition_holds_together() {
         use clap::CommandFactory as _;
         Larder::command().debug_assert();
-    }
-
-    #[test]
-    fn a_command_of_a_later_version_is_refused_with_what_there_is() {
-        let parsed = Larder::try_parse_from(["larder", "purge", "/data/42", "--all"]).unwrap();
-        let Command::Unbuilt(command) = parsed.command else {
-            panic!("{parsed:?}");
-        };
-        assert_eq!(
-            command.problem().to_string(),
-            "error: larder purge is not built yet in this version\n  remedy: send POST /purge to the admin listener"
-        );
     }
 
     /// So it is for every other variable, and a compose file cannot say "not set" otherwise.

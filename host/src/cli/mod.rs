@@ -3,7 +3,9 @@
 mod args;
 mod check;
 mod compile_component;
+mod manual;
 mod openapi;
+mod operate;
 mod plugin;
 mod purging;
 mod redis_acl;
@@ -37,10 +39,11 @@ pub fn main() -> ExitCode {
             print(&wit::text());
             ExitCode::SUCCESS
         }
-        Command::Unbuilt(command) => {
-            complain([command.problem()]);
-            ExitCode::FAILURE
-        }
+        Command::Entry(arguments) => operate::entry::run(&arguments),
+        Command::Purge(arguments) => operate::purge::run(&arguments),
+        Command::Plugins(arguments) => operate::plugins::run(&arguments),
+        Command::Completions { shell } => manual::completions(shell),
+        Command::Man { dir } => manual::pages(&dir),
     }
 }
 

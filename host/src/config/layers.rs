@@ -25,8 +25,8 @@ impl Overrides {
 #[derive(Clone, Debug, Default)]
 pub struct Environment(BTreeMap<String, OsString>);
 
-/// Variables that are not settings: where the file is, and what is logged.
-const OTHER_VARIABLES: &[&str] = &["LARDER_CONFIG", "LARDER_LOG"];
+/// Variables that are not settings: where the file is, what is logged, and where a server is that commands ask.
+const OTHER_VARIABLES: &[&str] = &["LARDER_ADMIN_URL", "LARDER_CONFIG", "LARDER_LOG"];
 
 impl Environment {
     /// Those of this process.
