@@ -41,6 +41,11 @@ pub(super) async fn entries(
     Json(json!({"path": path, "route": &*route.pattern, "entries": entries})).into_response()
 }
 
+/// The parts that a key is made of, decoded; none of those that it holds as a digest.
+fn parts(key: &str) -> Vec<crate::key::Param> {
+    crate::route::text::decode_query(crate::key::variant_of(key)).unwrap_or_default()
+}
+
 fn entry_json(
     admin: &Admin,
     route: &Route,
@@ -77,6 +82,7 @@ fn entry_json(
     let content = &entry.content;
     json!({
         "key": key,
+        "parts": parts(key),
         "tier": match tier { TierName::Memory => "memory", TierName::Redis => "redis" },
         "kind": match content.kind { EntryKind::Found => "found", EntryKind::Missing => "missing" },
         "freshness": freshness,

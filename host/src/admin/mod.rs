@@ -2,8 +2,10 @@
 //!
 //! Knows nothing of the public listener: both stand beside each other on the same rooms.
 
+mod dashboard;
 mod described;
 mod entries;
+mod overview;
 mod purge;
 mod queue;
 mod warm;
@@ -44,6 +46,8 @@ pub struct Admin {
     pub samples: Arc<dyn Fn() -> Vec<Sample> + Send + Sync>,
     /// `[admin] token`.
     pub token: Option<Arc<str>>,
+    /// When the server was started.
+    pub started: std::time::Instant,
     /// Whether the server is draining.
     pub draining: watch::Receiver<bool>,
 }
@@ -53,6 +57,7 @@ impl Admin {
     pub fn router(self) -> Router {
         let open = Router::new()
             .route("/livez", get(|| async { "ok\n" }))
+            .route("/dashboard/{*name}", get(dashboard::asset))
             .route("/readyz", get(readyz));
         let of_routes = Router::new()
             .route("/plugins/{name}/reload", post(reload))
@@ -68,6 +73,7 @@ impl Admin {
         let guarded = Router::new()
             .route("/", get(index))
             .route("/metrics", get(metrics))
+            .route("/overview", get(overview::overview))
             .route("/plugins", get(plugins))
             .merge(of_routes)
             .layer(middleware::from_fn_with_state(self.clone(), require_token));
@@ -116,7 +122,9 @@ const INDEX: &str = "Larder, admin listener
 
 GET  /livez                      the process runs
 GET  /readyz                     configuration and plugins are judged; not draining
+GET  /                           the dashboard, in a browser
 GET  /metrics                    Prometheus
+GET  /overview                   what the dashboard shows
 GET  /plugins                    what is loaded, and what is wrong with what is not
 POST /plugins/{name}/reload      judge a plugin's files now
 GET  /routes                     how requests are answered
@@ -129,8 +137,12 @@ POST /queue/dead/drop            {\"id\": …} | {\"all\": true}
 POST /warm                       {\"paths\": [\"/data/42\", …], \"headers\": {…}, \"rate\": 100}
 ";
 
-async fn index() -> &'static str {
-    INDEX
+/// The dashboard for a browser, and the addresses for anybody else.
+async fn index(request: Request) -> Response {
+    if dashboard::is_page(&request) {
+        return dashboard::page(request.headers());
+    }
+    INDEX.into_response()
 }
 
 async fn not_found(request: Request) -> Problem {
@@ -161,7 +173,11 @@ async fn require_token(State(admin): State<Admin>, request: Request, next: Next)
         let detail = "requests from pages of other sites are refused; send it from a command line or from this listener's own pages";
         return Problem::new(StatusCode::FORBIDDEN, "cross-site", detail).into_response();
     }
-    let Some(token) = &admin.token else {
+    let Some(token) = admin
+        .token
+        .as_ref()
+        .filter(|_| !dashboard::is_page(&request))
+    else {
         return next.run(request).await;
     };
     let given = request

@@ -99,6 +99,11 @@ impl MemoryTier {
         }
     }
 
+    /// Room in bytes.
+    pub fn capacity(&self) -> u64 {
+        self.entries.as_ref().map_or(0, Cache::capacity)
+    }
+
     /// Whether there is one.
     pub fn is_on(&self) -> bool {
         self.entries.is_some()

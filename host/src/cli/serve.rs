@@ -126,6 +126,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         behind: behind.clone(),
         samples: samples(redis, &registry, &replayed, &encoder),
         token: config.admin.token.as_deref().map(Into::into),
+        started: std::time::Instant::now(),
         draining: stopping.clone(),
     };
     let admin_server = serve_admin(operator, admin, &config, stopping_admin);

@@ -25,6 +25,7 @@ pub mod write;
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, Method, Request, Response, header};
@@ -32,8 +33,9 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::cache::hot::HotKeys;
-use crate::cache::{Answer, Cache};
+use crate::cache::{Answer, Cache, StaleReason};
 use crate::config::OpenApi;
+use crate::error::Failure;
 use crate::metrics::{Metrics, Outcome};
 use crate::route::derive::{Derived, Refusal};
 use crate::route::{Route, Snapshot, Writes};
@@ -158,6 +160,7 @@ impl Service {
     }
 
     async fn answer(&self, derived: Arc<Derived>, headers: &HeaderMap) -> Response<Body> {
+        let begun = Instant::now();
         let answer = if derived.bypass.is_some() && only_if_cached(headers) {
             Answer::NotCached
         } else if derived.bypass.is_some() {
@@ -167,8 +170,14 @@ impl Service {
                 .answer(&derived.ask, only_if_cached(headers))
                 .await
         };
+        let metrics = &derived.route.metrics;
+        metrics.durations.add(begun.elapsed());
         self.count(&derived, &answer);
-        let asked = self.asked(headers, self.cache.clock().now_ms());
+        let now_ms = self.cache.clock().now_ms();
+        if let Some(failure) = failure(&answer) {
+            metrics.failed(failure, now_ms);
+        }
+        let asked = self.asked(headers, now_ms);
         respond::respond(&derived, answer, &asked)
     }
 
@@ -222,6 +231,21 @@ impl Service {
                 problem::refused(&snapshot.unrouted(), path)
             }),
         }
+    }
+}
+
+/// Why a load failed, whether that was answered or something stale.
+fn failure(answer: &Answer) -> Option<&Failure> {
+    match answer {
+        Answer::Failed { failure, .. }
+        | Answer::Stale {
+            reason: StaleReason::IfError(failure),
+            ..
+        }
+        | Answer::Bypass {
+            result: Err(failure),
+        } => Some(failure),
+        _ => None,
     }
 }
 

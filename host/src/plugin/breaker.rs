@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::account::Calls;
 use crate::error::{Failure, FailureKind};
 
 /// How far back calls count, in seconds; one bucket each.
@@ -21,6 +22,8 @@ const OPEN: Duration = Duration::from_secs(5);
 /// The breaker of one running plugin.
 pub(super) struct Breaker {
     name: String,
+    /// What calls came to since the start; the breaker itself looks back no further than its window.
+    calls: Arc<Calls>,
     origin: Instant,
     /// 0: closed; else when one call may be tried, in milliseconds after `origin` plus one.
     open_until: AtomicU64,
@@ -40,14 +43,16 @@ struct Bucket {
 /// Leave to make one call. Dropped without an outcome (the caller went away), it counts as nothing.
 pub(super) struct Admission<'a> {
     breaker: &'a Breaker,
+    begun: Instant,
     /// The one call that is tried while the breaker is open.
     trial: bool,
 }
 
 impl Breaker {
     /// A closed breaker.
-    pub(super) fn new(name: &str, now: Instant) -> Arc<Self> {
+    pub(super) fn new(name: &str, now: Instant, calls: &Arc<Calls>) -> Arc<Self> {
         Arc::new(Self {
+            calls: Arc::clone(calls),
             name: name.to_owned(),
             origin: now,
             open_until: AtomicU64::new(0),
@@ -72,6 +77,7 @@ impl Breaker {
         };
         Ok(Admission {
             breaker: self,
+            begun: now,
             trial,
         })
     }
@@ -152,6 +158,20 @@ impl Admission<'_> {
     /// The call ended: `fault` is why, if the plugin is to blame.
     pub(super) fn ended<T>(self, now: Instant, result: &Result<T, Failure>) {
         let fault = result.as_ref().err().filter(|failure| failure.is_fault());
+        let calls = &self.breaker.calls;
+        calls
+            .durations
+            .add(now.saturating_duration_since(self.begun));
+        calls.calls.fetch_add(1, Ordering::Relaxed);
+        match (result, fault) {
+            (Ok(_), _) => {}
+            (Err(_), None) => {
+                calls.failures.fetch_add(1, Ordering::Relaxed);
+            }
+            (Err(_), Some(_)) => {
+                calls.faults.fetch_add(1, Ordering::Relaxed);
+            }
+        }
         match (self.trial, fault) {
             (false, fault) => self.breaker.count(now, fault),
             (true, None) => self.breaker.close(),
@@ -191,7 +211,7 @@ mod tests {
     #[test]
     fn it_opens_at_twenty_calls_of_which_half_were_faults_and_half_opens_after_five_seconds() {
         let start = Instant::now();
-        let breaker = Breaker::new("x", start);
+        let breaker = Breaker::new("x", start, &Arc::default());
         calls(&breaker, start, 10, &Ok(()));
         calls(&breaker, start, 9, &fault());
         assert!(breaker.open().is_none());
@@ -218,7 +238,7 @@ mod tests {
     #[test]
     fn a_tried_call_that_goes_away_lets_another_be_tried() {
         let start = Instant::now();
-        let breaker = Breaker::new("x", start);
+        let breaker = Breaker::new("x", start, &Arc::default());
         calls(&breaker, start, 20, &fault());
         let later = start + OPEN;
         drop(breaker.admit(later).unwrap());
@@ -228,7 +248,7 @@ mod tests {
     #[test]
     fn returned_failures_and_old_faults_do_not_count() {
         let start = Instant::now();
-        let breaker = Breaker::new("x", start);
+        let breaker = Breaker::new("x", start, &Arc::default());
         let returned = Err(Failure::host(
             FailureKind::Unavailable,
             "down",

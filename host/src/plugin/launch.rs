@@ -1,11 +1,12 @@
 //! From a compiled component to a running plugin: `describe`, `start`, `probe`, and the [`Runtime`] that is handed out.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 
+use super::account::Account;
 use super::async_loader::AsyncLoader;
 use super::bindings::metadata;
 use super::blocking::{self, BlockingLoader};
@@ -56,6 +57,7 @@ pub(super) async fn describe(
             &Arc::default(),
         ),
         memory_peak: Arc::default(),
+        calls: Arc::default(),
         suspicion: Suspicion::default(),
         limits,
     });
@@ -124,6 +126,7 @@ pub(super) async fn launch(engine: &Arc<Engine>, spec: Spec) -> Result<Launched,
     let kit = Arc::new(Kit {
         voice: Voice::new(&name, limits.log_lines, limits.log_line, secrets.redactor()),
         memory_peak: Arc::default(),
+        calls: Arc::default(),
         suspicion: Suspicion::default(),
         name,
         settings,
@@ -140,7 +143,7 @@ pub(super) async fn launch(engine: &Arc<Engine>, spec: Spec) -> Result<Launched,
             Some(Arc::new(policy))
         }
     };
-    let breaker = Breaker::new(&kit.name, Instant::now());
+    let breaker = Breaker::new(&kit.name, Instant::now(), &kit.calls);
     let Begun {
         source,
         feed,
@@ -206,7 +209,7 @@ async fn begin(
         .map_err(|failure| denials.explain(failure));
     let breaker = Arc::clone(breaker);
     // Slow changes are no reason to refuse loads.
-    let breaker_of_writes = Breaker::new(&kit.name, Instant::now());
+    let breaker_of_writes = Breaker::new(&kit.name, Instant::now(), &kit.calls);
     // The first instance is the loader's, where there is one; else the writer's, else the feed's. Others make their own.
     let mut first = Some(first);
     let source = match first.take_if(|_| is_async || is_blocking) {
@@ -359,6 +362,22 @@ impl Runtime for Running {
 
     fn memory_peak(&self) -> usize {
         self.kit.memory_peak.load(Ordering::Relaxed)
+    }
+
+    fn account(&self) -> Account {
+        let (kit, calls) = (&self.kit, &self.kit.calls);
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Account {
+            calls: read(&calls.calls),
+            failures: read(&calls.failures),
+            faults: read(&calls.faults),
+            durations: calls.durations.read(),
+            memory_peak: self.memory_peak() as u64,
+            memory_limit: kit.limits.memory as u64,
+            instances: kit.limits.instances as u64,
+            is_open: matches!(self.condition(), Condition::Open { .. }),
+            lines: kit.voice.lines(),
+        }
     }
 
     fn stop(self: Arc<Self>) -> BoxFuture<'static, ()> {

@@ -11,6 +11,7 @@
 //!
 //! Of what a plugin tells by itself (`feeds`), applying it is somebody else's: it is handed to [`Changes`].
 
+mod account;
 mod asking;
 mod async_loader;
 mod backoff;
@@ -62,6 +63,7 @@ mod version;
 mod watch;
 mod workshop;
 
+pub use account::{Account, Line};
 pub use check::check;
 pub use compile::{CompileLimits, Compiled, Exports, Task, Worker, compile_component};
 pub use descriptor::{
@@ -81,7 +83,7 @@ pub use runtime::{Change, ChangeFeed, Condition, Launched, Page, Refusal, Runtim
 pub use secrets::{NoSecret, SecretError, Secrets, stand_in};
 pub use set::PluginSet;
 pub use settings::SettingFault;
-pub use status::{PluginState, PluginStatus, RegistryCounts, ReloadError};
+pub use status::{Event, PluginState, PluginStatus, RegistryCounts, ReloadError};
 pub use version::{Plugin, PluginKind};
 pub use workshop::{
     Answered, Asked, Called, Inspection, PLUGIN_NAME_RULE, SidecarOf, Subject, Workshop,

@@ -19,6 +19,7 @@ use tracing::Level;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
+use super::account::{Line, Lines};
 use super::redact::Redactor;
 
 /// Lines kept of an instance, for the message of its failures.
@@ -36,6 +37,8 @@ pub(super) struct Voice {
     redactor: Arc<Redactor>,
     window: Mutex<Window>,
     dropped: AtomicU64,
+    /// The last of what was told.
+    lines: Lines,
 }
 
 struct Window {
@@ -64,6 +67,7 @@ impl Voice {
                 untold: 0,
             }),
             dropped: AtomicU64::new(0),
+            lines: Lines::default(),
         })
     }
 
@@ -93,6 +97,11 @@ impl Voice {
         true
     }
 
+    /// The last lines that were told, oldest first.
+    pub(super) fn lines(&self) -> Vec<Line> {
+        self.lines.read()
+    }
+
     /// How much of a line is looked at: what is told of it, and a secret that reaches over the end of that.
     fn room(&self) -> usize {
         self.line_bytes + self.redactor.longest()
@@ -110,6 +119,7 @@ impl Voice {
         if !self.admit() {
             return;
         }
+        self.lines.push(name(level), line);
         let plugin = &*self.plugin;
         // `tracing` wants its level at compile time.
         match level {
@@ -119,6 +129,17 @@ impl Voice {
             Level::DEBUG => tracing::debug!(target: "larder::plugin", plugin, stream, "{line}"),
             Level::TRACE => tracing::trace!(target: "larder::plugin", plugin, stream, "{line}"),
         }
+    }
+}
+
+/// As people read it.
+fn name(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "error",
+        Level::WARN => "warn",
+        Level::INFO => "info",
+        Level::DEBUG => "debug",
+        Level::TRACE => "trace",
     }
 }
 

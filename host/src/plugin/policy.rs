@@ -71,7 +71,7 @@ impl Policy {
     pub(super) fn start(engine: &Arc<Engine>, kit: &Arc<Kit>, pure: Pure) -> Result<Self, Failure> {
         let policy = Self {
             engine: Arc::clone(engine),
-            breaker: Breaker::new(&kit.name, Instant::now()),
+            breaker: Breaker::new(&kit.name, Instant::now(), &kit.calls),
             kit: Arc::clone(kit),
             pure,
             idle: Mutex::default(),

@@ -8,7 +8,7 @@
 //! `reload` returns, new requests meet the new version. (3) The old version is held by nobody but the requests that pinned
 //! it; when the last of them ends it stops itself. No step waits for a request, and no request waits for a step.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::account::{Account, now_ms};
 use super::compile::Worker;
 use super::egress::EgressClient;
 use super::engine::Engine;
@@ -29,12 +30,14 @@ use super::files::{self, ReadError};
 use super::judge::{Candidate, Court, Rejection, Roles, sentence};
 use super::last_good::LastGood;
 use super::set::{PLACES_MAX, PluginSet};
-use super::status::{Face, PluginStatus, RegistryCounts, ReloadError};
+use super::status::{Event, Face, PluginStatus, RegistryCounts, ReloadError};
 use super::version::Plugin;
 use super::watch;
 use crate::config::{Config, Problem, Write};
 
 /// The first wait before something that failed is tried again; it doubles up to [`BACKOFF_MAX`].
+/// Versions whose fate is kept.
+const HISTORY_MAX: usize = 50;
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
 
@@ -62,6 +65,7 @@ pub(super) struct Shared {
     judges: Semaphore,
     stops: TaskTracker,
     pub(super) closing: CancellationToken,
+    history: Mutex<VecDeque<Event>>,
     swaps: AtomicU64,
     refusals: AtomicU64,
     retired: AtomicU64,
@@ -138,6 +142,7 @@ impl Registry {
             judges: Semaphore::new(cores.max(2)),
             stops: TaskTracker::new(),
             closing: CancellationToken::new(),
+            history: Mutex::default(),
             swaps: AtomicU64::new(0),
             refusals: AtomicU64::new(0),
             retired: AtomicU64::new(0),
@@ -176,6 +181,18 @@ impl Registry {
                 face.status(name, served)
             })
             .collect()
+    }
+
+    /// What the served version of each plugin has done.
+    pub fn accounts(&self) -> Vec<(String, Account)> {
+        let plugins = self.set();
+        let of = |plugin: &Arc<Plugin>| (plugin.name().to_owned(), plugin.runtime().account());
+        plugins.iter().map(of).collect()
+    }
+
+    /// The last versions that were taken into service, refused or removed, oldest first.
+    pub fn history(&self) -> Vec<Event> {
+        self.shared.history.lock().iter().cloned().collect()
     }
 
     /// How often what happened.
@@ -478,6 +495,9 @@ impl Shared {
         self.publish(|set| set.with(&plugin));
         self.feeds.start(&plugin, &self.stops);
         self.swaps.fetch_add(1, Ordering::Relaxed);
+        let version = plugin.version().unwrap_or("no version of its own");
+        let digest = plugin.digest().get(..12).unwrap_or_default();
+        self.note(plugin.name(), "served", format!("{version}, {digest}"));
         tracing::info!(
             plugin = plugin.name(),
             version = plugin.version(),
@@ -495,6 +515,20 @@ impl Shared {
         }
     }
 
+    /// Keeps what became of a version, for whoever looks; over the bound the oldest goes (law 12).
+    fn note(&self, plugin: &str, result: &'static str, detail: String) {
+        let mut history = self.history.lock();
+        if history.len() == HISTORY_MAX {
+            history.pop_front();
+        }
+        history.push_back(Event {
+            at_ms: now_ms(),
+            plugin: plugin.to_owned(),
+            result,
+            detail,
+        });
+    }
+
     /// The candidate is not served; whatever was, still is. Logged when it says something new.
     fn refuse(&self, name: &str, slot: &Slot, rejection: &Rejection) {
         self.refusals.fetch_add(1, Ordering::Relaxed);
@@ -507,6 +541,7 @@ impl Shared {
             face.removed = false;
             if face.refusal.as_ref() != Some(&text) {
                 tracing::warn!(plugin = name, "refused: {text}");
+                self.note(name, "refused", text.clone());
                 face.refusal = Some(text);
             }
             face.kinds.clone()
@@ -532,6 +567,7 @@ impl Shared {
             face.judgements += 1;
         }
         tracing::info!(plugin = name, "removed");
+        self.note(name, "removed", String::new());
         self.retired.fetch_add(1, Ordering::Relaxed);
         if old.is_some() || self.set.load().is_refused(name) {
             self.publish(|set| set.without(name));

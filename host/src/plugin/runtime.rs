@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
+use super::account::Account;
 use super::compile::Compiled;
 use super::limits::Limits;
 use super::{Egress, Secrets};
@@ -69,6 +70,11 @@ pub trait Runtime: Send + Sync {
 
     /// How it is now.
     fn condition(&self) -> Condition;
+
+    /// What it has done since it was loaded. Of a part that nobody counts, nothing.
+    fn account(&self) -> Account {
+        Account::default()
+    }
 
     /// The most linear memory that one of its instances ever had, in bytes.
     fn memory_peak(&self) -> usize;

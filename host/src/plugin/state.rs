@@ -18,6 +18,7 @@ use wasmtime_wasi_http::{
     WasiHttpView,
 };
 
+use super::account::Calls;
 use super::bindings::{log, secrets, settings, types};
 use super::engine::{Engine, TABLE_ELEMENTS};
 use super::limits::Limits;
@@ -47,6 +48,8 @@ pub(super) struct Kit {
     pub(super) voice: Arc<Voice>,
     /// The most linear memory that one instance ever had, in bytes.
     pub(super) memory_peak: Arc<AtomicUsize>,
+    /// What its calls came to.
+    pub(super) calls: Arc<Calls>,
     /// Whether a limit was passed lately.
     pub(super) suspicion: Suspicion,
 }

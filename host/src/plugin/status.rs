@@ -56,6 +56,19 @@ pub struct PluginStatus {
     pub error: Option<String>,
 }
 
+/// What became of a version of a plugin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// When, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// The file stem.
+    pub plugin: String,
+    /// `served`, `refused` or `removed`.
+    pub result: &'static str,
+    /// Which version, or why not.
+    pub detail: String,
+}
+
 /// Why a plugin was not reloaded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReloadError {

@@ -5,7 +5,9 @@
 //! and `larder_answers_total` carries all the right-hand sides by `outcome` and `detail`. Handles are resolved once per
 //! route; counting is one atomic addition.
 
-use std::collections::HashMap;
+pub mod durations;
+
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -13,9 +15,11 @@ use parking_lot::Mutex;
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
 
 use crate::cache::Counters;
+use crate::error::Failure;
+use durations::Durations;
 
 /// How a request ended, as the metric names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +90,33 @@ pub struct RouteMetrics {
     answers: [Counter; Outcome::ALL.len()],
     /// What the loads of this route did; the cache counts here.
     pub loads: Arc<Counters>,
+    /// How long requests took that the memory tier did not answer. Those it does take some microseconds, less than looking at
+    /// the clock twice is worth.
+    pub durations: Durations,
+    failures: Mutex<Failures>,
 }
+
+/// Why loads failed.
+#[derive(Default)]
+struct Failures {
+    by_code: BTreeMap<String, u64>,
+    last: Option<LastFailure>,
+}
+
+/// The last failure of a route.
+#[derive(Clone, Debug)]
+pub struct LastFailure {
+    /// Its code.
+    pub code: String,
+    /// One sentence.
+    pub message: String,
+    /// When, by the clock of the cache, in milliseconds since 1970.
+    pub at_ms: u64,
+}
+
+/// Codes are a plugin's own words: of more than these the others count as one (law 12).
+const CODES_MAX: usize = 16;
+const OTHER: &str = "other";
 
 impl RouteMetrics {
     /// A request came.
@@ -98,6 +128,38 @@ impl RouteMetrics {
     #[inline]
     pub fn answer(&self, outcome: Outcome) {
         self.answers[outcome as usize].inc();
+    }
+    /// A load failed, and was answered with that or with something stale.
+    pub fn failed(&self, failure: &Failure, now_ms: u64) {
+        let mut failures = self.failures.lock();
+        let is_known = failures.by_code.contains_key(&*failure.code);
+        let code = if is_known || failures.by_code.len() < CODES_MAX {
+            failure.code.clone().into_owned()
+        } else {
+            OTHER.to_owned()
+        };
+        *failures.by_code.entry(code).or_default() += 1;
+        failures.last = Some(LastFailure {
+            code: failure.code.clone().into_owned(),
+            message: failure.message.clone(),
+            at_ms: now_ms,
+        });
+    }
+    /// How many failures of each code there were, and the last.
+    pub fn failures(&self) -> (BTreeMap<String, u64>, Option<LastFailure>) {
+        let failures = self.failures.lock();
+        (failures.by_code.clone(), failures.last.clone())
+    }
+    /// Requests.
+    pub fn requests(&self) -> u64 {
+        self.requests.get()
+    }
+    /// How they ended: outcome, detail, how many.
+    pub fn ended(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+        let names = Outcome::ALL.iter();
+        names
+            .zip(&self.answers)
+            .map(|((_, outcome, detail), count)| (*outcome, *detail, count.get()))
     }
 }
 
@@ -164,6 +226,8 @@ impl Metrics {
                 requests,
                 answers,
                 loads: Arc::default(),
+                durations: Durations::default(),
+                failures: Mutex::default(),
             })
         });
         Arc::clone(handles)
@@ -209,12 +273,41 @@ impl Metrics {
             self.derivations_called.clone(),
         );
         self.register_loads(&mut registry);
+        self.register_durations(&mut registry);
         for sample in extra {
             sample.register(&mut registry);
         }
         let mut text = String::new();
         encode(&mut text, &registry).expect("writing to a String cannot fail");
         text
+    }
+
+    fn register_durations(&self, registry: &mut Registry) {
+        let failures = Family::<FailureLabel, Counter>::default();
+        let routes = self.routes.lock();
+        let mut all: Vec<_> = routes.iter().collect();
+        all.sort_by(|a, b| a.0.cmp(b.0));
+        let mut durations = Vec::new();
+        for (route, handles) in all {
+            durations.push((Arc::clone(route), handles.durations.read()));
+            for (code, count) in handles.failures().0 {
+                let route = Arc::clone(route);
+                failures
+                    .get_or_create(&FailureLabel { route, code })
+                    .inc_by(count);
+            }
+        }
+        registry.register(
+            "load_failures",
+            "Requests whose load failed, by code; of more than 16 codes of a route the others are one",
+            failures,
+        );
+        registry.register_with_unit(
+            "request_duration",
+            "How long requests took that the memory tier did not answer",
+            Unit::Seconds,
+            durations::Histograms(durations),
+        );
     }
 
     fn register_loads(&self, registry: &mut Registry) {
@@ -290,6 +383,12 @@ impl Metrics {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct FailureLabel {
+    route: Arc<str>,
+    code: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct LoadLabel {
     route: Arc<str>,
     result: &'static str,
@@ -329,6 +428,48 @@ mod tests {
     fn every_outcome_stands_at_its_own_index() {
         for (index, (outcome, ..)) in Outcome::ALL.iter().enumerate() {
             assert_eq!(*outcome as usize, index);
+        }
+    }
+
+    #[test]
+    fn law_12_codes_beyond_the_bound_are_one() {
+        let metrics = Metrics::new();
+        let route = metrics.route(&"/a".into());
+        for i in 0..CODES_MAX + 3 {
+            let mut failure = Failure::host(crate::error::FailureKind::Unavailable, "x", "no");
+            failure.code = format!("code-{i}").into();
+            route.failed(&failure, 7);
+        }
+        let (by_code, last) = route.failures();
+        assert_eq!(by_code.len(), CODES_MAX + 1);
+        assert_eq!(by_code[OTHER], 3);
+        assert_eq!(
+            last.unwrap().code,
+            "code-18",
+            "the last is told by its own name"
+        );
+        let text = metrics.render(&[]);
+        assert!(
+            text.contains("larder_load_failures_total{route=\"/a\",code=\"other\"} 3"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn durations_are_a_histogram_for_each_route() {
+        let metrics = Metrics::new();
+        let route = metrics.route(&"/a".into());
+        route.durations.add(std::time::Duration::from_millis(3));
+        let text = metrics.render(&[]);
+        for wanted in [
+            "# TYPE larder_request_duration_seconds histogram",
+            "larder_request_duration_seconds_bucket{le=\"0.0025\",route=\"/a\"} 0",
+            "larder_request_duration_seconds_bucket{le=\"0.005\",route=\"/a\"} 1",
+            "larder_request_duration_seconds_bucket{le=\"+Inf\",route=\"/a\"} 1",
+            "larder_request_duration_seconds_count{route=\"/a\"} 1",
+            "larder_request_duration_seconds_sum{route=\"/a\"} 0.003",
+        ] {
+            assert!(text.contains(wanted), "{wanted}: {text}");
         }
     }
 
