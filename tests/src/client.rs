@@ -10,7 +10,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// No request of any test may take longer: nobody is ever stuck.
 const STUCK: Duration = Duration::from_secs(30);
@@ -120,6 +120,18 @@ impl Client {
         Connection(stream)
     }
 
+    /// A connection of its own whose kernel takes little that is not read.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn connect_narrow(&self) -> Connection {
+        let socket = TcpSocket::new_v4().expect("a socket is to be had");
+        let narrowed = socket.set_recv_buffer_size(16 * 1024);
+        narrowed.expect("a socket's buffer has a size");
+        let stream = socket.connect(self.address).await;
+        Connection(stream.expect("the server takes the connection"))
+    }
+
     /// Sends bytes on a connection of their own and gives everything that comes back until the server closes it.
     pub async fn raw(&self, bytes: impl AsRef<[u8]>) -> String {
         let mut connection = self.connect().await;
@@ -190,15 +202,19 @@ impl Connection {
     pub async fn until(&mut self, wanted: &str) -> String {
         let mut all = Vec::new();
         let read = async {
+            let mut some = vec![0; 64 * 1024];
+            // What was searched is not searched again, but for what the next piece may complete.
+            let mut searched: usize = 0;
             loop {
-                let text = String::from_utf8_lossy(&all).into_owned();
-                if text.contains(wanted) {
-                    return text;
+                let tail = &all[searched.saturating_sub(wanted.len())..];
+                if String::from_utf8_lossy(tail).contains(wanted) {
+                    return String::from_utf8_lossy(&all).into_owned();
                 }
-                let mut some = [0; 4096];
+                searched = all.len();
                 let read = self.0.read(&mut some).await;
                 let n = read.expect("the connection is read");
-                assert!(n > 0, "closed without {wanted:?}, having said {text:?}");
+                let said = || String::from_utf8_lossy(&all).into_owned();
+                assert!(n > 0, "closed without {wanted:?}, having said {:?}", said());
                 all.extend_from_slice(&some[..n]);
             }
         };

@@ -36,7 +36,7 @@ pub mod usage;
 pub mod wait;
 
 pub use browser::Browser;
-pub use client::{Answer, Client};
+pub use client::{Answer, Client, Connection};
 pub use echo::Echo;
 pub use larder::{Builder, Larder, Wasm};
 pub use metrics::Metrics;

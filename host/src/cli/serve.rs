@@ -33,6 +33,7 @@ use crate::cache::tier::SharedTier;
 use crate::cache::{Bounds, Cache, Link};
 use crate::config::{self, Config, Problem, RedisServers, Severity, Write};
 use crate::http::encoding::Encoder;
+use crate::http::watch::Watchers;
 use crate::http::write::{Limits, WRITES_MAX};
 use crate::http::{Service, accept};
 use crate::metrics::Metrics;
@@ -145,6 +146,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         notes: notes(&config, &cache)?,
         behind: behind.clone(),
         writes: Arc::new(Semaphore::new(WRITES_MAX)),
+        watchers: Watchers::new(config.server.max_watchers, stopping.clone()),
         tasks: changes.clone(),
     });
     let public_server = serve_public(

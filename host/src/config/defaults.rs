@@ -153,6 +153,7 @@ settings! {
         max_connections: Count = "16384", "Connections at once; further ones wait in the kernel's backlog.";
         max_waiters: Count = "16384", "Requests waiting for a load at once; one more is answered with 503.";
         max_loads: Count = "16384", "Loads at once; one more is answered with 503.";
+        max_watchers: Count = "1000", "Clients that watch at once, on routes with `watch`; one more is answered with 503. Each has one of `max_connections`, or a stream of one.";
         header_timeout: Timeout = "30s", "How long a client may take to send the head of a request, and how long an idle connection is kept.";
         header_bytes: HeadSize = "64KiB", "The longest head of a request.";
         max_headers: Count = "100", "The most fields of a request head.";
@@ -230,6 +231,7 @@ settings! {
         compress: List<ContentCoding>, "In which codings bodies of 1 KiB and more leave where the client takes one: `\"br\"`, `\"zstd\"`, `\"gzip\"`. Made once an entry, behind the first who asks, and kept in a tenth of `[memory] capacity` beside it. Left out: all three; `[]`: none.";
         cdn_cache_control: Text, "`CDN-Cache-Control` (RFC 9213) of what may be shared, e.g. `max-age=600`: for the caches of a CDN, over `Cache-Control`. Left out: none is sent.";
         tags_header: HeaderName, "In which header an entry's tags are sent, e.g. `surrogate-key`, or `cache-tag`, for a CDN to purge by. Left out: in none.";
+        watch: Switch = "false", "Whether GET with `Accept: text/event-stream` is a stream of what becomes of the resource. What is watched is loaded again when it is purged or its ttl ends.";
         summary: Text, "What the route answers, in a sentence: for the API document.";
         params: ParameterSchemas, "What parameters of the path and the query must be: `params.alpha_2 = { pattern = \"^[A-Z]{2}$\", description = \"ISO 3166\" }`, a JSON Schema each, and `required = true` where one may not be left out. What does not fit is answered with 422. Over what the loader declares of the same name.";
         response: SchemaChoice, "JSON Schema of what the route answers, or the name of a file that holds it: for the API document. Over what the loader declares.";

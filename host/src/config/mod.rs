@@ -85,6 +85,8 @@ pub struct Server {
     pub max_connections: usize,
     /// Requests waiting for a load at once; over it: 503.
     pub max_waiters: usize,
+    /// Clients that watch at once.
+    pub max_watchers: usize,
     /// Loads at once; over it: 503.
     pub max_loads: usize,
     /// How long a client may take to send a request head, and how long an idle connection is kept.
@@ -310,6 +312,8 @@ pub struct Route {
     pub cdn_cache_control: Option<String>,
     /// The header that tags are sent in.
     pub tags_header: Option<String>,
+    /// Whether clients may watch its resources.
+    pub watch: bool,
     /// What becomes of query parameters that nothing declares or keys.
     pub unknown_query: UnknownQuery,
     /// What the operator says of it.

@@ -67,6 +67,7 @@ fn read_server(table: Table<'_>) -> Server {
         listen: table.value(&setting::server::listen),
         max_connections: table.value(&setting::server::max_connections),
         max_waiters: table.value(&setting::server::max_waiters),
+        max_watchers: table.value(&setting::server::max_watchers),
         max_loads: table.value(&setting::server::max_loads),
         header_timeout: table.value(&setting::server::header_timeout),
         // The kind keeps sizes within an i64, and this machine's memory keeps a head far below.

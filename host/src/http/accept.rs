@@ -54,7 +54,10 @@ pub async fn serve<S, B>(
         .header_read_timeout(bounds.header_timeout)
         .max_buf_size(bounds.header_bytes_max.max(8192))
         .max_headers(bounds.headers_max)
-        .pipeline_flush(true);
+        // One copy into one buffer, and one write. `pipeline_flush` would do that too, but under it hyper asks a body for its
+        // next piece whether or not the last was sent: what streams would be kept without a bound for a client that does not
+        // read.
+        .writev(false);
     loop {
         let accept = async {
             // The place first: over the cap nothing is accepted, and the backlog holds the rest.

@@ -123,6 +123,7 @@ impl Service {
             match self.look(&path, headers) {
                 Looked::Answered(response) => response,
                 Looked::Ask(derived) => self.answer(derived, headers).await,
+                Looked::Watch(derived) => self.not_watched(derived, headers).await,
             }
         } else {
             let detail = format!(

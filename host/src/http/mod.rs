@@ -6,8 +6,9 @@
 //! 3. [`Service::answer`]: the cache is asked.
 //! 4. [`write`]: PUT and DELETE, where a route writes; `conditions`: on what condition; `behind`: what became of a change that was accepted before it was made.
 //! 5. `batch`: many reads in one request.
-//! 6. `own`: what no route has and the host answers itself: [`openapi`] the API document, `docs` its page.
-//! 7. [`respond`]: an answer becomes a response, in the coding ([`encoding`]) that the client takes; [`problem`]: a fault becomes one.
+//! 6. [`watch`]: a stream of what becomes of a resource, where a route has it.
+//! 7. `own`: what no route has and the host answers itself: [`openapi`] the API document, `docs` its page.
+//! 8. [`respond`]: an answer becomes a response, in the coding ([`encoding`]) that the client takes; [`problem`]: a fault becomes one.
 
 pub mod accept;
 mod batch;
@@ -21,6 +22,7 @@ mod own;
 pub mod problem;
 pub mod respond;
 mod told;
+pub mod watch;
 pub mod write;
 
 use std::convert::Infallible;
@@ -68,6 +70,8 @@ pub struct Service {
     pub behind: Option<Arc<Behind>>,
     /// Places of changes that are made at once.
     pub writes: Arc<Semaphore>,
+    /// Who watches what.
+    pub watchers: watch::Watchers,
     /// Changes that are being made: who stops the server waits for them.
     pub tasks: TaskTracker,
 }
@@ -82,6 +86,8 @@ enum Looked {
     Answered(Response<Body>),
     /// What the cache is to be asked.
     Ask(Arc<Derived>),
+    /// What is to be watched; not counted as a request, because what is asked for it is.
+    Watch(Arc<Derived>),
 }
 
 impl Service {
@@ -117,6 +123,10 @@ impl Service {
         match self.look(target, request.headers()) {
             Looked::Answered(response) => Ok(response),
             Looked::Ask(derived) => Ok(self.answer(derived, request.headers()).await),
+            Looked::Watch(derived) if method == Method::GET => {
+                Ok(self.watch(target, request.headers(), derived))
+            }
+            Looked::Watch(derived) => Ok(self.not_watched(derived, request.headers()).await),
         }
     }
 
@@ -137,6 +147,9 @@ impl Service {
             }
         };
         drop(snapshot);
+        if derived.route.config.watch && derived.bypass.is_none() && watch::is_wanted(headers) {
+            return Looked::Watch(derived);
+        }
         derived.route.metrics.request();
         // The hit path: nothing is awaited or locked from here to the response, nor spawned but for a route that refreshes
         // ahead.
@@ -157,6 +170,12 @@ impl Service {
             return Looked::Answered(respond::respond(&derived, answer, &asked));
         }
         Looked::Ask(derived)
+    }
+
+    /// Something that could be watched, asked for by what takes no stream.
+    async fn not_watched(&self, derived: Arc<Derived>, headers: &HeaderMap) -> Response<Body> {
+        derived.route.metrics.request();
+        self.answer(derived, headers).await
     }
 
     async fn answer(&self, derived: Arc<Derived>, headers: &HeaderMap) -> Response<Body> {

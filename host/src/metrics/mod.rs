@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::cache::Counters;
@@ -173,6 +174,12 @@ pub struct Metrics {
     pub batch_requests: Counter,
     /// Reads that were asked for in such.
     pub batch_items: Counter,
+    /// Clients that watch now.
+    pub watchers: Gauge,
+    /// Those that were one too many.
+    pub watchers_refused: Counter,
+    /// Events sent to them.
+    pub watch_events: Counter,
     /// Connections accepted on the public listener.
     pub connections: Counter,
     /// Derivations of key policies, remembered ones included, and those that really called the policy.
@@ -197,6 +204,9 @@ impl Metrics {
             unrouted: Counter::default(),
             batch_requests: Counter::default(),
             batch_items: Counter::default(),
+            watchers: Gauge::default(),
+            watchers_refused: Counter::default(),
+            watch_events: Counter::default(),
             connections: Counter::default(),
             derivations: Counter::default(),
             derivations_called: Counter::default(),
@@ -256,6 +266,17 @@ impl Metrics {
             "batch_items",
             "Reads in those requests; each is a request of its route too",
             self.batch_items.clone(),
+        );
+        registry.register("watchers", "Clients that watch now", self.watchers.clone());
+        registry.register(
+            "watchers_refused",
+            "Clients that were one too many to watch",
+            self.watchers_refused.clone(),
+        );
+        registry.register(
+            "watch_events",
+            "Events sent to clients that watch",
+            self.watch_events.clone(),
         );
         registry.register(
             "connections",
@@ -413,7 +434,7 @@ impl Sample {
             counter.inc_by(self.value);
             registry.register(self.name, self.help, counter);
         } else {
-            let gauge: prometheus_client::metrics::gauge::Gauge = Default::default();
+            let gauge: Gauge = Default::default();
             gauge.set(i64::try_from(self.value).unwrap_or(i64::MAX));
             registry.register(self.name, self.help, gauge);
         }

@@ -20,7 +20,7 @@ loader = demo
 error: larder.toml:2: this is not TOML: invalid basic string, expected `"`
   remedy: mend the line; other problems near it show once it can be read
 error: larder.toml:4: unknown key "foo" in [server]
-  remedy: the nearest is "drain"; all there are: body_bytes, drain, header_bytes, header_timeout, listen, max_connections, max_headers, max_loads, max_waiters
+  remedy: the nearest is "drain"; all there are: body_bytes, drain, header_bytes, header_timeout, listen, max_connections, max_headers, max_loads, max_waiters, max_watchers
 error: larder.toml:5: this is not TOML: unclosed table, expected `]`
   remedy: mend the line; other problems near it show once it can be read
 error: larder.toml:9: this is not TOML: string values must be quoted, expected literal string
@@ -59,7 +59,7 @@ error: larder.toml:3: unknown key "max-headers" in [server]
 error: larder.toml:4: unknown key "ttl" in [server]
   remedy: ttl belongs in [[routes]]; the nearest key here is "drain"
 error: larder.toml:5: unknown key "zebra" in [server]
-  remedy: the nearest is "drain"; all there are: body_bytes, drain, header_bytes, header_timeout, listen, max_connections, max_headers, max_loads, max_waiters
+  remedy: the nearest is "drain"; all there are: body_bytes, drain, header_bytes, header_timeout, listen, max_connections, max_headers, max_loads, max_waiters, max_watchers
 error: larder.toml:6: unknown table "sever"
   remedy: did you mean [server]?
 "##,

@@ -135,7 +135,13 @@ fn read(route: &Route, names: &mut Names, schemas: &mut Schemas) -> Value {
     let is_policy = !matches!(route.rule, Rule::Parts { .. });
     let occurs = move |on| on == On::Every || on == On::Reads || (on == On::Policies && is_policy);
     let mut responses = failures(&occurs);
-    responses.insert("200".into(), found(route, schemas));
+    let mut value = found(route, schemas);
+    if route.config.watch {
+        value["content"]["text/event-stream"] = json!({
+            "schema": { "type": "string", "description": "Where `Accept` prefers it: the value, and then each later one, as events." },
+        });
+    }
+    responses.insert("200".into(), value);
     responses.insert(
         "304".into(),
         json!({ "description": "`If-None-Match` names what is there.", "headers": entry_headers() }),
