@@ -192,3 +192,97 @@ async fn downstream_is_told_the_windows_and_what_a_cdn_wants() {
     let control = answer.header("cache-control").expect("it is there");
     assert!(!control.contains("stale-"), "{control}");
 }
+
+#[tokio::test]
+async fn pages_of_other_origins_may_what_their_route_lets_them() {
+    let app = "https://app.example.com";
+    let settings = format!(
+        "cors = {{ origins = [\"{app}\"], headers = [\"x-tenant\"], credentials = true, max_age = \"10m\" }}"
+    );
+    let larder = Larder::with()
+        .plugin("demo", "[config]\nlatency_ms = 1\n")
+        .route("/data/{key}", "demo", &settings)
+        .route("/open/{key}", "demo", "cors = { origins = [\"*\"] }")
+        .route("/closed/{key}", "demo", "")
+        .start()
+        .await;
+    let options = async |path: &str, origin: &str| {
+        let fields = [
+            ("origin", origin),
+            ("access-control-request-method", "GET"),
+            ("access-control-request-headers", "x-tenant"),
+        ];
+        larder
+            .public
+            .request(Method::OPTIONS, path, &fields, Bytes::new())
+            .await
+    };
+    let answer = options("/data/a", app).await;
+    assert_eq!(answer.status, 204, "{answer:?}");
+    assert_eq!(answer.header("access-control-allow-origin"), Some(app));
+    assert_eq!(
+        answer.header("access-control-allow-methods"),
+        Some("GET, HEAD, OPTIONS")
+    );
+    let headers = answer
+        .header("access-control-allow-headers")
+        .expect("they are listed");
+    assert!(
+        headers.contains("if-none-match") && headers.ends_with(", x-tenant"),
+        "{headers}"
+    );
+    assert_eq!(answer.header("access-control-max-age"), Some("600"));
+    assert_eq!(
+        answer.header("access-control-allow-credentials"),
+        Some("true")
+    );
+    assert_eq!(answer.header("vary"), Some("origin"));
+    // A value and a problem can be read, and a hit as well as a miss.
+    for path in ["/data/a", "/data/a", "/data/%ff"] {
+        let answer = larder.get_with(path, &[("origin", app)]).await;
+        assert_eq!(
+            answer.header("access-control-allow-origin"),
+            Some(app),
+            "{path}"
+        );
+        assert!(
+            answer
+                .header("access-control-expose-headers")
+                .is_some_and(|names| names.contains("cache-status"))
+        );
+        assert_eq!(answer.header("vary"), Some("origin"));
+    }
+    let answer = larder.get("/data/a").await;
+    assert_eq!(
+        answer.header("vary"),
+        Some("origin"),
+        "and so it is for whoever has none"
+    );
+    // Of another origin it is answered, and nobody's page may read it.
+    let stranger = "https://evil.example";
+    options("/data/a", stranger)
+        .await
+        .expect_problem(403, "origin-not-allowed");
+    let answer = larder.get_with("/data/a", &[("origin", stranger)]).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("access-control-allow-origin"), None);
+    assert_eq!(answer.header("vary"), Some("origin"));
+    let answer = larder.get_with("/open/a", &[("origin", stranger)]).await;
+    assert_eq!(answer.header("access-control-allow-origin"), Some("*"));
+    assert_eq!(answer.header("vary"), None, "it is the same for all");
+    let answer = larder.get_with("/closed/a", &[("origin", app)]).await;
+    assert_eq!(answer.header("access-control-allow-origin"), None);
+    let answer = larder
+        .public
+        .request(Method::OPTIONS, "/closed/a", &[], Bytes::new())
+        .await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.header("allow")),
+        (204, Some("GET, HEAD, OPTIONS"))
+    );
+    larder
+        .public
+        .request(Method::OPTIONS, "/nowhere", &[], Bytes::new())
+        .await
+        .expect_problem(404, "not-found");
+}

@@ -232,6 +232,7 @@ settings! {
         cdn_cache_control: Text, "`CDN-Cache-Control` (RFC 9213) of what may be shared, e.g. `max-age=600`: for the caches of a CDN, over `Cache-Control`. Left out: none is sent.";
         tags_header: HeaderName, "In which header an entry's tags are sent, e.g. `surrogate-key`, or `cache-tag`, for a CDN to purge by. Left out: in none.";
         watch: Switch = "false", "Whether GET with `Accept: text/event-stream` is a stream of what becomes of the resource. What is watched is loaded again when it is purged or its ttl ends.";
+        cors: CorsTable, "Which pages of other origins may use the route: `cors = { origins = [\"https://app.example.com\"], headers = [\"x-tenant\"], credentials = false, max_age = \"2h\" }`; `[\"*\"]` is all of them. Left out: none.";
         summary: Text, "What the route answers, in a sentence: for the API document.";
         params: ParameterSchemas, "What parameters of the path and the query must be: `params.alpha_2 = { pattern = \"^[A-Z]{2}$\", description = \"ISO 3166\" }`, a JSON Schema each, and `required = true` where one may not be left out. What does not fit is answered with 422. Over what the loader declares of the same name.";
         response: SchemaChoice, "JSON Schema of what the route answers, or the name of a file that holds it: for the API document. Over what the loader declares.";

@@ -6,6 +6,7 @@
 //!   stands over the file.
 //! - [`sidecar`]: the `.toml` beside a plugin.
 
+mod cors;
 pub mod defaults;
 mod json;
 pub mod kind;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 use parse::parse;
 
+pub use cors::Cors;
 pub(crate) use kind::{endpoint, origin};
 pub use layers::{Environment, Overrides};
 pub use outline::{Declared, Outline};
@@ -314,6 +316,8 @@ pub struct Route {
     pub tags_header: Option<String>,
     /// Whether clients may watch its resources.
     pub watch: bool,
+    /// Which pages of other origins may use it.
+    pub cors: Option<Cors>,
     /// What becomes of query parameters that nothing declares or keys.
     pub unknown_query: UnknownQuery,
     /// What the operator says of it.

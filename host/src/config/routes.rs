@@ -3,6 +3,7 @@
 use matchit::{InsertError, Router};
 use toml::de::DeValue;
 
+use super::cors;
 use super::defaults::{Setting, routes as setting};
 use super::kind::{self, Fault, HeaderName, ParameterName, Period, PluginName, Scalar};
 use super::layers::Origin;
@@ -76,6 +77,7 @@ impl Route {
             cdn_cache_control: None,
             tags_header: None,
             watch: setting::watch.default_value(),
+            cors: None,
             unknown_query: setting::unknown_query.default_value(),
             outline: Outline::default(),
             line: 0,
@@ -161,6 +163,7 @@ fn read_route(table: Table<'_>, patterns: &mut Patterns) -> Option<Route> {
         cdn_cache_control: cdn_cache_control(&table),
         tags_header: table.optional(&setting::tags_header),
         watch: table.value(&setting::watch),
+        cors: cors::read(&table),
         unknown_query: table.value(&setting::unknown_query),
         outline: outline::read(&table),
         line: table.line().unwrap_or(0),

@@ -2,7 +2,7 @@
 //!
 //! # The layers, top-down
 //! 1. [`accept`]: connections, capped; a head must arrive in time; SIGTERM drains.
-//! 2. [`Service::call`]: method and route; the hit path ends here, before anything is spawned or awaited.
+//! 2. [`Service::call`]: method and route; the hit path ends here, before anything is spawned or awaited. `cors`: what pages of other origins may.
 //! 3. [`Service::answer`]: the cache is asked.
 //! 4. [`write`]: PUT and DELETE, where a route writes; `conditions`: on what condition; `behind`: what became of a change that was accepted before it was made.
 //! 5. `batch`: many reads in one request.
@@ -15,6 +15,7 @@ mod batch;
 mod behind;
 mod body;
 mod conditions;
+mod cors;
 mod docs;
 pub mod encoding;
 pub mod openapi;
@@ -100,6 +101,19 @@ impl Service {
         B: http_body::Body,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
+        if self.routes.load().has_cors() && request.headers().contains_key(header::ORIGIN) {
+            // Boxed: others need not carry the room for it.
+            return Ok(Box::pin(self.cross_origin(request)).await);
+        }
+        Ok(self.of_own_origin(request).await)
+    }
+
+    /// Answers one request, whoever made it.
+    async fn of_own_origin<B>(self: Arc<Self>, request: Request<B>) -> Response<Body>
+    where
+        B: http_body::Body,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let method = request.method();
         let target = request
             .uri()
@@ -108,25 +122,28 @@ impl Service {
         if let Some(behind) = &self.behind
             && request.uri().path().starts_with(behind::PATH)
         {
-            return Ok(Box::pin(self.told(behind, &request)).await);
+            return Box::pin(self.told(behind, &request)).await;
         }
         if method != Method::GET && method != Method::HEAD {
             if request.uri().path() == batch::PATH {
-                return Ok(Box::pin(self.batch(request)).await);
+                return Box::pin(self.batch(request)).await;
             }
             if method == Method::PUT || method == Method::DELETE {
                 // Boxed: reads need not carry the room for it.
-                return Ok(Box::pin(self.write(request)).await);
+                return Box::pin(self.write(request)).await;
             }
-            return Ok(self.other_method(request.uri().path()));
+            if method == Method::OPTIONS {
+                return self.options(request.uri().path());
+            }
+            return self.other_method(request.uri().path());
         }
         match self.look(target, request.headers()) {
-            Looked::Answered(response) => Ok(response),
-            Looked::Ask(derived) => Ok(self.answer(derived, request.headers()).await),
+            Looked::Answered(response) => response,
+            Looked::Ask(derived) => self.answer(derived, request.headers()).await,
             Looked::Watch(derived) if method == Method::GET => {
-                Ok(self.watch(target, request.headers(), derived))
+                self.watch(target, request.headers(), derived)
             }
-            Looked::Watch(derived) => Ok(self.not_watched(derived, request.headers()).await),
+            Looked::Watch(derived) => self.not_watched(derived, request.headers()).await,
         }
     }
 

@@ -256,6 +256,16 @@ fn with_ttl(
         }
     };
     add_headers(&mut headers, content);
+    if derived
+        .route
+        .config
+        .cors
+        .as_ref()
+        .is_some_and(|cors| !cors.is_any)
+    {
+        // To everybody: a cache downstream must not give a page what was answered to nobody's.
+        headers.append(header::VARY, HeaderValue::from_static("origin"));
+    }
     downstream(&mut headers, derived, entry);
     let mut response = Response::new(Body::whole(body));
     *response.status_mut() = status;

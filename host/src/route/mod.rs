@@ -50,6 +50,8 @@ pub struct Snapshot {
     by_pattern: HashMap<Arc<str>, usize>,
     memo: Memo,
     is_starting: bool,
+    /// Whether pages of other origins may use any of them.
+    has_cors: bool,
     /// The API document of these routes, once it was asked for.
     document: OnceLock<Bytes>,
     /// The plugins it was made of: held, so that requests in flight finish on them.
@@ -230,6 +232,7 @@ impl Snapshot {
             Self {
                 router,
                 by_pattern: patterns.zip(0..).collect(),
+                has_cors: routes.iter().any(|route| route.config.cors.is_some()),
                 routes,
                 memo: Memo::new(),
                 is_starting: false,
@@ -248,6 +251,7 @@ impl Snapshot {
             by_pattern: HashMap::new(),
             memo: Memo::new(),
             is_starting: true,
+            has_cors: false,
             document: OnceLock::new(),
             plugins: Arc::default(),
         }
@@ -256,6 +260,11 @@ impl Snapshot {
     /// Whether the plugins are still being judged.
     pub fn is_starting(&self) -> bool {
         self.is_starting
+    }
+
+    /// Whether pages of other origins may use any of them.
+    pub fn has_cors(&self) -> bool {
+        self.has_cors
     }
 
     /// The API document of these routes: `made` when it is first asked for.

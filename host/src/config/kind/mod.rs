@@ -166,6 +166,8 @@ macro_rules! compound {
 compound! {
     /// A route's `key`.
     KeyChoice = "plugin name, or table of `path`, `query`, `headers`";
+    /// A route's `cors`.
+    CorsTable = "table of `origins`, `headers`, `credentials`, `max_age`";
     /// A route's `params`.
     ParameterSchemas = "table of name = JSON Schema";
     /// A route's `response`.

@@ -330,3 +330,39 @@ error: larder.toml:12: params of [[routes]]: "page" says `required`, and not whe
 "##,
     );
 }
+
+#[test]
+fn cors_names_origins_and_credentials_none_but_named_ones() {
+    check(
+        r##"
+[[routes]]
+path = "/a"
+loader = "demo"
+cors = "*"
+[[routes]]
+path = "/b"
+loader = "demo"
+cors = { origin = ["https://a.example"] }
+[[routes]]
+path = "/c"
+loader = "demo"
+cors = { origins = ["*"], credentials = true }
+[[routes]]
+path = "/d"
+loader = "demo"
+cors = { origins = ["a.example"] }
+"##,
+        r##"
+error: larder.toml:4: cors of [[routes]]: expected a table, found the string "*"
+  remedy: write cors = { origins = ["https://app.example.com"] }, or origins = ["*"]
+error: larder.toml:8: cors of [[routes]]: it names no origins, so nobody may
+  remedy: write cors = { origins = ["https://app.example.com"] }, or origins = ["*"]
+error: larder.toml:8: unknown key "origin" in cors of [[routes]]
+  remedy: did you mean "origins"?
+error: larder.toml:12: cors of [[routes]]: credentials go to origins that are named, and "*" names none: any page could read what its visitor may
+  remedy: list the origins, or leave credentials out
+error: larder.toml:16: origins of cors of [[routes]]: "a.example" is not an origin
+  remedy: write "https://a.example" or "http://a.example"
+"##,
+    );
+}
