@@ -13,6 +13,9 @@ GUESTS  := plugins/Cargo.toml tests/guests/Cargo.toml examples/loader-rust/Cargo
 # Where they are tested and linted: in one place, for they share the SDK and its dependencies.
 GUEST_TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR)/guests,plugins/target)
 
+# In every target, so that all of them share what was compiled. The guests' workspaces have settings of their own.
+export RUSTC_WORKSPACE_WRAPPER ?= $(abspath .ci/rustc)
+
 # Where black-box tests, examples and the benchmark find what was built.
 export LARDER_BIN   ?= $(abspath $(TARGET)/release/larder)
 export PLUGINS_DIST ?= $(abspath plugins/dist)
