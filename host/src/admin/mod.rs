@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -24,8 +24,8 @@ use tokio::sync::watch;
 
 use crate::cache::freshness::RefreshAhead;
 use crate::cache::{Cache, Link};
-use crate::metrics::{Metrics, Sample};
-use crate::plugin::{PluginState, PluginStatus, Registry, ReloadError};
+use crate::metrics::{Labelled, Metrics, Sample, text};
+use crate::plugin::{Account, PluginState, PluginStatus, Registry, ReloadError};
 use crate::route::{Route, Rule, Snapshot};
 use crate::write::behind::Behind;
 
@@ -240,7 +240,7 @@ async fn readyz(State(admin): State<Admin>) -> Response {
     (status, Json(body)).into_response()
 }
 
-async fn metrics(State(admin): State<Admin>) -> Response {
+async fn metrics(State(admin): State<Admin>, request: HeaderMap) -> Response {
     let mut samples = (admin.samples)();
     if let Some(behind) = &admin.behind {
         samples.extend(queue::samples(behind, admin.cache.clock().now_ms()).await);
@@ -258,6 +258,16 @@ async fn metrics(State(admin): State<Admin>) -> Response {
             "memory_entries",
             "Entries in the memory tier",
             entries as u64,
+        ),
+        gauge(
+            "redis_up",
+            "Whether the tier that nodes share is asked: 1; 0: it is away, or there is none",
+            u64::from(
+                admin
+                    .cache
+                    .shared()
+                    .is_some_and(|shared| shared.health().available),
+            ),
         ),
         gauge(
             "memory_bytes",
@@ -281,13 +291,71 @@ async fn metrics(State(admin): State<Admin>) -> Response {
             admin.cache.generations().remembered() as u64,
         ),
     ]);
-    let content_type =
-        HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    let text = admin.metrics.render(&samples, of_plugins(&admin));
+    let accept = request.get(header::ACCEPT);
+    let accept = accept.and_then(|accept| accept.to_str().ok());
+    // What Prometheus itself asks for first; tools that name neither read the older one.
+    if accept.is_some_and(|accept| accept.contains("application/openmetrics-text")) {
+        return ([(header::CONTENT_TYPE, text::OPEN)], text).into_response();
+    }
     (
-        [(header::CONTENT_TYPE, content_type)],
-        admin.metrics.render(&samples),
+        [(header::CONTENT_TYPE, text::CLASSIC)],
+        text::classic(&text),
     )
         .into_response()
+}
+
+/// What is counted of each plugin. There are as many as the directory holds, which is bounded.
+fn of_plugins(admin: &Admin) -> Vec<Labelled> {
+    let accounts = admin.plugins.accounts();
+    let status = admin.plugins.status();
+    let up = status.iter().map(|plugin| {
+        let is_up = plugin.state == PluginState::Ready;
+        (plugin.name.clone(), u64::from(is_up))
+    });
+    let each = |name, help, counter, count: fn(&Account) -> u64| Labelled {
+        name,
+        help,
+        label: "plugin",
+        values: accounts
+            .iter()
+            .map(|(plugin, account)| (plugin.clone(), count(account)))
+            .collect(),
+        counter,
+    };
+    vec![
+        Labelled {
+            name: "plugin_up",
+            help: "Whether the plugin is ready: 1, or 0 in any other state of GET /plugins",
+            label: "plugin",
+            values: up.collect(),
+            counter: false,
+        },
+        each(
+            "plugin_calls",
+            "Calls of the served version that ended; calls = answers + failures + faults",
+            true,
+            |account| account.calls,
+        ),
+        each(
+            "plugin_failures",
+            "Of these, failures that the plugin returned",
+            true,
+            |account| account.failures,
+        ),
+        each(
+            "plugin_faults",
+            "Of these, traps and passed limits",
+            true,
+            |account| account.faults,
+        ),
+        each(
+            "plugin_memory_peak_bytes",
+            "The most linear memory that one instance had",
+            false,
+            |account| account.memory_peak,
+        ),
+    ]
 }
 
 async fn plugins(State(admin): State<Admin>) -> Json<Value> {

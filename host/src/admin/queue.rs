@@ -319,9 +319,9 @@ pub(super) async fn samples(behind: &Behind, now_ms: u64) -> Vec<Sample> {
                 gauge("writes_dead", "Dead letters in the queue", depth.dead),
                 gauge("writes_bytes", "Bytes of both", depth.bytes),
                 gauge(
-                    "writes_oldest_age_ms",
+                    "writes_oldest_age_seconds",
                     "How long ago the oldest change that is pending was accepted",
-                    age_ms,
+                    age_ms / 1000,
                 ),
             ]
         },

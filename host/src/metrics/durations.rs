@@ -72,14 +72,14 @@ pub(super) struct Histograms(pub(super) Vec<(Arc<str>, Read)>);
 impl EncodeMetric for Histograms {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
         for (route, read) in &self.0 {
-            // The encoder adds them up itself, and takes the largest number for the bucket without an end.
+            // The encoder adds them up itself.
             let mut before = 0;
             let mut buckets: Vec<(f64, u64)> = Vec::with_capacity(read.buckets.len() + 1);
             for (end, within) in &read.buckets {
                 buckets.push((*end, within - before));
                 before = *within;
             }
-            buckets.push((f64::MAX, read.count - before));
+            buckets.push((f64::INFINITY, read.count - before));
             let label = [("route", &**route)];
             encoder.encode_family(&label)?.encode_histogram(
                 read.sum_seconds,

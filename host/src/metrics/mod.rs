@@ -6,13 +6,17 @@
 //! route; counting is one atomic addition.
 
 pub mod durations;
+pub mod text;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use parking_lot::Mutex;
-use prometheus_client::encoding::{EncodeLabelSet, text::encode};
+use prometheus_client::encoding::{
+    EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet, text::encode,
+};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -244,7 +248,7 @@ impl Metrics {
     }
 
     /// Everything in the text format of Prometheus (OpenMetrics 1.0), with `extra` gauges and counters measured now.
-    pub fn render(&self, extra: &[Sample]) -> String {
+    pub fn render(&self, extra: &[Sample], labelled: Vec<Labelled>) -> String {
         let mut registry = Registry::with_prefix("larder");
         registry.register("requests", "Requests by route", self.requests.clone());
         registry.register(
@@ -297,6 +301,9 @@ impl Metrics {
         self.register_durations(&mut registry);
         for sample in extra {
             sample.register(&mut registry);
+        }
+        for family in labelled {
+            registry.register(family.name, family.help, family);
         }
         let mut text = String::new();
         encode(&mut text, &registry).expect("writing to a String cannot fail");
@@ -441,6 +448,44 @@ impl Sample {
     }
 }
 
+/// Values of the same name, measured at the moment of asking, apart by one label.
+#[derive(Debug)]
+pub struct Labelled {
+    /// Without the `larder_` before it and the `_total` behind it.
+    pub name: &'static str,
+    /// One sentence.
+    pub help: &'static str,
+    /// The name of the label.
+    pub label: &'static str,
+    /// The label's value, and what it is now.
+    pub values: Vec<(String, u64)>,
+    /// Whether they only grow.
+    pub counter: bool,
+}
+
+impl EncodeMetric for Labelled {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
+        for (value, count) in &self.values {
+            let label = [(self.label, value.as_str())];
+            let mut encoder = encoder.encode_family(&label)?;
+            if self.counter {
+                encoder.encode_counter::<NoLabelSet, u64, u64>(count, None)?;
+            } else {
+                encoder.encode_gauge(count)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn metric_type(&self) -> MetricType {
+        if self.counter {
+            MetricType::Counter
+        } else {
+            MetricType::Gauge
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -469,7 +514,7 @@ mod tests {
             "code-18",
             "the last is told by its own name"
         );
-        let text = metrics.render(&[]);
+        let text = metrics.render(&[], Vec::new());
         assert!(
             text.contains("larder_load_failures_total{route=\"/a\",code=\"other\"} 3"),
             "{text}"
@@ -481,7 +526,7 @@ mod tests {
         let metrics = Metrics::new();
         let route = metrics.route(&"/a".into());
         route.durations.add(std::time::Duration::from_millis(3));
-        let text = metrics.render(&[]);
+        let text = metrics.render(&[], Vec::new());
         for wanted in [
             "# TYPE larder_request_duration_seconds histogram",
             "larder_request_duration_seconds_bucket{le=\"0.0025\",route=\"/a\"} 0",
@@ -500,7 +545,7 @@ mod tests {
         let pattern: Arc<str> = "/data/{key}".into();
         metrics.route(&pattern).request();
         metrics.route(&pattern).request();
-        let text = metrics.render(&[]);
+        let text = metrics.render(&[], Vec::new());
         assert!(
             text.contains("larder_requests_total{route=\"/data/{key}\"} 2"),
             "{text}"
