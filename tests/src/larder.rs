@@ -652,7 +652,9 @@ async fn launch(home: &Home, log: &Log) -> (Child, SocketAddr, SocketAddr) {
         if let Ok(Some(status)) = child.try_wait() {
             return Some(Err(status));
         }
-        let public = log.address(since, "listening on http://")?;
+        let public = log
+            .address(since, "listening on http://")
+            .or_else(|| log.address(since, "listening on https://"))?;
         let admin = log.address(since, "admin on http://")?;
         Some(Ok((public, admin)))
     })

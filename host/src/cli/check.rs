@@ -21,6 +21,7 @@ pub(super) fn run(arguments: &Check) -> ExitCode {
     let (config, mut problems) = arguments.settings.read();
     if let Some(config) = &config {
         problems.extend(absent_plugins(config));
+        problems.extend(super::certificates::problems(config));
         problems.extend(plugin_problems(config));
     }
     let (text, good) = report(config.as_ref(), problems);

@@ -1,6 +1,7 @@
 //! The command line: parse, wire, run. Knows what each command needs, not how anything works.
 
 mod args;
+mod certificates;
 mod check;
 mod compile_component;
 mod manual;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::warming::Replayed;
 use crate::cache::redis::RedisTier;
 use crate::http::encoding::Encoder;
+use crate::http::tls::Tls;
 use crate::metrics::Sample;
 use crate::plugin::Registry;
 
@@ -15,6 +16,7 @@ pub(super) fn samples(
     registry: &Arc<Registry>,
     replayed: &Arc<Replayed>,
     encoder: &Arc<Encoder>,
+    certificates: Vec<(&'static str, Arc<Tls>)>,
 ) -> Arc<dyn Fn() -> Vec<Sample> + Send + Sync> {
     let (registry, replayed) = (Arc::clone(registry), Arc::clone(replayed));
     let encoder = Arc::clone(encoder);
@@ -96,6 +98,27 @@ pub(super) fn samples(
                 read(&replayed.failed),
             ),
         ];
+        for (listener, tls) in &certificates {
+            let (ends, failures) = if *listener == "admin" {
+                (
+                    "admin_tls_certificate_not_after_seconds",
+                    "admin_tls_reload_failures",
+                )
+            } else {
+                ("tls_certificate_not_after_seconds", "tls_reload_failures")
+            };
+            samples.push(Sample {
+                name: ends,
+                help: "When the certificate that is served ends, in seconds of Unix time",
+                value: tls.not_after(),
+                counter: false,
+            });
+            samples.push(counter(
+                failures,
+                "Times that changed certificates could not be served; the old ones are",
+                tls.failures(),
+            ));
+        }
         if let Some(redis) = &redis {
             let counts = redis.counters();
             samples.extend([

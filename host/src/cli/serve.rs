@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 use super::args::Settings;
+use super::certificates::Certificates;
 use super::purging::Purging;
 use super::samples::samples;
 use super::warming::{HotFile, Replayed, Warming};
@@ -33,10 +34,11 @@ use crate::cache::tier::SharedTier;
 use crate::cache::{Bounds, Cache, Link};
 use crate::config::{self, Config, Problem, RedisServers, Severity, Write};
 use crate::http::encoding::Encoder;
+use crate::http::tls::Tls as Secured;
 use crate::http::watch::Watchers;
 use crate::http::write::{Limits, WRITES_MAX};
 use crate::http::{Service, accept};
-use crate::metrics::Metrics;
+use crate::metrics::{Connections, Metrics};
 use crate::plugin::{CompileLimits, PluginSet, Registry, Worker};
 use crate::route::Snapshot;
 use crate::route::writing::WriteRoutes;
@@ -93,6 +95,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let operator = listen(config.admin.listen, "[admin] listen").await?;
     let (public_address, admin_address) = (public.local_addr()?, operator.local_addr()?);
 
+    let certificates = Certificates::open(&config)?;
+
     let metrics = Arc::new(Metrics::new());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let generations = Arc::new(Generations::new());
@@ -125,12 +129,18 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         metrics: Arc::clone(&metrics),
         plugins: Arc::clone(&registry),
         behind: behind.clone(),
-        samples: samples(redis, &registry, &replayed, &encoder),
+        samples: samples(redis, &registry, &replayed, &encoder, certificates.listed()),
         token: config.admin.token.as_deref().map(Into::into),
         started: std::time::Instant::now(),
         draining: stopping.clone(),
     };
-    let admin_server = serve_admin(operator, admin, &config, stopping_admin);
+    let admin_server = serve_admin(
+        operator,
+        admin,
+        &config,
+        certificates.admin.clone(),
+        stopping_admin,
+    );
     let changes = TaskTracker::new();
     let service = Arc::new(Service {
         routes: Arc::clone(&routes),
@@ -141,7 +151,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         openapi: config.openapi.clone(),
         limits: Limits {
             body_bytes: usize::try_from(config.server.body_bytes).unwrap_or(usize::MAX),
-            body_time: config.server.header_timeout,
+            body_time: config.server.body_timeout,
         },
         notes: notes(&config, &cache)?,
         behind: behind.clone(),
@@ -153,12 +163,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         public,
         service,
         &config,
-        Arc::clone(&metrics),
+        certificates.public.clone(),
+        metrics.connections.clone(),
         stopping.clone(),
     );
     // On stderr and not in the log: scripts read these two lines, whatever the log filter is. The second says that routes
     // are answered; what comes before that is told to try again.
-    eprintln!("admin on http://{admin_address}");
+    let scheme = |tls: &Option<Arc<Secured>>| if tls.is_some() { "https" } else { "http" };
+    eprintln!("admin on {}://{admin_address}", scheme(&certificates.admin));
 
     let signalled = wait_for_signal();
     tokio::pin!(signalled);
@@ -199,7 +211,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         cache: Arc::clone(&cache),
     }));
     let pruning = tokio::spawn(prune(cache, Snapshot::longest_life_ms(&config)));
-    eprintln!("listening on http://{public_address}");
+    eprintln!(
+        "listening on {}://{public_address}",
+        scheme(&certificates.public)
+    );
     info!(%public_address, %admin_address, "serving");
 
     signalled.await?;
@@ -380,49 +395,52 @@ fn serve_public(
     listener: TcpListener,
     service: Arc<Service>,
     config: &Config,
-    metrics: Arc<Metrics>,
+    tls: Option<Arc<Secured>>,
+    connections: Connections,
     stopping: watch::Receiver<bool>,
 ) -> tokio::task::JoinHandle<()> {
-    let server = &config.server;
-    let bounds = accept::Bounds {
-        connections_max: server.max_connections,
-        header_timeout: server.header_timeout,
-        header_bytes_max: server.header_bytes,
-        headers_max: server.max_headers,
-        drain: server.drain,
-    };
+    let bounds = listener_bounds(config, config.server.max_connections, config.server.drain);
     let service = service_fn(move |request| Arc::clone(&service).call(request));
     tokio::spawn(accept::serve(
         listener,
         service,
         bounds,
+        tls,
         stopping,
-        move || {
-            metrics.connections.inc();
-        },
+        connections,
     ))
+}
+
+fn listener_bounds(config: &Config, connections_max: usize, drain: Duration) -> accept::Bounds {
+    let server = &config.server;
+    accept::Bounds {
+        connections_max,
+        handshake_timeout: server.handshake_timeout,
+        header_timeout: server.header_timeout,
+        write_timeout: server.write_timeout,
+        header_bytes_max: server.header_bytes,
+        headers_max: server.max_headers,
+        streams_max: u32::try_from(server.max_streams).unwrap_or(u32::MAX),
+        drain,
+    }
 }
 
 fn serve_admin(
     listener: TcpListener,
     admin: Admin,
     config: &Config,
+    tls: Option<Arc<Secured>>,
     stopping: watch::Receiver<bool>,
 ) -> tokio::task::JoinHandle<()> {
-    let bounds = accept::Bounds {
-        connections_max: 256,
-        header_timeout: config.server.header_timeout,
-        header_bytes_max: config.server.header_bytes,
-        headers_max: config.server.max_headers,
-        drain: Duration::from_secs(1),
-    };
+    let bounds = listener_bounds(config, 256, Duration::from_secs(1));
     let router = TowerToHyperService::new(admin.router());
     tokio::spawn(accept::serve::<_, axum::body::Body>(
         listener,
         router,
         bounds,
+        tls,
         stopping,
-        || (),
+        Connections::default(),
     ))
 }
 

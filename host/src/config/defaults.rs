@@ -154,14 +154,23 @@ settings! {
         max_waiters: Count = "16384", "Requests waiting for a load at once; one more is answered with 503.";
         max_loads: Count = "16384", "Loads at once; one more is answered with 503.";
         max_watchers: Count = "1000", "Clients that watch at once, on routes with `watch`; one more is answered with 503. Each has one of `max_connections`, or a stream of one.";
+        cert: File, "This server's certificate, as PEM, with those between it and a root after it. With it nothing but TLS is spoken. Read again when it changes. `key` is needed with it.";
+        key: File, "The private key of `cert`, as PEM.";
+        handshake_timeout: Timeout = "10s", "How long a TLS handshake may take.";
         header_timeout: Timeout = "30s", "How long a client may take to send the head of a request, and how long an idle connection is kept.";
         header_bytes: HeadSize = "64KiB", "The longest head of a request.";
         max_headers: Count = "100", "The most fields of a request head.";
         body_bytes: Size = "1MiB", "The longest body of a request. Reads carry none.";
+        body_timeout: Timeout = "30s", "How long a client may take to send the whole body of a request.";
+        write_timeout: Timeout = "30s", "How long a client may take nothing of what is sent to it. It is disconnected then; over HTTP/2 after twice as long at most, and 1 KiB of each response is the least that counts.";
+        max_streams: Count = "128", "Requests at once on one connection of HTTP/2.";
         drain: Period = "20s", "How long requests in flight may take after SIGTERM. The usual supervisor kills after 30 s.";
     }
     Main admin "[admin]" "The second listener: health, metrics, purges, what is loaded." {
         listen: Address = "127.0.0.1:8081", "Where operators connect. Off loopback, Larder refuses to start without a token.";
+        cert: File, "As in `[server]`, for this listener.";
+        key: File, "The private key of `cert`, as PEM.";
+        client_ca: File, "Who must have signed the certificates of clients, as PEM: without such a certificate nobody is answered. `cert` is needed with it.";
         token: Token, "What `Authorization: Bearer` must carry. None: nothing is asked for, on loopback.";
     }
     Main openapi "[openapi]" "The API document that is made of the routes and of what the plugins declare." {

@@ -91,6 +91,10 @@ pub struct Server {
     pub max_watchers: usize,
     /// Loads at once; over it: 503.
     pub max_loads: usize,
+    /// The certificate and its key; with them nothing but TLS is spoken.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// How long a TLS handshake may take.
+    pub handshake_timeout: Duration,
     /// How long a client may take to send a request head, and how long an idle connection is kept.
     pub header_timeout: Duration,
     /// Bytes of a request head.
@@ -99,6 +103,12 @@ pub struct Server {
     pub max_headers: usize,
     /// Bytes of a request body (reads carry none; a larger one is refused).
     pub body_bytes: u64,
+    /// How long it may take to come.
+    pub body_timeout: Duration,
+    /// How long a client may take nothing of what is sent to it.
+    pub write_timeout: Duration,
+    /// Requests at once on one connection of HTTP/2.
+    pub max_streams: usize,
     /// How long requests in flight may take after SIGTERM.
     pub drain: Duration,
 }
@@ -108,6 +118,10 @@ pub struct Server {
 pub struct Admin {
     /// Where operators connect.
     pub listen: SocketAddr,
+    /// The certificate and its key; with them nothing but TLS is spoken.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// Who must have signed the certificates of clients.
+    pub client_ca: Option<PathBuf>,
     /// `Authorization: Bearer` text; required when `listen` is not loopback.
     pub token: Option<String>,
 }

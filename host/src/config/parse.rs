@@ -69,12 +69,17 @@ fn read_server(table: Table<'_>) -> Server {
         max_waiters: table.value(&setting::server::max_waiters),
         max_watchers: table.value(&setting::server::max_watchers),
         max_loads: table.value(&setting::server::max_loads),
+        identity: read_identity(&table, &setting::server::cert, &setting::server::key),
+        handshake_timeout: table.value(&setting::server::handshake_timeout),
         header_timeout: table.value(&setting::server::header_timeout),
         // The kind keeps sizes within an i64, and this machine's memory keeps a head far below.
         header_bytes: usize::try_from(table.value(&setting::server::header_bytes))
             .unwrap_or(usize::MAX),
         max_headers: table.value(&setting::server::max_headers),
         body_bytes: table.value(&setting::server::body_bytes),
+        body_timeout: table.value(&setting::server::body_timeout),
+        write_timeout: table.value(&setting::server::write_timeout),
+        max_streams: table.value(&setting::server::max_streams),
         drain: table.value(&setting::server::drain),
     };
     table.finish();
@@ -84,8 +89,22 @@ fn read_server(table: Table<'_>) -> Server {
 fn read_admin(table: Table<'_>, public: SocketAddr) -> Admin {
     let admin = Admin {
         listen: table.value(&setting::admin::listen),
+        identity: read_identity(&table, &setting::admin::cert, &setting::admin::key),
+        client_ca: table.file(&setting::admin::client_ca),
         token: table.optional(&setting::admin::token),
     };
+    if admin.client_ca.is_some()
+        && table.origin(&setting::admin::cert) == Origin::Default
+        && table.origin(&setting::admin::key) == Origin::Default
+    {
+        table.fault(
+            &setting::admin::client_ca,
+            Fault::new(
+                "it means nothing without cert: clients show certificates over TLS alone",
+                "write cert and key too",
+            ),
+        );
+    }
     let address = admin.listen;
     if !address.ip().to_canonical().is_loopback()
         && table.origin(&setting::admin::token) == Origin::Default
@@ -146,7 +165,7 @@ fn read_redis(table: Table<'_>, document: &Document<'_>) -> Option<Redis> {
         timeout: table.value(&setting::redis::timeout),
         trust: table.value(&setting::redis::trust),
         ca: table.file(&setting::redis::ca),
-        identity: read_identity(&table),
+        identity: read_identity(&table, &setting::redis::cert, &setting::redis::key),
     });
     if redis.is_none() {
         // Asked for, so that they are known, and judged.
@@ -154,14 +173,18 @@ fn read_redis(table: Table<'_>, document: &Document<'_>) -> Option<Redis> {
         let _ = table.value(&setting::redis::timeout);
         let _ = table.value(&setting::redis::trust);
         let _ = table.file(&setting::redis::ca);
-        let _ = read_identity(&table);
+        let _ = read_identity(&table, &setting::redis::cert, &setting::redis::key);
     }
     table.finish();
     redis
 }
 
-fn read_identity(table: &Table<'_>) -> Option<(PathBuf, PathBuf)> {
-    let (cert, key) = (&setting::redis::cert, &setting::redis::key);
+/// A certificate and its key: both, or neither.
+fn read_identity(
+    table: &Table<'_>,
+    cert: &setting::Setting<kind::File>,
+    key: &setting::Setting<kind::File>,
+) -> Option<(PathBuf, PathBuf)> {
     match (table.file(cert), table.file(key)) {
         (Some(cert), Some(key)) => Some((cert, key)),
         (None, None) => None,

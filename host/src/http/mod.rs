@@ -1,7 +1,7 @@
 //! The public listener. Knows neither wasmtime nor Redis.
 //!
 //! # The layers, top-down
-//! 1. [`accept`]: connections, capped; a head must arrive in time; SIGTERM drains.
+//! 1. [`accept`]: connections, capped; secured by [`tls`]; a head must arrive in time, and an answer be taken; SIGTERM drains.
 //! 2. [`Service::call`]: method and route; the hit path ends here, before anything is spawned or awaited. `cors`: what pages of other origins may.
 //! 3. [`Service::answer`]: the cache is asked.
 //! 4. [`write`]: PUT and DELETE, where a route writes; `conditions`: on what condition; `behind`: what became of a change that was accepted before it was made.
@@ -22,6 +22,7 @@ pub mod openapi;
 mod own;
 pub mod problem;
 pub mod respond;
+pub mod tls;
 mod told;
 pub mod watch;
 pub mod write;
@@ -31,7 +32,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, Method, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
@@ -124,27 +125,32 @@ impl Service {
         {
             return Box::pin(self.told(behind, &request)).await;
         }
+        // A read's body is never read: what comes of it must not be taken for a request.
+        let ends = request.version() < Version::HTTP_2 && !request.body().is_end_stream();
         if method != Method::GET && method != Method::HEAD {
-            if request.uri().path() == batch::PATH {
-                return Box::pin(self.batch(request)).await;
-            }
-            if method == Method::PUT || method == Method::DELETE {
-                // Boxed: reads need not carry the room for it.
-                return Box::pin(self.write(request)).await;
-            }
-            if method == Method::OPTIONS {
-                return self.options(request.uri().path());
-            }
-            return self.other_method(request.uri().path());
+            // Boxed: reads need not carry the room for it.
+            let ends = ends && request.headers().contains_key(header::TRANSFER_ENCODING)
+                || method == Method::CONNECT;
+            let response = if request.uri().path() == batch::PATH {
+                Box::pin(self.batch(request)).await
+            } else if method == Method::PUT || method == Method::DELETE {
+                Box::pin(self.write(request)).await
+            } else if method == Method::OPTIONS {
+                self.options(request.uri().path())
+            } else {
+                self.other_method(request.uri().path())
+            };
+            return last_if(ends, response);
         }
-        match self.look(target, request.headers()) {
+        let response = match self.look(target, request.headers()) {
             Looked::Answered(response) => response,
             Looked::Ask(derived) => self.answer(derived, request.headers()).await,
             Looked::Watch(derived) if method == Method::GET => {
                 self.watch(target, request.headers(), derived)
             }
             Looked::Watch(derived) => self.not_watched(derived, request.headers()).await,
-        }
+        };
+        last_if(ends, response)
     }
 
     /// What a read of this path and query is answered without waiting: a hit of the memory tier, or a refusal.
@@ -283,6 +289,17 @@ fn failure(answer: &Answer) -> Option<&Failure> {
         } => Some(failure),
         _ => None,
     }
+}
+
+/// The last response of a connection of HTTP/1, if it is that: where the request has a body that is not read, or one in chunks,
+/// whose end another may see elsewhere; or where what follows is no request to whoever believes in a tunnel (RFC 9112 section 6.1: after `Transfer-Encoding` beside `Content-Length`, of which
+/// the parser leaves one, the connection must end).
+fn last_if(ends: bool, mut response: Response<Body>) -> Response<Body> {
+    if ends {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
+    response
 }
 
 /// `Cache-Control: only-if-cached` (RFC 9111 section 5.2.1.7). `no-cache` and `no-store` of a client are ignored: who

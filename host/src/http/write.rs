@@ -187,7 +187,7 @@ impl Service {
                 StatusCode::REQUEST_TIMEOUT,
                 "body-too-slow",
                 format!(
-                    "the body did not come within {:?} ([server] header_timeout)",
+                    "the body did not come within {:?} ([server] body_timeout)",
                     self.limits.body_time
                 ),
             )),

@@ -168,6 +168,17 @@ impl RouteMetrics {
     }
 }
 
+/// What the connections of a listener came to.
+#[derive(Clone, Debug, Default)]
+pub struct Connections {
+    /// Accepted.
+    pub accepted: Counter,
+    /// Cut, because the client took nothing of what was sent to it.
+    pub stalled: Counter,
+    /// TLS handshakes that failed or took too long.
+    pub handshakes_failed: Counter,
+}
+
 /// All metrics of the process.
 pub struct Metrics {
     requests: Family<RouteLabel, Counter>,
@@ -184,8 +195,8 @@ pub struct Metrics {
     pub watchers_refused: Counter,
     /// Events sent to them.
     pub watch_events: Counter,
-    /// Connections accepted on the public listener.
-    pub connections: Counter,
+    /// The connections of the public listener.
+    pub connections: Connections,
     /// Derivations of key policies, remembered ones included, and those that really called the policy.
     pub derivations: Counter,
     /// Derivations that called a policy because none was remembered.
@@ -211,7 +222,7 @@ impl Metrics {
             watchers: Gauge::default(),
             watchers_refused: Counter::default(),
             watch_events: Counter::default(),
-            connections: Counter::default(),
+            connections: Connections::default(),
             derivations: Counter::default(),
             derivations_called: Counter::default(),
             routes: Mutex::default(),
@@ -285,7 +296,17 @@ impl Metrics {
         registry.register(
             "connections",
             "Connections accepted on the public listener",
-            self.connections.clone(),
+            self.connections.accepted.clone(),
+        );
+        registry.register(
+            "connections_stalled",
+            "Connections that were cut because the client took nothing of what was sent to it",
+            self.connections.stalled.clone(),
+        );
+        registry.register(
+            "tls_handshakes_failed",
+            "TLS handshakes of the public listener that failed or took too long",
+            self.connections.handshakes_failed.clone(),
         );
         registry.register(
             "derivations",

@@ -68,6 +68,12 @@ impl Place {
             let first = problems.into_iter().next();
             return Err(first.unwrap_or_else(|| Problem::error("there is no configuration")));
         };
+        if config.admin.identity.is_some() {
+            let problem =
+                Problem::error("[admin] speaks TLS, which this command does not speak yet");
+            return Err(problem
+                .remedy("ask it with curl; GET / of the admin listener lists what it answers"));
+        }
         if config.admin.listen.port() == 0 {
             let problem = Problem::error("[admin] listen is on any free port");
             return Err(problem.remedy("say which one it is: --admin http://127.0.0.1:PORT"));

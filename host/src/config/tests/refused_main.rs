@@ -20,7 +20,7 @@ loader = demo
 error: larder.toml:2: this is not TOML: invalid basic string, expected `"`
   remedy: mend the line; other problems near it show once it can be read
 error: larder.toml:4: unknown key "foo" in [server]
-  remedy: the nearest is "drain"; all there are: body_bytes, drain, header_bytes, header_timeout, listen, max_connections, max_headers, max_loads, max_waiters, max_watchers
+  remedy: the nearest is "key"; all there are: body_bytes, body_timeout, cert, drain, handshake_timeout, header_bytes, header_timeout, key, listen, max_connections, max_headers, max_loads, max_streams, max_waiters, max_watchers, write_timeout
 error: larder.toml:5: this is not TOML: unclosed table, expected `]`
   remedy: mend the line; other problems near it show once it can be read
 error: larder.toml:9: this is not TOML: string values must be quoted, expected literal string
@@ -57,9 +57,9 @@ error: larder.toml:2: unknown key "lisen" in [server]
 error: larder.toml:3: unknown key "max-headers" in [server]
   remedy: did you mean "max_headers"?
 error: larder.toml:4: unknown key "ttl" in [server]
-  remedy: ttl belongs in [[routes]]; the nearest key here is "drain"
+  remedy: ttl belongs in [[routes]]; the nearest key here is "key"
 error: larder.toml:5: unknown key "zebra" in [server]
-  remedy: the nearest is "drain"; all there are: body_bytes, drain, header_bytes, header_timeout, listen, max_connections, max_headers, max_loads, max_waiters, max_watchers
+  remedy: the nearest is "cert"; all there are: body_bytes, body_timeout, cert, drain, handshake_timeout, header_bytes, header_timeout, key, listen, max_connections, max_headers, max_loads, max_streams, max_waiters, max_watchers, write_timeout
 error: larder.toml:6: unknown table "sever"
   remedy: did you mean [server]?
 "##,
@@ -592,6 +592,35 @@ fn a_file_without_routes_is_warned_of() {
         r##"
 warning: larder.toml: there is no [[routes]], so every request is answered with 404
   remedy: write [[routes]] with path = "/data/{key}" and loader = "NAME"; without any file every loader is served at /NAME/{key}
+"##,
+    );
+}
+
+#[test]
+fn certificates_of_listeners_belong_together() {
+    check(
+        r##"
+[server]
+cert = "a.pem"
+[admin]
+key = "b.pem"
+client_ca = "c.pem"
+"##,
+        r##"
+error: larder.toml:2: cert of [server]: it means nothing without key
+  remedy: write key too: a certificate and its private key belong together
+error: larder.toml:4: key of [admin]: it means nothing without cert
+  remedy: write cert too: a certificate and its private key belong together
+"##,
+    );
+    check(
+        r##"
+[admin]
+client_ca = "c.pem"
+"##,
+        r##"
+error: larder.toml:2: client_ca of [admin]: it means nothing without cert: clients show certificates over TLS alone
+  remedy: write cert and key too
 "##,
     );
 }

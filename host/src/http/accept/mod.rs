@@ -1,63 +1,72 @@
-//! Connections: accepted up to a cap, given a deadline for each request head, drained on shutdown.
+//! Connections: accepted up to a cap, secured if there is a certificate, drained on shutdown. Must not know what is served.
+//!
+//! - `connection`: one of them, from its first byte: TLS, then HTTP/1.1 or HTTP/2.
+//! - `stall`: a client that does not take what is written to it is cut off.
+//! - `pace`: the same of each response over HTTP/2, whose windows are the client's to open; and who asks for nothing.
+
+mod connection;
+mod pace;
+mod stall;
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::service::Service;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
-use tracing::{debug, warn};
+use tracing::warn;
+
+use crate::http::tls::Tls;
+use crate::metrics::Connections;
+use connection::Protocols;
 
 /// Bounds of a listener (law 12).
 #[derive(Clone, Debug)]
 pub struct Bounds {
     /// Connections at once; further ones wait in the kernel's backlog.
     pub connections_max: usize,
+    /// How long a TLS handshake may take.
+    pub handshake_timeout: Duration,
     /// How long a request head may take, and how long an idle connection is kept.
     pub header_timeout: Duration,
+    /// How long a client may take nothing of what is written to it.
+    pub write_timeout: Duration,
     /// Bytes of a request head.
     pub header_bytes_max: usize,
     /// Fields of a request head.
     pub headers_max: usize,
+    /// Requests at once on one connection of HTTP/2.
+    pub streams_max: u32,
     /// How long requests in flight may take after shutdown begins.
     pub drain: Duration,
 }
 
-/// Serves until `shutdown` says so, then lets requests in flight finish, no longer than `bounds.drain`.
+/// Serves until `shutdown` says so, then lets requests in flight finish, no longer than `bounds.drain`. With `tls` nothing
+/// but TLS is spoken.
 pub async fn serve<S, B>(
     listener: TcpListener,
     service: S,
     bounds: Bounds,
+    tls: Option<Arc<Tls>>,
     mut shutdown: watch::Receiver<bool>,
-    accepted: impl Fn(),
+    counts: Connections,
 ) where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
         + Clone
         + Send
         + 'static,
     S::Future: Send + 'static,
-    B: http_body::Body + Send + 'static,
-    B::Data: Send,
+    B: http_body::Body<Data = Bytes> + Default + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(bounds.connections_max));
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(bounds.header_timeout)
-        .max_buf_size(bounds.header_bytes_max.max(8192))
-        .max_headers(bounds.headers_max)
-        // One copy into one buffer, and one write. `pipeline_flush` would do that too, but under it hyper asks a body for its
-        // next piece whether or not the last was sent: what streams would be kept without a bound for a client that does not
-        // read.
-        .writev(false);
+    let protocols = Arc::new(Protocols::new(&bounds, counts.clone()));
     loop {
         let accept = async {
             // The place first: over the cap nothing is accepted, and the backlog holds the rest.
@@ -78,13 +87,21 @@ pub async fn serve<S, B>(
                 None => break,
             },
         };
-        accepted();
+        counts.accepted.inc();
         let _ = stream.set_nodelay(true);
-        let connection = builder.serve_connection(TokioIo::new(stream), service.clone());
-        let connection = graceful.watch(connection);
+        let (service, protocols) = (service.clone(), Arc::clone(&protocols));
+        let (watcher, mut shutdown) = (graceful.watcher(), shutdown.clone());
+        let acceptor = tls.as_ref().map(|tls| tls.acceptor());
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                debug!(%error, "a connection ended early");
+            // Until its first request has begun there is nothing to drain: shutdown ends it there and then. What begins in
+            // the same moment is seen by the watcher, which was made before.
+            let begun = tokio::select! {
+                biased;
+                () = told(&mut shutdown) => None,
+                begun = protocols.begin(stream, acceptor) => begun,
+            };
+            if let Some(begun) = begun {
+                protocols.serve(begun, service, watcher).await;
             }
             drop(place);
         });
