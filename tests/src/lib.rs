@@ -14,6 +14,7 @@
 //! - [`source`]: the usual pair: an origin with Larder in front of it.
 //! - [`network`]: a TCP link, and the weather on it: late, narrow, cut, half-open…
 //! - [`usage`]: what a process uses of the machine.
+//! - [`ports`]: ports that are free, for who starts a program that binds them itself.
 //! - [`wait`]: how a test waits: for a condition, with a bound; never for a time.
 //!
 //! The tests share nothing: every test starts its own actors on free loopback ports, and all of them end when they are
@@ -27,7 +28,7 @@ pub mod larder;
 pub mod metrics;
 pub mod network;
 pub mod origin;
-mod ports;
+pub mod ports;
 pub mod postgres;
 pub mod redis;
 pub mod redis_group;

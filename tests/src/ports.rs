@@ -40,7 +40,7 @@ pub(crate) fn listener_on(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 /// A port that was free a moment ago, for a process that binds it itself.
-pub(crate) fn free() -> u16 {
+pub fn free() -> u16 {
     listener()
         .local_addr()
         .expect("a bound listener has an address")
