@@ -59,11 +59,7 @@ fn plain(path: &Path) -> Option<String> {
     let mut made = PathBuf::new();
     for piece in path.components() {
         match piece {
-            Component::ParentDir => {
-                if !made.pop() {
-                    return None;
-                }
-            }
+            Component::ParentDir if !made.pop() => return None,
             Component::Normal(name) => made.push(name),
             _ => {}
         }
