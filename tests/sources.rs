@@ -32,7 +32,7 @@ async fn http(origin: &Origin, config: &str) -> Larder {
 }
 
 fn gzip(text: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     encoder.write_all(text).expect("a vector takes everything");
     encoder.finish().expect("a vector takes everything")
 }

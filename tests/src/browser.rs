@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::process::Stdio;
 
+use fantoccini::elements::Element;
 use fantoccini::wd::TimeoutConfiguration;
 use fantoccini::{Client, ClientBuilder, Locator};
 use http::Method;
@@ -148,18 +149,19 @@ impl Browser {
         done.unwrap_or_else(|error| panic!("{command}: {error}"))
     }
 
+    /// What a CSS selector finds, once it is there.
+    async fn found(&self, css: &str) -> Element {
+        let wait = self.window.wait().at_most(PATIENCE);
+        let found = wait.for_element(Locator::Css(css)).await;
+        found.unwrap_or_else(|error| panic!("there is no {css}: {error}"))
+    }
+
     /// The text of what a CSS selector finds, once it is there.
     ///
     /// # Panics
     /// When it never is.
     pub async fn text(&self, css: &str) -> String {
-        let found = self
-            .window
-            .wait()
-            .at_most(PATIENCE)
-            .for_element(Locator::Css(css))
-            .await;
-        let found = found.unwrap_or_else(|error| panic!("there is no {css}: {error}"));
+        let found = self.found(css).await;
         found.text().await.unwrap_or_default()
     }
 
@@ -168,13 +170,7 @@ impl Browser {
     /// # Panics
     /// When it never is, or cannot be clicked.
     pub async fn click(&self, css: &str) {
-        let found = self
-            .window
-            .wait()
-            .at_most(PATIENCE)
-            .for_element(Locator::Css(css))
-            .await;
-        let found = found.unwrap_or_else(|error| panic!("there is no {css}: {error}"));
+        let found = self.found(css).await;
         let clicked = found.click().await;
         clicked.unwrap_or_else(|error| panic!("{css} cannot be clicked: {error}"));
     }
@@ -184,13 +180,7 @@ impl Browser {
     /// # Panics
     /// When it never is there, or takes no text.
     pub async fn fill(&self, css: &str, text: &str) {
-        let found = self
-            .window
-            .wait()
-            .at_most(PATIENCE)
-            .for_element(Locator::Css(css))
-            .await;
-        let found = found.unwrap_or_else(|error| panic!("there is no {css}: {error}"));
+        let found = self.found(css).await;
         found.clear().await.expect("a field can be emptied");
         found.send_keys(text).await.expect("a field takes text");
     }
