@@ -46,11 +46,16 @@ impl Encoder {
         request: &HeaderMap,
     ) -> Option<(Coding, Bytes)> {
         let field = request.get(header::ACCEPT_ENCODING)?;
+        let mut is_begun = false;
         for coding in accepted(field.to_str().ok()?, allowed) {
             match content.variants.get(coding) {
                 Made::Ready(body) => return Some((coding, body)),
-                Made::Useless => {}
-                Made::Absent => self.begin(content, coding),
+                // Those that the client likes less are made for who likes them best.
+                Made::Absent if !is_begun => {
+                    self.begin(content, coding);
+                    is_begun = true;
+                }
+                Made::Absent | Made::Useless => {}
             }
         }
         None
