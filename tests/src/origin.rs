@@ -229,6 +229,14 @@ impl Origin {
             .collect()
     }
 
+    /// The paths of all calls, in the order of their arrival.
+    pub fn arrivals(&self) -> Vec<String> {
+        let seen = self.script.seen.lock();
+        seen.iter()
+            .map(|seen| path_of(&seen.target).to_owned())
+            .collect()
+    }
+
     /// How many connections were made to it.
     pub fn connections(&self) -> usize {
         self.script.connections.load(Ordering::SeqCst)

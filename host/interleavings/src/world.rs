@@ -333,6 +333,7 @@ fn ask(source: &Arc<Source>, accepted: &Arc<Accepted>) -> Ask {
             batching: Batching::ALONE,
             chain: vec![Link::Ready(Arc::new(SourceLoader(Arc::clone(source))))],
             counters: Arc::new(Counters::default()),
+            places: Arc::default(),
             underway: Some(Arc::new(Accepting(Arc::clone(accepted)))),
         }),
         key: Key::new(&resource, "source~1", &parts).expect("it is short"),

@@ -350,6 +350,18 @@ fn of_plugins(admin: &Admin) -> Vec<Labelled> {
             |account| account.faults,
         ),
         each(
+            "plugin_waiting",
+            "Calls that wait for a place in the plugin",
+            false,
+            |account| account.waiting,
+        ),
+        each(
+            "plugin_shed",
+            "Calls that were turned away: no room to wait, or no time to be answered in",
+            true,
+            |account| account.shed,
+        ),
+        each(
             "plugin_memory_peak_bytes",
             "The most linear memory that one instance had",
             false,

@@ -59,11 +59,13 @@ fn of_route(route: &Arc<Route>) -> Value {
         answers.entry(outcome).or_insert_with(|| json!({}))[detail] = count.into();
     }
     let (failures, last) = metrics.failures();
+    let (loads, waiters) = metrics.places.taken();
     json!({
         "route": &*route.pattern,
         "loaders": route.config.loaders,
         "requests": metrics.requests(),
         "answers": answers,
+        "in_flight": {"loads": loads, "waiters": waiters},
         "failures": failures,
         "last_failure": last.map(|last| json!({"code": last.code, "message": last.message, "at_ms": last.at_ms})),
         "durations": of_durations(&metrics.durations.read()),
@@ -84,6 +86,8 @@ fn of_account(account: &Account) -> Map<String, Value> {
         ("memory_peak", json!(account.memory_peak)),
         ("memory_limit", json!(account.memory_limit)),
         ("instances", json!(account.instances)),
+        ("waiting", json!(account.waiting)),
+        ("shed", json!(account.shed)),
         (
             "breaker",
             json!(if account.is_open { "open" } else { "closed" }),

@@ -14,14 +14,14 @@
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::entry::Entry;
 use super::generations::Stamp;
 use super::memory::PrecomputedHasher;
+use super::places::{Full, Kind, Place, Places, RoutePlaces};
 use crate::error::{Failure, FailureKind};
 use crate::key::Key;
-use crate::sync::{AtomicUsize, Mutex, Notify, OnceLock};
+use crate::sync::{Mutex, Notify, OnceLock};
 
 /// What a flight brought back.
 #[derive(Clone, Debug)]
@@ -83,8 +83,7 @@ pub enum Boarding {
 /// All flights in the air.
 pub struct Flights {
     shards: Box<[Shard]>,
-    flying: AtomicUsize,
-    flying_max: usize,
+    places: Arc<Places>,
 }
 
 type Shard = Mutex<HashMap<Key, Arc<Flight>, BuildHasherDefault<PrecomputedHasher>>>;
@@ -96,19 +95,19 @@ impl Flights {
     pub fn new(flying_max: usize) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Shard::default()).collect(),
-            flying: AtomicUsize::new(0),
-            flying_max,
+            places: Places::new(flying_max),
         }
     }
 
-    /// Joins the flight of a key, or leads a new one stamped by `stamp`. A flight that `joinable` refuses (it began
+    /// Joins the flight of a key, or leads a new one for `route`, stamped by `stamp`. A flight that `joinable` refuses (it began
     /// before a purge that covers it) is left to those who wait for it and replaced in the table.
     ///
     /// # Errors
-    /// `too-many-loads` when a new flight would pass the bound.
+    /// `too-many-loads` or `too-many-route-loads` when a new flight would pass a bound.
     pub fn board(
         self: &Arc<Self>,
         key: &Key,
+        route: &Arc<RoutePlaces>,
         stamp: impl FnOnce() -> Stamp,
         joinable: impl FnOnce(Stamp) -> bool,
     ) -> Result<Boarding, Failure> {
@@ -118,7 +117,7 @@ impl Flights {
         {
             return Ok(Boarding::Join(Arc::clone(flight)));
         }
-        let slot = self.take_slot()?;
+        let place = self.take_place(route)?;
         let flight = Arc::new(Flight {
             stamp: stamp(),
             result: OnceLock::new(),
@@ -129,29 +128,35 @@ impl Flights {
             flights: Arc::clone(self),
             key: key.clone(),
             flight,
-            _slot: slot,
+            _place: place,
         }))
     }
 
-    /// A place among the loads at once, for a load that no flight stands for (a bypass).
+    /// A place among the loads at once; held by every flight, and to be held for a load that no flight stands for (a bypass).
     ///
     /// # Errors
-    /// `too-many-loads`.
-    pub fn take_slot(self: &Arc<Self>) -> Result<Slot, Failure> {
-        if self.flying.fetch_add(1, Ordering::Relaxed) >= self.flying_max {
-            self.flying.fetch_sub(1, Ordering::Relaxed);
-            let message = format!(
-                "{} loads are running, the most allowed ([server] max_loads)",
-                self.flying_max
-            );
-            return Err(overloaded("too-many-loads", message));
-        }
-        Ok(Slot(Arc::clone(self)))
+    /// `too-many-loads`, `too-many-route-loads`.
+    pub fn take_place(&self, route: &Arc<RoutePlaces>) -> Result<Place, Failure> {
+        self.places
+            .take(route, Kind::Load)
+            .map_err(|full| match full {
+                Full::Route(most) => overloaded(
+                    "too-many-route-loads",
+                    format!("{most} loads of this route are running, the most allowed (its max_loads)"),
+                ),
+                Full::Host(most) => overloaded(
+                    "too-many-loads",
+                    format!(
+                        "this route's share of the {most} loads that may run at once is taken, and so is what all share \
+                         ([server] max_loads)"
+                    ),
+                ),
+            })
     }
 
     /// Loads running now.
     pub fn flying(&self) -> usize {
-        self.flying.load(Ordering::Relaxed)
+        self.places.taken()
     }
 
     fn shard(&self, key: &Key) -> &Shard {
@@ -168,21 +173,12 @@ pub fn overloaded(code: &'static str, message: String) -> Failure {
     }
 }
 
-/// A place among the loads at once; given back on drop.
-pub struct Slot(Arc<Flights>);
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.flying.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// The leader's duty: whoever drops it without a result (a panic, a shutdown) publishes a failure.
 pub struct FlightGuard {
     flights: Arc<Flights>,
     key: Key,
     flight: Arc<Flight>,
-    _slot: Slot,
+    _place: Place,
 }
 
 impl FlightGuard {
@@ -238,7 +234,10 @@ mod tests {
     }
 
     fn lead(flights: &Arc<Flights>, value: &str) -> FlightGuard {
-        match flights.board(&key(value), || STAMP, |_| true).unwrap() {
+        match flights
+            .board(&key(value), &Arc::default(), || STAMP, |_| true)
+            .unwrap()
+        {
             Boarding::Lead(guard) => guard,
             Boarding::Join(_) => panic!("nobody should be in the air"),
         }
@@ -263,12 +262,18 @@ mod tests {
     async fn law_4_a_flight_older_than_a_purge_is_replaced_and_does_not_remove_its_successor() {
         let flights = Arc::new(Flights::new(10));
         let old = lead(&flights, "a");
-        let Boarding::Lead(new) = flights.board(&key("a"), || STAMP, |_| false).unwrap() else {
+        let Boarding::Lead(new) = flights
+            .board(&key("a"), &Arc::default(), || STAMP, |_| false)
+            .unwrap()
+        else {
             panic!("a flight that may not be joined is replaced");
         };
         let failed = || Err(Arc::new(overloaded("x", String::new())));
         old.land(failed());
-        let Boarding::Join(joined) = flights.board(&key("a"), || STAMP, |_| true).unwrap() else {
+        let Boarding::Join(joined) = flights
+            .board(&key("a"), &Arc::default(), || STAMP, |_| true)
+            .unwrap()
+        else {
             panic!("the successor is still in the air");
         };
         assert!(Arc::ptr_eq(&joined, new.flight()));
@@ -280,10 +285,13 @@ mod tests {
         let flights = Arc::new(Flights::new(1));
         let guard = lead(&flights, "a");
         assert!(matches!(
-            flights.board(&key("a"), || STAMP, |_| true),
+            flights.board(&key("a"), &Arc::default(), || STAMP, |_| true),
             Ok(Boarding::Join(_))
         ));
-        let refused = flights.board(&key("b"), || STAMP, |_| true).err().unwrap();
+        let refused = flights
+            .board(&key("b"), &Arc::default(), || STAMP, |_| true)
+            .err()
+            .unwrap();
         assert_eq!(
             (refused.kind, refused.code.as_ref()),
             (FailureKind::Overloaded, "too-many-loads")

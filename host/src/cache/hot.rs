@@ -216,6 +216,7 @@ pub(crate) mod testing {
             },
             chain: Vec::new(),
             counters: Arc::default(),
+            places: Arc::default(),
             underway: None,
         };
         let parts = [Param::new("key", key)];

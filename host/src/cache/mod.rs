@@ -3,7 +3,7 @@
 //! # Layout
 //! - `path`: the way of a request through the tiers, read top to bottom; every exit is a named [`Answer`].
 //! - `load`: what a flight does: ask the chain, make the entry, store it.
-//! - [`flight`]: one load per key. [`generations`]: what a purge covers. [`freshness`]: what may be served when.
+//! - [`flight`]: one load per key. [`places`]: how many at once, and of whom. [`generations`]: what a purge covers. [`freshness`]: what may be served when.
 //! - [`hot`]: which keys are asked for most. [`pace`]: many of them asked for, with restraint.
 //! - [`entry`]: what is stored. [`memory`]: the tier in this process. [`tier`]: the seam to the one that nodes share.
 //! - [`queue`]: the seam to a durable queue of changes.
@@ -26,6 +26,7 @@ pub mod memory;
 pub mod pace;
 mod path;
 mod patience;
+pub mod places;
 pub mod queue;
 pub mod redis;
 pub mod source;
@@ -35,7 +36,7 @@ pub mod variants;
 mod written;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::AtomicU64;
 
 pub use path::{Answer, Ask, Forward, StaleReason, TierName};
 pub use source::{Absence, Batching, Found, Loader, Outcome, Question, Renewal, Validator};
@@ -59,6 +60,8 @@ pub struct Binding {
     pub chain: Vec<Link>,
     /// What happened on this route, over all of its bindings.
     pub counters: Arc<Counters>,
+    /// How many of its loads may run, and what is reserved for it.
+    pub places: Arc<places::RoutePlaces>,
     /// Who knows of changes that are accepted and not made yet; none where there are no such.
     pub underway: Option<Arc<dyn underway::Underway>>,
 }
@@ -118,8 +121,7 @@ pub struct Cache {
     clock: Arc<dyn Clock>,
     flights: Arc<flight::Flights>,
     failures: failures::Failures,
-    waiters: AtomicUsize,
-    bounds: Bounds,
+    waiters: Arc<places::Places>,
 }
 
 impl Cache {
@@ -138,8 +140,7 @@ impl Cache {
             clock,
             flights: Arc::new(flight::Flights::new(bounds.loads_max)),
             failures: failures::Failures::new(),
-            waiters: AtomicUsize::new(0),
-            bounds,
+            waiters: places::Places::new(bounds.waiters_max),
         }
     }
 
@@ -210,9 +211,6 @@ impl Cache {
 
     /// Loads running and requests waiting for one.
     pub fn in_flight(&self) -> (usize, usize) {
-        (
-            self.flights.flying(),
-            self.waiters.load(std::sync::atomic::Ordering::Relaxed),
-        )
+        (self.flights.flying(), self.waiters.taken())
     }
 }

@@ -13,6 +13,7 @@ use super::flight::{Boarding, Flight, FlightGuard, FlightResult, Loaded, LoadedB
 use super::freshness::{Freshness, RefreshAhead};
 use super::generations::{Covered, Verdict};
 use super::load::{Known, Seen};
+use super::places::{Full, Kind};
 use super::tier::Lookup;
 use super::{Binding, Cache};
 use crate::error::{Failure, FailureKind};
@@ -232,13 +233,17 @@ impl Cache {
             return self.failed(ask, candidate.as_ref(), failure, forward);
         }
 
-        let Some(_waiting) = self.begin_waiting() else {
-            let message = format!(
-                "{} requests wait for loads, the most allowed ([server] max_waiters)",
-                self.bounds.waiters_max
-            );
-            let failure = Arc::new(overloaded("too-many-waiters", message));
-            return self.failed(ask, candidate.as_ref(), failure, forward);
+        // Given back also when the client leaves.
+        let _waiting = match self.waiters.take(&ask.binding.places, Kind::Waiter) {
+            Ok(place) => place,
+            Err(Full::Route(most) | Full::Host(most)) => {
+                let message = format!(
+                    "this route's share of the {most} requests that may wait for loads is taken, and so is what all share \
+                     ([server] max_waiters)"
+                );
+                let failure = Arc::new(overloaded("too-many-waiters", message));
+                return self.failed(ask, candidate.as_ref(), failure, forward);
+            }
         };
         self.load_in_foreground(ask, candidate, forward, arrival, seen)
             .await
@@ -402,6 +407,7 @@ impl Cache {
         let covered = self.covered(ask);
         self.flights.board(
             &ask.key,
+            &ask.binding.places,
             || self.generations.stamp(),
             // A soft purge too: who comes after it wants what the source says now.
             |stamp| self.generations.judge(stamp, None, covered) == Verdict::Alive,
@@ -434,8 +440,8 @@ impl Cache {
 
     /// Loads past the cache: nothing is read, stored or joined. In a task of the host like every load.
     pub async fn bypass(self: &Arc<Self>, ask: &Ask) -> Answer {
-        let slot = match self.flights.take_slot() {
-            Ok(slot) => slot,
+        let place = match self.flights.take_place(&ask.binding.places) {
+            Ok(place) => place,
             Err(failure) => {
                 return Answer::Bypass {
                     result: Err(Arc::new(failure)),
@@ -444,7 +450,7 @@ impl Cache {
         };
         let (cache, owned) = (Arc::clone(self), ask.clone());
         let load = spawn(async move {
-            let _slot = slot;
+            let _place = place;
             cache.load_uncached(&owned).await
         });
         let result = load.await.unwrap_or_else(|_| {
@@ -543,19 +549,5 @@ impl Cache {
             variant: ask.key.variant(),
             tags: &[],
         }
-    }
-
-    fn begin_waiting(self: &Arc<Self>) -> Option<Waiting> {
-        let waiting = Waiting(Arc::clone(self));
-        (self.waiters.fetch_add(1, Ordering::Relaxed) < self.bounds.waiters_max).then_some(waiting)
-    }
-}
-
-/// A place among the requests that wait for a load; given back on drop, also when the client leaves.
-struct Waiting(Arc<Cache>);
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.waiters.fetch_sub(1, Ordering::Relaxed);
     }
 }

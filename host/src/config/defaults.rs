@@ -151,8 +151,8 @@ settings! {
     Main server "[server]" "The public listener and its bounds." {
         listen: Address = "127.0.0.1:8080", "Where consumers connect.";
         max_connections: Count = "16384", "Connections at once; further ones wait in the kernel's backlog.";
-        max_waiters: Count = "16384", "Requests waiting for a load at once; one more is answered with 503.";
-        max_loads: Count = "16384", "Loads at once; one more is answered with 503.";
+        max_waiters: Count = "16384", "Requests waiting for a load at once; one more is answered with something stale, or with 503. Half of the places belong to the routes in equal shares, half to whoever comes first.";
+        max_loads: Count = "16384", "Loads at once; one more is answered with something stale, or with 503. Shared as `max_waiters` is.";
         max_watchers: Count = "1000", "Clients that watch at once, on routes with `watch`; one more is answered with 503. Each has one of `max_connections`, or a stream of one.";
         cert: File, "This server's certificate, as PEM, with those between it and a root after it. With it nothing but TLS is spoken. Read again when it changes. `key` is needed with it.";
         key: File, "The private key of `cert`, as PEM.";
@@ -233,6 +233,7 @@ settings! {
         soft_timeout: Period = "0", "With something stale in hand: answer it after this long and go on loading. `\"0\"` turns it off.";
         timeout: Timeout = "2s", "How long one load may take. The smallest of this, `[limits] timeout` and the loader's own setting wins.";
         batch_window: Window = "1ms", "A loader that takes batches: how long a miss waits for others, to be asked in one call. `\"0\"`: each is asked alone.";
+        max_loads: Count, "Loads of this route at once; one more is answered with something stale, or with 503. Left out, its share of `[server] max_loads` alone bounds them.";
         batch_max: Count = "100", "A loader that takes batches: the most misses in one call. So many go at once, whatever is left of the window.";
         write: WriteMode = "off", "PUT and DELETE: `\"through\"` changes the source and answers when it is changed; `\"behind\"` answers when the change is durable in the queue of `[writes]`, and makes it then.";
         writer: PluginName, "The plugin that writes. Left out: the first of the loaders that is a writer too.";

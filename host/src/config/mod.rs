@@ -312,6 +312,8 @@ pub struct Route {
     pub timeout: Duration,
     /// How long a miss waits for others before a batching loader is asked. Zero: each is asked alone.
     pub batch_window: Duration,
+    /// Loads at once, if that is bounded beside the route's share of all.
+    pub max_loads: Option<usize>,
     /// The most misses in one call of a batching loader.
     pub batch_max: usize,
     /// What PUT and DELETE do.

@@ -23,6 +23,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::cache::Counters;
+use crate::cache::places::RoutePlaces;
 use crate::error::Failure;
 use durations::Durations;
 
@@ -95,6 +96,8 @@ pub struct RouteMetrics {
     answers: [Counter; Outcome::ALL.len()],
     /// What the loads of this route did; the cache counts here.
     pub loads: Arc<Counters>,
+    /// What it has taken of the places to load and to wait.
+    pub places: Arc<RoutePlaces>,
     /// How long requests took that the memory tier did not answer. Those it does take some microseconds, less than looking at
     /// the clock twice is worth.
     pub durations: Durations,
@@ -251,6 +254,7 @@ impl Metrics {
                 requests,
                 answers,
                 loads: Arc::default(),
+                places: Arc::default(),
                 durations: Durations::default(),
                 failures: Mutex::default(),
             })

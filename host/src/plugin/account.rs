@@ -46,11 +46,11 @@ impl Lines {
     }
 }
 
-/// What calls came to: `calls = answered + failures + faults`, of those that ended.
+/// What calls came to: `calls = answered + failures + faults`, of those that reached the plugin and ended.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
     pub(super) calls: AtomicU64,
-    /// Failures that the plugin returned.
+    /// Failures that the plugin returned, and those that it had no time for.
     pub(super) failures: AtomicU64,
     /// Traps and passed limits.
     pub(super) faults: AtomicU64,
@@ -74,6 +74,10 @@ pub struct Account {
     pub memory_limit: u64,
     /// Instances at most.
     pub instances: u64,
+    /// Calls that wait for a place in one.
+    pub waiting: u64,
+    /// Calls that were turned away: there was no room to wait, or they could not be answered in time.
+    pub shed: u64,
     /// Whether its breaker is open.
     pub is_open: bool,
     /// The last lines it logged, oldest first.

@@ -43,6 +43,11 @@ impl AsyncLoader {
         self.shared.restarting()
     }
 
+    /// Questions that wait for a place, and those that were turned away.
+    pub(super) fn waiting(&self) -> (usize, u64) {
+        (self.shared.queue.waiting(), self.shared.queue.shed_so_far())
+    }
+
     /// Lets the calls in flight end, then stops the instances.
     pub(super) async fn stop(&self) {
         self.shared.stop();

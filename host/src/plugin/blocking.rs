@@ -5,12 +5,11 @@
 //! meter, wall clock by dropping the call with its store, which nobody else shares.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant as Clock;
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use super::backoff::Backoff;
@@ -19,6 +18,7 @@ use super::breaker::Breaker;
 use super::fault::{self, Denials};
 use super::instance::{self, Live, Mould};
 use super::meter::Meter;
+use super::places::Places;
 use crate::cache::{Loader, Outcome, Question};
 use crate::error::Failure;
 
@@ -30,22 +30,12 @@ pub(super) struct BlockingLoader {
 
 struct Pool {
     mould: Mould,
-    places: Semaphore,
-    waiting: AtomicUsize,
+    places: Arc<Places>,
     idle: Mutex<Vec<Live>>,
     backoff: Mutex<Backoff>,
     /// Why the last instance could not be made.
     restarting: Mutex<Option<String>>,
     stopped: AtomicBool,
-}
-
-/// One of those who wait for a place.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// The meter of a blocking instance: the whole call counts.
@@ -57,8 +47,11 @@ impl BlockingLoader {
     /// Makes the pool around the first instance.
     pub(super) fn start(mould: Mould, first: Live, breaker: Arc<Breaker>) -> Self {
         let pool = Pool {
-            places: Semaphore::new(mould.kit.limits.instances),
-            waiting: AtomicUsize::new(0),
+            places: Places::new(
+                &mould.kit.name,
+                mould.kit.limits.instances,
+                mould.kit.limits.queue,
+            ),
             idle: Mutex::new(vec![first]),
             backoff: Mutex::default(),
             restarting: Mutex::default(),
@@ -76,14 +69,18 @@ impl BlockingLoader {
         self.pool.restarting.lock().clone()
     }
 
+    /// Calls that wait for a place, and those that were turned away.
+    pub(super) fn waiting(&self) -> (usize, u64) {
+        (self.pool.places.waiting(), self.pool.places.shed_so_far())
+    }
+
     /// Waits for the calls in flight (each bounded by its deadline), then stops the instances.
     pub(super) async fn stop(&self) {
         let pool = &self.pool;
         pool.stopped.store(true, Ordering::Release);
-        let all = u32::try_from(pool.mould.kit.limits.instances).unwrap_or(u32::MAX);
         let bound = Instant::now() + pool.mould.kit.limits.timeout;
         // Nobody who holds a place needs longer than its deadline, so an error here only means that we waited enough.
-        let _ = timeout_at(bound, pool.places.acquire_many(all)).await;
+        let _ = timeout_at(bound, pool.places.all_free()).await;
         pool.places.close();
         let idle = std::mem::take(&mut *pool.idle.lock());
         for live in idle {
@@ -115,22 +112,14 @@ impl Pool {
         let kit = &self.mould.kit;
         let timeout = question.timeout.min(kit.limits.timeout);
         let deadline = Instant::now() + timeout;
-        let place = {
-            let ahead = self.waiting.fetch_add(1, Ordering::Relaxed);
-            let _waiting = Waiting(&self.waiting);
-            if self.stopped.load(Ordering::Acquire) {
-                return Err(fault::stopped(&kit.name));
-            }
-            if ahead >= kit.limits.queue {
-                return Err(fault::overloaded(&kit.name, ahead));
-            }
-            timeout_at(deadline, self.places.acquire()).await
+        if self.stopped.load(Ordering::Acquire) {
+            return Err(fault::stopped(&kit.name));
+        }
+        let place = timeout_at(deadline, self.places.take(&question.route, deadline)).await;
+        let Ok(place) = place else {
+            return Err(fault::no_place(&kit.name, timeout));
         };
-        let _place = match place {
-            Ok(Ok(place)) => place,
-            Ok(Err(_closed)) => return Err(fault::stopped(&kit.name)),
-            Err(_elapsed) => return Err(fault::no_place(&kit.name, timeout)),
-        };
+        let _place = place?;
         match timeout_at(deadline, self.run(question, deadline)).await {
             Ok(answer) => bindings::answer(answer?, kit.limits.body),
             // The call is dropped with its store; the next one gets another instance.

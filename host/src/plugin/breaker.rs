@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::account::Calls;
-use crate::error::{Failure, FailureKind};
+use crate::error::{Failure, FailureKind, Origin};
 
 /// How far back calls count, in seconds; one bucket each.
 const WINDOW: usize = 10;
@@ -157,6 +157,13 @@ impl Breaker {
 impl Admission<'_> {
     /// The call ended: `fault` is why, if the plugin is to blame.
     pub(super) fn ended<T>(self, now: Instant, result: &Result<T, Failure>) {
+        // A call that was turned away says nothing of the plugin. A trial that was leaves the breaker as it is.
+        if let Err(failure) = result
+            && failure.kind == FailureKind::Overloaded
+            && failure.origin == Origin::Host
+        {
+            return;
+        }
         let fault = result.as_ref().err().filter(|failure| failure.is_fault());
         let calls = &self.breaker.calls;
         calls
@@ -194,7 +201,6 @@ impl Drop for Admission<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Origin;
 
     fn fault() -> Result<(), Failure> {
         Err(Failure::fault(Origin::Trap, "trap", "boom"))

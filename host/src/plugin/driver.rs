@@ -66,7 +66,11 @@ impl Shared {
     pub(super) fn start(mould: Mould, first: Live) -> (Arc<Self>, Vec<JoinHandle<()>>) {
         let instances = mould.kit.limits.instances;
         let shared = Arc::new(Self {
-            queue: Queue::new(&mould.kit.name, mould.kit.limits.queue),
+            queue: Queue::new(
+                &mould.kit.name,
+                mould.kit.limits.queue,
+                instances * mould.kit.limits.concurrency,
+            ),
             gather: Gather::default(),
             retries: Semaphore::new(RETRIES),
             stopping: watch::channel(false).0,
@@ -382,6 +386,7 @@ async fn call(
     }
     let id = generation.enter(asked);
     let answers = guest.ask(accessor, questions).await?;
+    shared.queue.took(now.elapsed());
     generation.leave(id, answers, &shared.mould.kit.name);
     Ok(())
 }

@@ -141,14 +141,19 @@ pub(super) fn not_asked_again(name: &str, after: Duration) -> Failure {
     )
 }
 
-/// More calls wait than may wait.
-pub(super) fn overloaded(name: &str, waiting: usize) -> Failure {
+/// A call was turned away: there was no room to wait, or it could not be answered in time. `backlog` is how long those who
+/// wait will keep the plugin busy.
+pub(super) fn overloaded(name: &str, waiting: usize, backlog: Duration) -> Failure {
+    // Before that time is over there is no use in asking again; nobody is sent away for longer than half a minute.
+    let (least, most) = (Duration::from_secs(1), Duration::from_secs(30));
     Failure {
-        retry_after: Some(Duration::from_secs(1)),
+        retry_after: Some(backlog.clamp(least, most)),
         ..Failure::host(
             FailureKind::Overloaded,
             "plugin-overloaded",
-            format!("{waiting} calls already wait for `{name}`"),
+            format!(
+                "`{name}` is asked for more than it does ({waiting} calls wait); [limits] concurrency and instances bound what it does at once"
+            ),
         )
     }
 }

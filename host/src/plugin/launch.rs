@@ -367,6 +367,11 @@ impl Runtime for Running {
     fn account(&self) -> Account {
         let (kit, calls) = (&self.kit, &self.kit.calls);
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let (waiting, shed) = match &self.source {
+            None => (0, 0),
+            Some(Source::Async(loader)) => loader.waiting(),
+            Some(Source::Blocking(loader)) => loader.waiting(),
+        };
         Account {
             calls: read(&calls.calls),
             failures: read(&calls.failures),
@@ -375,6 +380,8 @@ impl Runtime for Running {
             memory_peak: self.memory_peak() as u64,
             memory_limit: kit.limits.memory as u64,
             instances: kit.limits.instances as u64,
+            waiting: waiting as u64,
+            shed,
             is_open: matches!(self.condition(), Condition::Open { .. }),
             lines: kit.voice.lines(),
         }

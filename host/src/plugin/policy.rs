@@ -134,7 +134,13 @@ impl Policy {
         }
         let patience = self.kit.limits.cpu * 2;
         let called = self.engine.turns().apart(patience, call);
-        called.unwrap_or_else(|| Err(fault::overloaded(&self.kit.name, APART_MAX)))
+        called.unwrap_or_else(|| {
+            Err(fault::overloaded(
+                &self.kit.name,
+                APART_MAX,
+                std::time::Duration::ZERO,
+            ))
+        })
     }
 
     fn call(&self, deriver: &mut Deriver, request: &PolicyRequest) -> Result<Decision, Failure> {

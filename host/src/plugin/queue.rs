@@ -1,13 +1,16 @@
 //! Where calls wait before they enter an instance. All instances of a plugin draw from one queue, so a wedged one
-//! strands nobody who is not yet in it.
+//! strands nobody who is not yet in it. In which order, and who waits in vain, is `fair`'s to say.
 
-use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::bindings::Answer;
+use super::fair::{Fair, Waits};
 use super::fault;
 use super::generation::Ticket;
 use crate::cache::Question;
@@ -30,7 +33,7 @@ impl Asked {
     }
 }
 
-/// What enters an instance in one call: a question, or a batch of them. Never empty.
+/// What enters an instance in one call: a question, or a batch of them, all of one route. Never empty.
 pub(super) struct Job(Vec<Asked>);
 
 impl Job {
@@ -45,10 +48,6 @@ impl Job {
         self.0
     }
 
-    fn is_gone(&self) -> bool {
-        self.0.iter().all(Asked::is_gone)
-    }
-
     /// It is not taken: tells everybody who waits for it.
     fn refuse(self, failure: &Failure) {
         for asked in self.0 {
@@ -57,62 +56,69 @@ impl Job {
     }
 }
 
-/// First in, first out; bounded (law 12).
+impl Waits for Job {
+    fn is_gone(&self) -> bool {
+        self.0.iter().all(Asked::is_gone)
+    }
+
+    fn size(&self) -> usize {
+        self.0.len()
+    }
+
+    fn deadline(&self) -> Instant {
+        let deadlines = self.0.iter().map(|asked| asked.deadline);
+        deadlines.max().unwrap_or_else(Instant::now)
+    }
+}
+
+/// Bounded (law 12).
 pub(super) struct Queue {
     state: Mutex<State>,
     pushed: Notify,
     name: String,
-    max: usize,
+    /// Calls at once, of all instances.
+    places: usize,
+    shed: AtomicU64,
 }
 
 struct State {
-    jobs: VecDeque<Job>,
-    /// Of all jobs.
-    questions: usize,
+    jobs: Fair<Job>,
     closed: bool,
 }
 
 impl Queue {
-    /// An open queue of at most `max` questions to the plugin of this name.
-    pub(super) fn new(name: &str, max: usize) -> Self {
+    /// An open queue of at most `max` questions to the plugin of this name, which answers `places` calls at once.
+    pub(super) fn new(name: &str, max: usize, places: usize) -> Self {
         Self {
             state: Mutex::new(State {
-                jobs: VecDeque::new(),
-                questions: 0,
+                jobs: Fair::new(max),
                 closed: false,
             }),
             pushed: Notify::new(),
             name: name.to_owned(),
-            max,
+            places,
+            shed: AtomicU64::new(0),
         }
     }
 
-    /// Adds a job at the end. If there is no room, or the plugin is being stopped, its callers are told.
+    /// Adds a job. Who has to give way to it is told; and if the plugin is being stopped, its own callers are.
     pub(super) fn push(&self, job: Job) {
-        let refused = {
-            let mut state = self.state.lock();
-            if state.questions + job.0.len() > self.max {
-                // Those whose callers gave up take no place.
-                state.jobs.retain(|job| !job.is_gone());
-                state.questions = state.jobs.iter().map(|job| job.0.len()).sum();
-            }
-            if state.closed {
-                Some((job, fault::stopped(&self.name)))
-            } else if state.questions + job.0.len() > self.max {
-                Some((job, fault::overloaded(&self.name, state.questions)))
-            } else {
-                state.questions += job.0.len();
-                state.jobs.push_back(job);
-                None
-            }
-        };
-        match refused {
-            None => self.pushed.notify_one(),
-            Some((job, failure)) => job.refuse(&failure),
+        let mut state = self.state.lock();
+        if state.closed {
+            drop(state);
+            return job.refuse(&fault::stopped(&self.name));
         }
+        let Some(route) = job.0.first().map(|asked| Arc::clone(&asked.question.route)) else {
+            return;
+        };
+        let given_way = state.jobs.push(&route, job, Instant::now());
+        let (waiting, backlog) = (state.jobs.size(), state.jobs.backlog(self.places));
+        drop(state);
+        self.pushed.notify_one();
+        self.shed(given_way, waiting, backlog);
     }
 
-    /// Takes the first job that somebody still waits for.
+    /// Takes the next job that somebody still waits for.
     ///
     /// Cancelling it loses nothing: a job is taken only in the poll that returns it, and tokio hands the wake-up of a
     /// dropped `notified` on to the next waiter. One permit may stand for many jobs, so whoever wakes looks first and
@@ -120,21 +126,36 @@ impl Queue {
     pub(super) async fn pop(&self) -> Job {
         loop {
             let pushed = self.pushed.notified();
-            {
+            let (next, waiting, backlog) = {
                 let mut state = self.state.lock();
-                while let Some(job) = state.jobs.pop_front() {
-                    state.questions -= job.0.len();
-                    if !job.is_gone() {
-                        // Somebody else may have room for the next one.
-                        if !state.jobs.is_empty() {
-                            self.pushed.notify_one();
-                        }
-                        return job;
-                    }
+                let next = state.jobs.pop(Instant::now());
+                (next, state.jobs.size(), state.jobs.backlog(self.places))
+            };
+            self.shed(next.shed, waiting, backlog);
+            if let Some(job) = next.taken {
+                // Somebody else may have room for the next one.
+                if waiting > 0 {
+                    self.pushed.notify_one();
                 }
+                return job;
             }
             pushed.await;
         }
+    }
+
+    /// A call of it took so long.
+    pub(super) fn took(&self, time: Duration) {
+        self.state.lock().jobs.took(time);
+    }
+
+    /// Questions that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.state.lock().jobs.size()
+    }
+
+    /// Questions that were turned away: there was no room, or they could not be answered in time.
+    pub(super) fn shed_so_far(&self) -> u64 {
+        self.shed.load(Ordering::Relaxed)
     }
 
     /// Nobody waits.
@@ -149,8 +170,15 @@ impl Queue {
 
     /// Drops what waits: its callers are told that the plugin stopped.
     pub(super) fn clear(&self) {
-        let mut state = self.state.lock();
-        state.jobs.clear();
-        state.questions = 0;
+        let dropped = self.state.lock().jobs.clear();
+        drop(dropped);
+    }
+
+    fn shed(&self, jobs: Vec<Job>, waiting: usize, backlog: Duration) {
+        for job in jobs {
+            let asked = Job::new(job.still_asked());
+            self.shed.fetch_add(asked.0.len() as u64, Ordering::Relaxed);
+            asked.refuse(&fault::overloaded(&self.name, waiting, backlog));
+        }
     }
 }

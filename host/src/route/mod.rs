@@ -227,6 +227,14 @@ impl Snapshot {
             )));
             problems.extend(of_route.into_iter().map(place));
         }
+        for route in &routes {
+            let all = crate::cache::Bounds {
+                loads_max: config.server.max_loads,
+                waiters_max: config.server.max_waiters,
+            };
+            let bound = route.config.max_loads;
+            route.metrics.places.share_out(routes.len(), all, bound);
+        }
         let patterns = routes.iter().map(|route| Arc::clone(&route.pattern));
         (
             Self {
@@ -397,6 +405,7 @@ impl Route {
             },
             chain,
             counters: Arc::clone(&metrics.loads),
+            places: Arc::clone(&metrics.places),
             underway,
         });
         let is_secret =

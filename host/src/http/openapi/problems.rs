@@ -211,6 +211,12 @@ pub(super) static KNOWN: &[Known] = &[
     ),
     known(
         503,
+        "too-many-route-loads",
+        On::Every,
+        "The route loads as much as it may.",
+    ),
+    known(
+        503,
         "too-many-waiters",
         On::Reads,
         "As many requests wait for loads as may.",
