@@ -25,7 +25,7 @@ EXAMPLE ?= quickstart
 # make bench BENCH="--quick --only larder-memory,axum-moka"
 BENCH   ?=
 
-.PHONY: help setup build run test kills soak model bench bench-purge bench-writes lint
+.PHONY: help setup build run test kills soak model bench bench-purge bench-writes bench-overload lint
 
 help: ## lists the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -82,6 +82,11 @@ bench-writes: build ## measures acknowledged writes, and how fast 100,000 that w
 	@.ci/setup bench
 	$(CARGO) build $(FLAGS) --manifest-path bench/Cargo.toml --target-dir $(TARGET)
 	$(TARGET)/release/larder-bench writes $(BENCH)
+
+bench-overload: build ## asks for ten times what a source can do, and measures who is served and how fast
+	@.ci/setup bench
+	$(CARGO) build $(FLAGS) --manifest-path bench/Cargo.toml --target-dir $(TARGET)
+	$(TARGET)/release/larder-bench overload $(BENCH)
 
 lint: ## checks formatting and runs clippy, on the components too
 	@.ci/setup lint

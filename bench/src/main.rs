@@ -23,6 +23,7 @@ mod client;
 mod contestant;
 mod larder;
 mod load;
+mod overload;
 mod peer;
 mod postgres_server;
 mod process;
@@ -53,6 +54,8 @@ enum Command {
     Purge(purge::Options),
     /// Measures acknowledged writes and how fast a queue of them is made, and prints tables in Markdown.
     Writes(writes::Options),
+    /// Asks for ten times what a source can do, and prints a table in Markdown.
+    Overload(overload::Options),
     /// Serves one hand-written handler until it is killed.
     Peer(peer::Options),
 }
@@ -84,6 +87,10 @@ fn execute(command: Command) -> anyhow::Result<()> {
             .enable_all()
             .build()?
             .block_on(writes::run(options)),
+        Command::Overload(options) => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?
+            .block_on(overload::run(options)),
         Command::Peer(options) => tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()?

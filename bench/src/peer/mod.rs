@@ -1,6 +1,7 @@
 //! The hand-written peers: what a good Rust user would write instead of running Larder. Owns what they
 //! share (the slow source, the listener); must not know that they are being measured.
 
+mod axum_bounded;
 mod axum_moka;
 pub(crate) mod axum_postgres;
 mod axum_redis;
@@ -23,6 +24,9 @@ pub(crate) enum Kind {
     /// axum, and cache-aside over redis-rs.
     #[value(name = "axum-redis")]
     Redis,
+    /// axum, and a semaphore before the source.
+    #[value(name = "axum-semaphore")]
+    Semaphore,
     /// axum, and upserts with tokio-postgres.
     #[value(name = "axum-postgres")]
     Postgres,
@@ -41,6 +45,9 @@ pub(crate) struct Options {
     /// How slow the source is.
     #[arg(long, default_value_t = 150)]
     latency_ms: u64,
+    /// How many things the source of `axum-semaphore` does at once.
+    #[arg(long, default_value_t = 16)]
+    at_once: usize,
     /// How long an answer is kept.
     #[arg(long, default_value_t = 60)]
     ttl_seconds: u64,
@@ -80,6 +87,7 @@ pub(crate) async fn serve(options: Options) -> Result<()> {
     let router: Router = match options.kind {
         Kind::Moka => axum_moka::router(source, ttl),
         Kind::Redis => axum_redis::router(source, ttl, &options.redis).await?,
+        Kind::Semaphore => axum_bounded::router(source, options.at_once),
         Kind::Postgres => axum_postgres::router(&options.postgres, options.connections).await?,
     };
     let listener = TcpListener::bind(options.listen)
