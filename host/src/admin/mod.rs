@@ -2,6 +2,8 @@
 //!
 //! Knows nothing of the public listener: both stand beside each other on the same rooms.
 
+mod access;
+pub mod audit;
 mod dashboard;
 mod described;
 mod entries;
@@ -29,6 +31,9 @@ use crate::plugin::{Account, PluginState, PluginStatus, Registry, ReloadError};
 use crate::route::{Route, Rule, Snapshot};
 use crate::write::behind::Behind;
 
+pub use access::{Peer, Tokens};
+use audit::Deed;
+
 /// What the operator's listener stands on.
 #[derive(Clone)]
 pub struct Admin {
@@ -44,8 +49,8 @@ pub struct Admin {
     pub behind: Option<Arc<Behind>>,
     /// Values measured when `/metrics` is asked.
     pub samples: Arc<dyn Fn() -> Vec<Sample> + Send + Sync>,
-    /// `[admin] token`.
-    pub token: Option<Arc<str>>,
+    /// The tokens of `[admin]` as they are now.
+    pub tokens: Arc<ArcSwap<Tokens>>,
     /// When the server was started.
     pub started: std::time::Instant,
     /// Whether the server is draining.
@@ -76,7 +81,12 @@ impl Admin {
             .route("/overview", get(overview::overview))
             .route("/plugins", get(plugins))
             .merge(of_routes)
-            .layer(middleware::from_fn_with_state(self.clone(), require_token));
+            .layer(middleware::from_fn(access::require_token))
+            .layer(middleware::from_fn(audit::audit))
+            .layer(middleware::from_fn_with_state(
+                self.clone(),
+                access::know_caller,
+            ));
         open.merge(guarded)
             .fallback(not_found)
             .method_not_allowed_fallback(method_not_allowed)
@@ -114,7 +124,12 @@ impl IntoResponse for Problem {
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
         );
-        (self.status, [content_type], body.to_string()).into_response()
+        let response = (self.status, [content_type], body.to_string()).into_response();
+        let deed = Deed {
+            on: String::new(),
+            outcome: format!("{}: {}", self.code, self.detail),
+        };
+        deed.with(response)
     }
 }
 
@@ -160,44 +175,6 @@ async fn method_not_allowed(request: Request) -> Problem {
         request.method()
     );
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
-}
-
-/// A browser says where a request comes from; another site's page must not purge through the operator's.
-fn is_cross_site(request: &Request) -> bool {
-    let site = request.headers().get("sec-fetch-site");
-    site.is_some_and(|site| site != "same-origin" && site != "none")
-}
-
-async fn require_token(State(admin): State<Admin>, request: Request, next: Next) -> Response {
-    if request.method() != axum::http::Method::GET && is_cross_site(&request) {
-        let detail = "requests from pages of other sites are refused; send it from a command line or from this listener's own pages";
-        return Problem::new(StatusCode::FORBIDDEN, "cross-site", detail).into_response();
-    }
-    let Some(token) = admin
-        .token
-        .as_ref()
-        .filter(|_| !dashboard::is_page(&request))
-    else {
-        return next.run(request).await;
-    };
-    let given = request
-        .headers()
-        .get(header::AUTHORIZATION)
-        .map(HeaderValue::as_bytes)
-        .unwrap_or_default();
-    let given = given.strip_prefix(b"Bearer ").unwrap_or_default();
-    // Digests are compared, so that the time it takes tells nothing of the token.
-    if blake3::hash(given) == blake3::hash(token.as_bytes()) {
-        return next.run(request).await;
-    }
-    let detail = "send the [admin] token as `Authorization: Bearer TOKEN`";
-    let mut response =
-        Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail).into_response();
-    response.headers_mut().insert(
-        header::WWW_AUTHENTICATE,
-        HeaderValue::from_static("Bearer realm=\"larder\""),
-    );
-    response
 }
 
 /// What stands on the routes waits for them: before that a purge, say, would not find what it is to purge.
@@ -389,7 +366,14 @@ fn plugin_json(status: &PluginStatus) -> Value {
 
 async fn reload(State(admin): State<Admin>, Path(name): Path<String>) -> Response {
     match admin.plugins.reload(&name).await {
-        Ok(status) => Json(plugin_json(&status)).into_response(),
+        Ok(status) => {
+            let digest = status.digest.as_deref().unwrap_or("none");
+            let deed = Deed {
+                on: format!("plugin {name}"),
+                outcome: format!("{}, digest {digest}", status.state.name()),
+            };
+            deed.with(Json(plugin_json(&status)).into_response())
+        }
         Err(ReloadError::Unknown) => {
             let detail = format!("there is no {name}.wasm in the plugin directory");
             Problem::new(StatusCode::NOT_FOUND, "unknown-plugin", detail).into_response()

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::json;
 
+use super::audit::Deed;
 use super::described::{Headers, derived, unknown_path};
 use super::{Admin, Problem};
 use crate::cache::generations::{Mode, Scope};
@@ -92,7 +93,23 @@ pub(super) async fn purge(State(admin): State<Admin>, body: Bytes) -> Response {
         answer["replicas"] = json!(purged.iter().filter_map(|purged| purged.replicas).min());
         answer["durable"] = json!(purged.iter().all(|purged| purged.durable));
     }
-    Json(answer).into_response()
+    let named: Vec<String> = scopes.iter().map(named).collect();
+    let deed = Deed {
+        on: named.join(", "),
+        outcome: format!("{done}, seq {}", answer["seq"]),
+    };
+    deed.with(Json(answer).into_response())
+}
+
+/// A scope as the audit log has it.
+fn named(scope: &Scope) -> String {
+    match scope {
+        Scope::All => "everything".to_owned(),
+        Scope::Route(pattern) => format!("route {pattern}"),
+        Scope::Resource(resource) => format!("resource {}", resource.text()),
+        Scope::Variant(resource, _) => format!("one variant of resource {}", resource.text()),
+        Scope::Tag(tag) => format!("tag {tag}"),
+    }
 }
 
 fn scopes(admin: &Admin, asked: &Purge) -> Result<Vec<Scope>, Problem> {

@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::audit::Deed;
 use super::{Admin, Problem};
 use crate::cache::queue::{DeadLetter, Queued, Revived, Unavailable, WriteId, accepted_ms};
 use crate::metrics::Sample;
@@ -154,16 +155,16 @@ impl Which {
 
 /// `POST /queue/dead/retry`: makes dead letters pending again.
 pub(super) async fn retry(State(admin): State<Admin>, body: Bytes) -> Response {
-    each(&admin, &body, Deed::Retry).await
+    each(&admin, &body, What::Retry).await
 }
 
 /// `POST /queue/dead/drop`: forgets dead letters.
 pub(super) async fn drop(State(admin): State<Admin>, body: Bytes) -> Response {
-    each(&admin, &body, Deed::Drop).await
+    each(&admin, &body, What::Drop).await
 }
 
 #[derive(Clone, Copy)]
-enum Deed {
+enum What {
     Retry,
     Drop,
 }
@@ -175,11 +176,20 @@ struct Done {
     superseded: u64,
 }
 
-async fn each(admin: &Admin, body: &Bytes, deed: Deed) -> Response {
+async fn each(admin: &Admin, body: &Bytes, deed: What) -> Response {
     let (which, behind) = match Which::read(body).and_then(|it| Ok((it, behind(admin)?))) {
         Ok(asked) => asked,
         Err(problem) => return problem.into_response(),
     };
+    let on = which.id.as_ref().map_or_else(
+        || "every dead letter".to_owned(),
+        |id| {
+            format!(
+                "dead letter {id}{}",
+                if which.force { ", by force" } else { "" }
+            )
+        },
+    );
     let behind = Arc::clone(behind);
     // In a task of its own: a client that leaves must not leave half of it behind.
     let done = tokio::spawn(async move { choose(&behind, which, deed).await });
@@ -193,18 +203,21 @@ async fn each(admin: &Admin, body: &Bytes, deed: Deed) -> Response {
         }
     };
     let word = match deed {
-        Deed::Retry => "retried",
-        Deed::Drop => "dropped",
+        What::Retry => "retried",
+        What::Drop => "dropped",
     };
-    tracing::info!(deed = word, number = done.done, "dead letters of the queue");
+    let told = Deed {
+        on,
+        outcome: format!("{} {word}, {} superseded", done.done, done.superseded),
+    };
     let mut answer = json!({word: done.done});
-    if matches!(deed, Deed::Retry) {
+    if matches!(deed, What::Retry) {
         answer["superseded"] = done.superseded.into();
     }
-    Json(answer).into_response()
+    told.with(Json(answer).into_response())
 }
 
-async fn choose(behind: &Behind, which: Which, deed: Deed) -> Result<Done, Problem> {
+async fn choose(behind: &Behind, which: Which, deed: What) -> Result<Done, Problem> {
     let mut all = Done::default();
     if let Some(text) = which.id {
         let id = id(&text)?;
@@ -265,11 +278,11 @@ async fn every(behind: &Behind) -> Result<Vec<(u64, WriteId, String)>, Problem> 
 async fn one(
     behind: &Behind,
     id: &WriteId,
-    (deed, force, but): (Deed, bool, u64),
+    (deed, force, but): (What, bool, u64),
     all: &mut Done,
 ) -> Result<Option<u64>, Problem> {
     match deed {
-        Deed::Retry => {
+        What::Retry => {
             let revived = behind.queue().revive(id, (force, but)).await;
             match revived.map_err(unavailable)? {
                 Revived::Done { sequence } => {
@@ -280,7 +293,7 @@ async fn one(
                 Revived::Unknown => {}
             }
         }
-        Deed::Drop => {
+        What::Drop => {
             let dropped = behind.queue().discard(id).await.map_err(unavailable)?;
             all.done += u64::from(dropped);
         }

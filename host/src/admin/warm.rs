@@ -9,6 +9,7 @@ use futures_util::StreamExt as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::audit::Deed;
 use super::described::{Headers, derived};
 use super::{Admin, Problem};
 use crate::cache::Answer;
@@ -87,7 +88,11 @@ pub(super) async fn warm(State(admin): State<Admin>, body: Bytes) -> Response {
             became
         })
         .await;
-    Json(json!({
+    let deed = Deed {
+        on: format!("{count} paths"),
+        outcome: format!("{} loaded, {} failed", became.loaded, became.failed),
+    };
+    let answer = Json(json!({
         "asked": count,
         "loaded": became.loaded,
         "fresh": became.fresh,
@@ -95,8 +100,8 @@ pub(super) async fn warm(State(admin): State<Admin>, body: Bytes) -> Response {
         "bypassed": became.bypassed,
         "failed": became.failed,
         "failures": became.told,
-    }))
-    .into_response()
+    }));
+    deed.with(answer.into_response())
 }
 
 fn read(body: &Bytes) -> Result<Warm, String> {

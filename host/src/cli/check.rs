@@ -22,6 +22,12 @@ pub(super) fn run(arguments: &Check) -> ExitCode {
     if let Some(config) = &config {
         problems.extend(absent_plugins(config));
         problems.extend(super::certificates::problems(config));
+        problems.extend(
+            super::tokens::read(&config.admin)
+                .err()
+                .into_iter()
+                .flatten(),
+        );
         problems.extend(plugin_problems(config));
     }
     let (text, good) = report(config.as_ref(), problems);

@@ -12,6 +12,7 @@ mod purging;
 mod redis_acl;
 mod samples;
 mod serve;
+mod tokens;
 mod warming;
 mod wit;
 mod writing;

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use arc_swap::ArcSwap;
-use hyper::service::service_fn;
+use http::Request;
+use hyper::body::Incoming;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,7 +26,7 @@ use super::purging::Purging;
 use super::samples::samples;
 use super::warming::{HotFile, Replayed, Warming};
 use super::writing;
-use crate::admin::Admin;
+use crate::admin::{Admin, Peer};
 use crate::cache::clock::{Clock, SystemClock};
 use crate::cache::generations::Generations;
 use crate::cache::hot::HotKeys;
@@ -96,6 +98,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let (public_address, admin_address) = (public.local_addr()?, operator.local_addr()?);
 
     let certificates = Certificates::open(&config)?;
+    let tokens = super::tokens::read(&config.admin).or_else(|problems| {
+        report(&problems)?;
+        bail!("nobody would be let in to the admin listener as the configuration has it")
+    })?;
+    let tokens = Arc::new(ArcSwap::from_pointee(tokens));
 
     let metrics = Arc::new(Metrics::new());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
@@ -130,7 +137,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         plugins: Arc::clone(&registry),
         behind: behind.clone(),
         samples: samples(redis, &registry, &replayed, &encoder, certificates.listed()),
-        token: config.admin.token.as_deref().map(Into::into),
+        tokens,
         started: std::time::Instant::now(),
         draining: stopping.clone(),
     };
@@ -403,7 +410,7 @@ fn serve_public(
     let service = service_fn(move |request| Arc::clone(&service).call(request));
     tokio::spawn(accept::serve(
         listener,
-        service,
+        move |_| service.clone(),
         bounds,
         tls,
         stopping,
@@ -434,9 +441,20 @@ fn serve_admin(
 ) -> tokio::task::JoinHandle<()> {
     let bounds = listener_bounds(config, 256, Duration::from_secs(1));
     let router = TowerToHyperService::new(admin.router());
-    tokio::spawn(accept::serve::<_, axum::body::Body>(
+    let make = move |peer: accept::Peer| {
+        let router = router.clone();
+        let peer = Peer {
+            address: peer.address,
+            certificate: peer.certificate,
+        };
+        service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(peer.clone());
+            router.call(request)
+        })
+    };
+    tokio::spawn(accept::serve::<_, _, axum::body::Body>(
         listener,
-        router,
+        make,
         bounds,
         tls,
         stopping,

@@ -172,6 +172,9 @@ settings! {
         key: File, "The private key of `cert`, as PEM.";
         client_ca: File, "Who must have signed the certificates of clients, as PEM: without such a certificate nobody is answered. `cert` is needed with it.";
         token: Token, "What `Authorization: Bearer` must carry. None: nothing is asked for, on loopback.";
+        token_file: File, "The same, on the first line of a file that not everybody may read. SIGHUP reads it again.";
+        read_token: Token, "A second token, which may ask for everything and change nothing. `token` or `token_file` is needed with it.";
+        read_token_file: File, "The same, on the first line of a file that not everybody may read. SIGHUP reads it again.";
     }
     Main openapi "[openapi]" "The API document that is made of the routes and of what the plugins declare." {
         title: Text = "Larder", "What the API is called.";

@@ -84,6 +84,18 @@ pub(super) enum Origin {
     Default,
 }
 
+impl Origin {
+    /// What is above what.
+    pub(super) fn rank(&self) -> u8 {
+        match self {
+            Self::Default => 0,
+            Self::File(_) => 1,
+            Self::Variable(_) => 2,
+            Self::Flag(_) => 3,
+        }
+    }
+}
+
 /// Flags and environment together.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Layers {

@@ -123,7 +123,28 @@ pub struct Admin {
     /// Who must have signed the certificates of clients.
     pub client_ca: Option<PathBuf>,
     /// `Authorization: Bearer` text; required when `listen` is not loopback.
-    pub token: Option<String>,
+    pub token: Option<TokenSource>,
+    /// The same of who may ask for everything and change nothing; never without `token`.
+    pub read_token: Option<TokenSource>,
+}
+
+/// Where a token stands.
+#[derive(Clone, PartialEq, Eq)]
+pub enum TokenSource {
+    /// Here.
+    Written(String),
+    /// On the first line of a file.
+    File(PathBuf),
+}
+
+/// Without the token: what is printed is read by others.
+impl std::fmt::Debug for TokenSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Written(_) => f.write_str("Written(…)"),
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+        }
+    }
 }
 
 /// `[openapi]`: the API document and its page.

@@ -10,7 +10,7 @@ use super::problem::Problem;
 use super::reader::{Document, Table, document};
 use super::{
     Admin, Config, Memory, OpenApi, Plugins, QueueKind, Redis, RedisServers, Route, Server,
-    Storage, Warm, Write, Writes, routes,
+    Storage, TokenSource, Warm, Write, Writes, routes,
 };
 
 /// Reads the text of the file. Without a file the text is empty, and every loader is served.
@@ -91,8 +91,28 @@ fn read_admin(table: Table<'_>, public: SocketAddr) -> Admin {
         listen: table.value(&setting::admin::listen),
         identity: read_identity(&table, &setting::admin::cert, &setting::admin::key),
         client_ca: table.file(&setting::admin::client_ca),
-        token: table.optional(&setting::admin::token),
+        token: read_token(&table, &setting::admin::token, &setting::admin::token_file),
+        read_token: read_token(
+            &table,
+            &setting::admin::read_token,
+            &setting::admin::read_token_file,
+        ),
     };
+    let is_guarded = table.origin(&setting::admin::token) != Origin::Default
+        || table.origin(&setting::admin::token_file) != Origin::Default;
+    if admin.read_token.is_some() && !is_guarded {
+        let fault = || {
+            Fault::new(
+                "without token, who shows none may change everything",
+                "write token or token_file too",
+            )
+        };
+        if table.origin(&setting::admin::read_token) == Origin::Default {
+            table.fault(&setting::admin::read_token_file, fault());
+        } else {
+            table.fault(&setting::admin::read_token, fault());
+        }
+    }
     if admin.client_ca.is_some()
         && table.origin(&setting::admin::cert) == Origin::Default
         && table.origin(&setting::admin::key) == Origin::Default
@@ -106,15 +126,13 @@ fn read_admin(table: Table<'_>, public: SocketAddr) -> Admin {
         );
     }
     let address = admin.listen;
-    if !address.ip().to_canonical().is_loopback()
-        && table.origin(&setting::admin::token) == Origin::Default
-    {
+    if !address.ip().to_canonical().is_loopback() && !is_guarded {
         table.fault(
             &setting::admin::listen,
             Fault::new(
                 format!("{address} is not loopback, and no token protects it: anybody who can reach it could purge and reload"),
                 format!(
-                    "set token in [admin] (or LARDER_ADMIN_TOKEN), or listen on \"127.0.0.1:{}\"",
+                    "set token or token_file in [admin] (or LARDER_ADMIN_TOKEN), or listen on \"127.0.0.1:{}\"",
                     address.port()
                 ),
             ),
@@ -131,6 +149,33 @@ fn read_admin(table: Table<'_>, public: SocketAddr) -> Admin {
     }
     table.finish();
     admin
+}
+
+/// A token, or the file that it is in. What is set above the file wins, as it does for one setting.
+fn read_token(
+    table: &Table<'_>,
+    text: &setting::Setting<kind::Token>,
+    file: &setting::Setting<kind::File>,
+) -> Option<TokenSource> {
+    let (written, named) = (table.optional(text), table.file(file));
+    let (of_text, of_file) = (table.origin(text), table.origin(file));
+    match (written, named) {
+        (Some(token), None) => Some(TokenSource::Written(token)),
+        (None, Some(path)) => Some(TokenSource::File(path)),
+        (None, None) => None,
+        (Some(token), Some(_)) if of_text.rank() > of_file.rank() => {
+            Some(TokenSource::Written(token))
+        }
+        (Some(_), Some(path)) if of_text.rank() < of_file.rank() => Some(TokenSource::File(path)),
+        (Some(_), Some(_)) => {
+            let fault = Fault::new(
+                format!("it stands beside {}, and there is one token", text.key),
+                format!("leave out one of {} and {}", text.key, file.key),
+            );
+            table.fault(file, fault);
+            None
+        }
+    }
 }
 
 /// Whether two listeners cannot stand side by side. Port 0 is a free port of the system's choice.

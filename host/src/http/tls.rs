@@ -157,6 +157,17 @@ fn not_after(certificate: &CertificateDer<'_>) -> Option<u64> {
     u64::try_from(parsed.validity().not_after.timestamp()).ok()
 }
 
+/// Whom a certificate is for: the common name of its subject, or an empty one where it has none.
+pub fn common_name(certificate: &CertificateDer<'_>) -> Option<Arc<str>> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let name = parsed.subject().iter_common_name().next();
+    Some(
+        name.and_then(|it| it.as_str().ok())
+            .unwrap_or_default()
+            .into(),
+    )
+}
+
 /// What is to be said of when a certificate ends, `at` in seconds of Unix time: nothing, if that is far off.
 pub fn ends_soon(at: u64) -> Option<String> {
     let now = SystemTime::now()

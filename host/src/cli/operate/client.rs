@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
-use crate::cli::args;
+use crate::cli::{args, tokens};
 use crate::config::Problem;
 
 /// A purge may wait for Redis, and a reload for a compiler.
@@ -55,7 +55,8 @@ impl Place {
     /// The client of that listener. The configuration is read only where it is needed: an operator's own machine has none.
     pub(super) fn client(&self) -> Result<Client, Problem> {
         let named = self.admin.as_deref().filter(|url| !url.is_empty());
-        let from_file = self.token_file.as_deref().map(read_token).transpose()?;
+        let read = |file| tokens::of_file(file, "--token-file");
+        let from_file = self.token_file.as_deref().map(read).transpose()?;
         if let Some(url) = named {
             let variable = std::env::var("LARDER_ADMIN_TOKEN").ok();
             return Ok(Client {
@@ -79,9 +80,17 @@ impl Place {
             return Err(problem.remedy("say which one it is: --admin http://127.0.0.1:PORT"));
         }
         let listen = reachable(config.admin.listen);
+        let configured = || {
+            let source = config.admin.token.as_ref();
+            let read = |source| tokens::text(source, "token_file of [admin]");
+            source.map(read).transpose()
+        };
         Ok(Client {
             base: format!("http://{listen}"),
-            token: from_file.or(config.admin.token),
+            token: match from_file {
+                Some(token) => Some(token),
+                None => configured()?,
+            },
         })
     }
 }
@@ -108,15 +117,6 @@ fn base(url: &str) -> Result<String, Problem> {
         "--admin: {url:?} is not where an admin listener is"
     ))
     .remedy("write http://host:port, e.g. http://127.0.0.1:8081"))
-}
-
-fn read_token(file: &Path) -> Result<String, Problem> {
-    let text = std::fs::read_to_string(file).map_err(|error| {
-        Problem::error(format!("--token-file: it cannot be read: {error}"))
-            .at(file, None)
-            .remedy("name a file that holds the token and nothing else")
-    })?;
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 impl Client {

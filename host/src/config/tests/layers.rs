@@ -6,7 +6,7 @@ use std::path::Path;
 use super::{ROUTE, render};
 use crate::config::defaults as setting;
 use crate::config::parse::parse;
-use crate::config::{Config, Environment, Overrides, Problem};
+use crate::config::{Config, Environment, Overrides, Problem, TokenSource};
 
 fn environment(variables: &[(&str, &str)]) -> Environment {
     Environment::new(
@@ -66,9 +66,26 @@ fn every_setting_that_stands_once_has_a_variable() {
     assert_eq!(render(&problems), "");
     assert_eq!(config.server.max_headers, 7);
     assert!(!config.plugins.watch);
-    assert_eq!(config.admin.token.as_deref(), Some("t"));
+    assert_eq!(
+        config.admin.token,
+        Some(TokenSource::Written("t".to_owned()))
+    );
     assert_eq!(config.redis.unwrap().timeout.as_millis(), 7);
     assert_eq!(config.memory.capacity, 256 << 20);
+}
+
+#[test]
+fn a_token_of_the_environment_stands_over_a_file_of_the_file() {
+    let file = "[admin]\ntoken_file = \"token\"\n";
+    let over = [("LARDER_ADMIN_TOKEN", "t")];
+    let (config, problems) = read(file, &Overrides::default(), &over);
+    assert_eq!(render(&problems), "");
+    let written = Some(TokenSource::Written("t".to_owned()));
+    assert_eq!(config.admin.token, written);
+    let over = [("LARDER_ADMIN_TOKEN_FILE", "/run/token")];
+    let (config, _) = read("[admin]\ntoken = \"t\"\n", &Overrides::default(), &over);
+    let named = Some(TokenSource::File("/run/token".into()));
+    assert_eq!(config.admin.token, named);
 }
 
 #[test]
@@ -116,7 +133,7 @@ fn a_bad_value_is_named_by_who_set_it() {
          \"redis+unix:///path/of/the/socket\"\n\
          error: LARDER_ADMIN_LISTEN: 0.0.0.0:9 is not loopback, and no token protects it: anybody who can reach it could \
          purge and reload\n  \
-         remedy: set token in [admin] (or LARDER_ADMIN_TOKEN), or listen on \"127.0.0.1:9\"\n\
+         remedy: set token or token_file in [admin] (or LARDER_ADMIN_TOKEN), or listen on \"127.0.0.1:9\"\n\
          error: LARDER_SERVER_DRAIN: \"20\" is not a duration: time unit needed, for example 20sec or 20ms\n  \
          remedy: write \"20s\" or \"20ms\"\n\
          warning: the environment variable LARDER_SERVER_LISTN sets nothing\n  \

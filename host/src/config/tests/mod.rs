@@ -121,7 +121,10 @@ fn the_example_of_the_documentation_is_read_whole() {
     assert_eq!(server.header_timeout, Duration::from_secs(90));
     assert_eq!(server.header_bytes, 16 * 1024);
     assert_eq!(server.drain, Duration::ZERO);
-    assert_eq!(config.admin.token.as_deref(), Some("s3cret"));
+    assert_eq!(
+        config.admin.token,
+        Some(TokenSource::Written("s3cret".to_owned()))
+    );
     assert_eq!(config.memory.capacity, 0);
     let redis = config.redis.as_ref().unwrap();
     assert_eq!(

@@ -339,7 +339,7 @@ listen = "0.0.0.0:8080"
 "##,
         r##"
 error: larder.toml:4: listen of [admin]: 0.0.0.0:8080 is not loopback, and no token protects it: anybody who can reach it could purge and reload
-  remedy: set token in [admin] (or LARDER_ADMIN_TOKEN), or listen on "127.0.0.1:8080"
+  remedy: set token or token_file in [admin] (or LARDER_ADMIN_TOKEN), or listen on "127.0.0.1:8080"
 error: larder.toml:4: listen of [admin]: 0.0.0.0:8080 is taken by [server], which listens on 0.0.0.0:8080
   remedy: give the two listeners different ports
 "##,
@@ -370,6 +370,31 @@ token = ""
         r##"
 error: larder.toml:3: token of [admin]: it is empty or holds characters that no header field can carry
   remedy: write visible ASCII characters without spaces
+"##,
+    );
+}
+
+#[test]
+fn there_is_one_token_and_who_reads_needs_one_who_changes() {
+    check(
+        r##"
+[admin]
+token = "a"
+token_file = "token"
+"##,
+        r##"
+error: larder.toml:4: token_file of [admin]: it stands beside token, and there is one token
+  remedy: leave out one of token and token_file
+"##,
+    );
+    check(
+        r##"
+[admin]
+read_token_file = "reader"
+"##,
+        r##"
+error: larder.toml:3: read_token_file of [admin]: without token, who shows none may change everything
+  remedy: write token or token_file too
 "##,
     );
 }

@@ -26,6 +26,7 @@ use tracing::debug;
 use super::Bounds;
 use super::pace::{Pace, Paced};
 use super::stall::Watched;
+use crate::http::tls;
 use crate::metrics::Connections;
 
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -53,6 +54,17 @@ pub(super) struct Protocols {
 pub(super) enum Begun {
     Plain(TcpStream, Bytes, bool),
     Secured(Box<TlsStream<TcpStream>>, Bytes, bool),
+}
+
+impl Begun {
+    /// The common name of the certificate that the client has shown.
+    pub(super) fn certificate(&self) -> Option<Arc<str>> {
+        let Self::Secured(stream, ..) = self else {
+            return None;
+        };
+        let (_, session) = stream.get_ref();
+        tls::common_name(session.peer_certificates()?.first()?)
+    }
 }
 
 impl Protocols {

@@ -9,6 +9,7 @@ mod pace;
 mod stall;
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,16 +47,26 @@ pub struct Bounds {
     pub drain: Duration,
 }
 
+/// At the other end of a connection.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// The common name of the certificate that it has shown.
+    pub certificate: Option<Arc<str>>,
+}
+
 /// Serves until `shutdown` says so, then lets requests in flight finish, no longer than `bounds.drain`. With `tls` nothing
-/// but TLS is spoken.
-pub async fn serve<S, B>(
+/// but TLS is spoken. `make` makes the service of a connection.
+pub async fn serve<M, S, B>(
     listener: TcpListener,
-    service: S,
+    make: M,
     bounds: Bounds,
     tls: Option<Arc<Tls>>,
     mut shutdown: watch::Receiver<bool>,
     counts: Connections,
 ) where
+    M: Fn(Peer) -> S + Clone + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
         + Clone
         + Send
@@ -73,11 +84,11 @@ pub async fn serve<S, B>(
             let place = Arc::clone(&places).acquire_owned().await.ok()?;
             Some((place, listener.accept().await))
         };
-        let (place, stream) = tokio::select! {
+        let (place, stream, address) = tokio::select! {
             biased;
             () = told(&mut shutdown) => break,
             next = accept => match next {
-                Some((place, Ok((stream, _)))) => (place, stream),
+                Some((place, Ok((stream, address)))) => (place, stream, address),
                 Some((_, Err(error))) => {
                     // Out of descriptors, or a connection that was reset before it was taken: neither ends the server.
                     warn!(%error, "a connection could not be accepted");
@@ -89,7 +100,7 @@ pub async fn serve<S, B>(
         };
         counts.accepted.inc();
         let _ = stream.set_nodelay(true);
-        let (service, protocols) = (service.clone(), Arc::clone(&protocols));
+        let (make, protocols) = (make.clone(), Arc::clone(&protocols));
         let (watcher, mut shutdown) = (graceful.watcher(), shutdown.clone());
         let acceptor = tls.as_ref().map(|tls| tls.acceptor());
         tokio::spawn(async move {
@@ -101,6 +112,11 @@ pub async fn serve<S, B>(
                 begun = protocols.begin(stream, acceptor) => begun,
             };
             if let Some(begun) = begun {
+                let certificate = begun.certificate();
+                let service = make(Peer {
+                    address,
+                    certificate,
+                });
                 protocols.serve(begun, service, watcher).await;
             }
             drop(place);
