@@ -10,6 +10,8 @@ mod entries;
 mod overview;
 mod purge;
 mod queue;
+mod ready;
+mod reload;
 mod warm;
 
 use std::sync::Arc;
@@ -33,6 +35,7 @@ use crate::write::behind::Behind;
 
 pub use access::{Peer, Tokens};
 use audit::Deed;
+pub use reload::Configuration;
 
 /// What the operator's listener stands on.
 #[derive(Clone)]
@@ -51,6 +54,8 @@ pub struct Admin {
     pub samples: Arc<dyn Fn() -> Vec<Sample> + Send + Sync>,
     /// The tokens of `[admin]` as they are now.
     pub tokens: Arc<ArcSwap<Tokens>>,
+    /// The configuration, to be read again.
+    pub configuration: Arc<dyn Configuration>,
     /// When the server was started.
     pub started: std::time::Instant,
     /// Whether the server is draining.
@@ -63,13 +68,14 @@ impl Admin {
         let open = Router::new()
             .route("/livez", get(|| async { "ok\n" }))
             .route("/dashboard/{*name}", get(dashboard::asset))
-            .route("/readyz", get(readyz));
+            .route("/readyz", get(ready::readyz));
         let of_routes = Router::new()
-            .route("/plugins/{name}/reload", post(reload))
+            .route("/plugins/{name}/reload", post(reload_plugin))
             .route("/routes", get(routes))
             .route("/entries", get(entries::entries))
             .route("/purge", post(purge::purge))
             .route("/warm", post(warm::warm))
+            .route("/reload", post(reload::reload))
             .route("/queue", get(queue::queue))
             .route("/queue/dead", get(queue::dead))
             .route("/queue/dead/retry", post(queue::retry))
@@ -142,6 +148,7 @@ GET  /metrics                    Prometheus
 GET  /overview                   what the dashboard shows
 GET  /plugins                    what is loaded, and what is wrong with what is not
 POST /plugins/{name}/reload      judge a plugin's files now
+POST /reload                     read the configuration again, as SIGHUP does
 GET  /routes                     how requests are answered
 GET  /entries?path=/data/42      every stored variant of a resource
 POST /purge                      {\"path\": …} | {\"path\": …, \"headers\": {…}, \"exact\": true} | {\"tag\": …} | {\"tags\": […]} | {\"route\": …} | {\"all\": true}, \"mode\": \"delete\" | \"expire\"
@@ -189,32 +196,6 @@ async fn once_judged(State(admin): State<Admin>, request: Request, next: Next) -
         .headers_mut()
         .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     response
-}
-
-/// 200 once configuration and plugins are judged. Redis or a source being down, or a broken plugin, is told and is no
-/// reason to take the node away: it still answers. Draining is.
-async fn readyz(State(admin): State<Admin>) -> Response {
-    let starting = admin.routes.load().is_starting();
-    let draining = *admin.draining.borrow();
-    let ready = !starting && !draining;
-    let broken: Vec<Value> = admin
-        .plugins
-        .status()
-        .iter()
-        .filter(|status| status.state != PluginState::Ready)
-        .map(|status| json!({"name": status.name, "state": status.state.name(), "error": status.error}))
-        .collect();
-    let redis = admin.cache.shared().map(|shared| {
-        let health = shared.health();
-        json!({"available": health.available, "error": health.error, "pending_purges": health.pending_purges})
-    });
-    let status = if ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    let body = json!({"ready": ready, "starting": starting, "draining": draining, "redis": redis, "plugins_not_ready": broken});
-    (status, Json(body)).into_response()
 }
 
 async fn metrics(State(admin): State<Admin>, request: HeaderMap) -> Response {
@@ -364,7 +345,7 @@ fn plugin_json(status: &PluginStatus) -> Value {
     })
 }
 
-async fn reload(State(admin): State<Admin>, Path(name): Path<String>) -> Response {
+async fn reload_plugin(State(admin): State<Admin>, Path(name): Path<String>) -> Response {
     match admin.plugins.reload(&name).await {
         Ok(status) => {
             let digest = status.digest.as_deref().unwrap_or("none");

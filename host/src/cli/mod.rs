@@ -1,6 +1,7 @@
 //! The command line: parse, wire, run. Knows what each command needs, not how anything works.
 
 mod args;
+mod binding;
 mod certificates;
 mod check;
 mod compile_component;
@@ -10,8 +11,10 @@ mod operate;
 mod plugin;
 mod purging;
 mod redis_acl;
+mod reload;
 mod samples;
 mod serve;
+mod supervisor;
 mod tokens;
 mod warming;
 mod wit;

@@ -1,18 +1,21 @@
-//! `larder serve`: wires the rooms together and runs them until SIGTERM. The one place that knows all of them.
+//! `larder serve`: wires the rooms together and runs them until SIGTERM; SIGHUP reads the configuration
+//! again. The one place that knows all of them.
 
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::service::TowerToHyperService;
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
@@ -21,31 +24,32 @@ use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 use super::args::Settings;
+use super::binding::Binder;
 use super::certificates::Certificates;
 use super::purging::Purging;
+use super::reload::{Reloader, notes};
 use super::samples::samples;
+use super::supervisor;
 use super::warming::{HotFile, Replayed, Warming};
 use super::writing;
-use crate::admin::{Admin, Peer};
+use crate::admin::{Admin, Configuration, Peer};
 use crate::cache::clock::{Clock, SystemClock};
 use crate::cache::generations::Generations;
 use crate::cache::hot::HotKeys;
 use crate::cache::memory::MemoryTier;
 use crate::cache::redis::{Hooks, RedisSettings, RedisTier, Servers, Tls};
 use crate::cache::tier::SharedTier;
-use crate::cache::{Bounds, Cache, Link};
-use crate::config::{self, Config, Problem, RedisServers, Severity, Write};
+use crate::cache::{Bounds, Cache};
+use crate::config::{self, Config, Problem, RedisServers, Severity};
 use crate::http::encoding::Encoder;
 use crate::http::tls::Tls as Secured;
 use crate::http::watch::Watchers;
-use crate::http::write::{Limits, WRITES_MAX};
+use crate::http::write::WRITES_MAX;
 use crate::http::{Service, accept};
 use crate::metrics::{Connections, Metrics};
-use crate::plugin::{CompileLimits, PluginSet, Registry, Worker};
+use crate::plugin::{CompileLimits, Registry, Worker};
 use crate::route::Snapshot;
 use crate::route::writing::WriteRoutes;
-use crate::write::behind::Behind;
-use crate::write::notes::Notes;
 
 /// Serves until it is told to stop. Exits with 1 on what keeps it from starting.
 pub(super) fn run(settings: &Settings) -> ExitCode {
@@ -68,7 +72,7 @@ pub(super) fn run(settings: &Settings) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(serve(config)) {
+    match runtime.block_on(serve(config, settings.clone())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -90,7 +94,9 @@ fn log_to_stderr() {
 
 /// Wires the rooms together, serves until SIGTERM or SIGINT, then drains. Fails on what keeps it from starting: an
 /// address in use, a plugin directory that cannot be read, a route bound to a plugin of the wrong kind.
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(config: Config, settings: Settings) -> anyhow::Result<()> {
+    // From the first moment: without somebody who hears it, it would end the process.
+    let mut hangup = signal(SignalKind::hangup())?;
     raise_descriptor_limit();
     // Addresses first: a port in use is told before plugins are compiled.
     let public = listen(config.server.listen, "[server] listen").await?;
@@ -123,11 +129,24 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let replayed = Arc::new(Replayed::default());
 
     let config = Arc::new(config);
-    let routes = Arc::new(ArcSwap::from_pointee(Snapshot::starting()));
+    let routes = Arc::new(ArcSwap::from_pointee(Snapshot::starting(&config)));
     let worker = Worker::Process(CompileLimits::of(&config.plugins));
     let registry = Registry::open(&config, worker).context("opening the plugin directory")?;
 
     let encoder = Arc::new(Encoder::new(config.memory.capacity / 10));
+    let notes = Arc::new(ArcSwapOption::from_pointee(notes(&config, &cache)?));
+    let binder = Binder::new(&config, &routes, &metrics, behind.as_ref(), redis.as_ref());
+    let reloader = Arc::new(Reloader {
+        settings,
+        binder: Arc::clone(&binder),
+        registry: Arc::clone(&registry),
+        cache: Arc::clone(&cache),
+        tokens: Arc::clone(&tokens),
+        notes: Arc::clone(&notes),
+        turn: Mutex::default(),
+        is_refused: AtomicBool::new(false),
+    });
+    let (drain, draining) = watch::channel(false);
     let (stop, stopping) = watch::channel(false);
     let (stop_admin, stopping_admin) = watch::channel(false);
     let admin = Admin {
@@ -139,7 +158,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         samples: samples(redis, &registry, &replayed, &encoder, certificates.listed()),
         tokens,
         started: std::time::Instant::now(),
-        draining: stopping.clone(),
+        configuration: Arc::clone(&reloader) as Arc<dyn Configuration>,
+        draining,
     };
     let admin_server = serve_admin(
         operator,
@@ -155,12 +175,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         metrics: Arc::clone(&metrics),
         hot: hot.clone(),
         encoder: Arc::clone(&encoder),
-        openapi: config.openapi.clone(),
-        limits: Limits {
-            body_bytes: usize::try_from(config.server.body_bytes).unwrap_or(usize::MAX),
-            body_time: config.server.body_timeout,
-        },
-        notes: notes(&config, &cache)?,
+        notes,
         behind: behind.clone(),
         writes: Arc::new(Semaphore::new(WRITES_MAX)),
         watchers: Watchers::new(config.server.max_watchers, stopping.clone()),
@@ -179,17 +194,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let scheme = |tls: &Option<Arc<Secured>>| if tls.is_some() { "https" } else { "http" };
     eprintln!("admin on {}://{admin_address}", scheme(&certificates.admin));
 
+    let _alive = supervisor::keep_alive();
     let signalled = wait_for_signal();
     tokio::pin!(signalled);
     let judged = async {
-        let binder = Binder {
-            config: Arc::clone(&config),
-            routes: Arc::clone(&routes),
-            metrics: Arc::clone(&metrics),
-            behind: behind.clone(),
-        };
-        registry.judge(binder.clone().rebind()).await;
-        binder.bind(&registry)
+        registry.judge(Arc::clone(&binder).rebind()).await;
+        match binder.bind(&config, &registry) {
+            Ok(problems) | Err(problems) => report(&problems),
+        }
     };
     tokio::select! {
         judged = judged => judged?,
@@ -217,16 +229,34 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         routes,
         cache: Arc::clone(&cache),
     }));
-    let pruning = tokio::spawn(prune(cache, Snapshot::longest_life_ms(&config)));
+    let pruning = tokio::spawn(prune(cache, Arc::clone(&binder)));
+    let reloading = tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            reloader.at_signal().await;
+        }
+    });
     eprintln!(
         "listening on {}://{public_address}",
         scheme(&certificates.public)
     );
     info!(%public_address, %admin_address, "serving");
+    supervisor::ready("serving");
 
     signalled.await?;
-    info!(drain = ?config.server.drain, "draining: no new connections, requests in flight are answered");
+    let config = binder.config();
     // `/readyz` says so from here on, while the admin listener stays until the end.
+    drain.send_replace(true);
+    supervisor::stopping("draining");
+    let delay = config.server.drain_delay;
+    if !delay.is_zero() {
+        info!(
+            ?delay,
+            "draining begins after this time; until then connections are accepted"
+        );
+        // Whoever signals once more does not want to wait.
+        let _ = tokio::time::timeout(delay, wait_for_signal()).await;
+    }
+    info!(drain = ?config.server.drain, "draining: no new connections, requests in flight are answered");
     stop.send_replace(true);
     let _ = public_server.await;
     // A change whose client has left: what it ends must be purged before the plugins go.
@@ -242,28 +272,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     stop_admin.send_replace(true);
     let _ = admin_server.await;
     pruning.abort();
+    reloading.abort();
     info!("stopped");
     Ok(())
-}
-
-/// Where answers to changes are remembered: where nodes agree, if they do.
-fn notes(config: &Config, cache: &Cache) -> anyhow::Result<Option<Notes>> {
-    if config
-        .routes
-        .iter()
-        .all(|route| route.write != Write::Through)
-    {
-        return Ok(None);
-    }
-    Ok(Some(match cache.shared() {
-        Some(shared) => Notes::Shared(Arc::clone(shared)),
-        None => Notes::open(&config.storage.dir).with_context(|| {
-            format!(
-                "opening {}/answers.redb; give each server a [storage] dir of its own, which it may write to",
-                config.storage.dir.display()
-            )
-        })?,
-    }))
 }
 
 async fn listen(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
@@ -325,63 +336,6 @@ fn tls(redis: &config::Redis) -> anyhow::Result<Tls> {
             .map(|(cert, key)| anyhow::Ok((read(cert, "cert")?, read(key, "key")?)))
             .transpose()?,
     })
-}
-
-/// What routes are made of, and where they are put.
-#[derive(Clone)]
-struct Binder {
-    config: Arc<Config>,
-    routes: Arc<ArcSwap<Snapshot>>,
-    metrics: Arc<Metrics>,
-    behind: Option<Arc<Behind>>,
-}
-
-impl Binder {
-    fn build(&self, plugins: Arc<PluginSet>) -> (Snapshot, Vec<Problem>) {
-        Snapshot::build(&self.config, plugins, &self.metrics, self.behind.as_ref())
-    }
-
-    /// Binds the routes anew to each set of plugins, and puts the table in place in one step. Calls are serialised by the
-    /// registry, so an older set never replaces a newer one.
-    fn rebind(self) -> Arc<dyn Fn(Arc<PluginSet>) + Send + Sync> {
-        Arc::new(move |plugins| {
-            let (snapshot, problems) = self.build(plugins);
-            for problem in problems {
-                warn!("{problem}");
-            }
-            self.routes.store(Arc::new(snapshot));
-        })
-    }
-
-    /// Binds the routes for the first time. A plugin may be swapped while this runs, and its table must not be replaced by
-    /// the older one made here: so the set is looked at again after the table is in place.
-    fn bind(&self, registry: &Registry) -> anyhow::Result<()> {
-        loop {
-            let plugins = registry.set();
-            let (snapshot, problems) = self.build(Arc::clone(&plugins));
-            report(&problems)?;
-            warn_of_absent(&snapshot);
-            self.routes.store(Arc::new(snapshot));
-            if Arc::ptr_eq(&plugins, &registry.set()) {
-                return Ok(());
-            }
-        }
-    }
-}
-
-/// A route whose plugin is not there is served all the same: it may come later.
-fn warn_of_absent(snapshot: &Snapshot) {
-    for route in snapshot.routes() {
-        for link in &route.binding.chain {
-            if let Link::NotLoaded { name, why } = link {
-                warn!(
-                    route = &*route.pattern,
-                    plugin = name,
-                    "its misses are answered with 503: {why}"
-                );
-            }
-        }
-    }
 }
 
 fn report(problems: &[Problem]) -> anyhow::Result<()> {
@@ -462,11 +416,11 @@ fn serve_admin(
     ))
 }
 
-async fn prune(cache: Arc<Cache>, longest_life_ms: u64) {
+async fn prune(cache: Arc<Cache>, binder: Arc<Binder>) {
     let mut every = tokio::time::interval(Duration::from_secs(60));
     loop {
         every.tick().await;
-        cache.prune(longest_life_ms);
+        cache.prune(binder.longest_life_ms());
     }
 }
 

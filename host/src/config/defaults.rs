@@ -164,7 +164,8 @@ settings! {
         body_timeout: Timeout = "30s", "How long a client may take to send the whole body of a request.";
         write_timeout: Timeout = "30s", "How long a client may take nothing of what is sent to it. It is disconnected then; over HTTP/2 after twice as long at most, and 1 KiB of each response is the least that counts.";
         max_streams: Count = "128", "Requests at once on one connection of HTTP/2.";
-        drain: Period = "20s", "How long requests in flight may take after SIGTERM. The usual supervisor kills after 30 s.";
+        drain_delay: Period = "0s", "How long connections are still accepted after SIGTERM, while `/readyz` says 503 already: as long as a balancer takes to look away.";
+        drain: Period = "20s", "How long requests in flight may take after SIGTERM and `drain_delay`. The usual supervisor kills after 30 s.";
     }
     Main admin "[admin]" "The second listener: health, metrics, purges, what is loaded." {
         listen: Address = "127.0.0.1:8081", "Where operators connect. Off loopback, Larder refuses to start without a token.";

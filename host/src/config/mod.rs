@@ -4,6 +4,7 @@
 //! - [`defaults`]: the one table of settings. [`kind`]: how each kind of value is read.
 //! - `parse`: the tables of the file; `routes`: `[[routes]]`; `reader`: a typed reader that knows places; `layers`: what
 //!   stands over the file.
+//! - [`reload`]: a configuration beside the one that is in force.
 //! - [`sidecar`]: the `.toml` beside a plugin.
 
 mod cors;
@@ -15,6 +16,7 @@ mod outline;
 mod parse;
 pub mod problem;
 mod reader;
+pub mod reload;
 mod routes;
 pub mod sidecar;
 #[cfg(test)]
@@ -64,6 +66,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// No file was given: serve every loader of the plugin directory at `/NAME/{key}`.
     pub implicit_routes: bool,
+    /// What all of it was made of, to be told from another.
+    pub written: reload::Written,
 }
 
 impl Config {
@@ -109,7 +113,9 @@ pub struct Server {
     pub write_timeout: Duration,
     /// Requests at once on one connection of HTTP/2.
     pub max_streams: usize,
-    /// How long requests in flight may take after SIGTERM.
+    /// How long connections are still accepted after SIGTERM.
+    pub drain_delay: Duration,
+    /// How long requests in flight may take after that.
     pub drain: Duration,
 }
 

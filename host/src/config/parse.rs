@@ -8,6 +8,7 @@ use super::kind::{self, Fault};
 use super::layers::{Environment, Layers, Origin, Overrides};
 use super::problem::Problem;
 use super::reader::{Document, Table, document};
+use super::reload::Written;
 use super::{
     Admin, Config, Memory, OpenApi, Plugins, QueueKind, Redis, RedisServers, Route, Server,
     Storage, TokenSource, Warm, Write, Writes, routes,
@@ -34,6 +35,8 @@ pub(super) fn parse(
     });
     problems.extend(environment.unknown());
     problems.sort();
+    // What is at fault is read more than once.
+    problems.dedup();
     (config, problems)
 }
 
@@ -59,6 +62,7 @@ fn read_tables(document: &Document<'_>, root: &Table<'_>, file: Option<&Path>) -
         redis,
         routes,
         implicit_routes: file.is_none(),
+        written: Written::of(root, document),
     }
 }
 
@@ -80,6 +84,7 @@ fn read_server(table: Table<'_>) -> Server {
         body_timeout: table.value(&setting::server::body_timeout),
         write_timeout: table.value(&setting::server::write_timeout),
         max_streams: table.value(&setting::server::max_streams),
+        drain_delay: table.value(&setting::server::drain_delay),
         drain: table.value(&setting::server::drain),
     };
     table.finish();

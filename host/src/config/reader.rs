@@ -85,6 +85,11 @@ impl Document<'_> {
         !self.broken.is_empty()
     }
 
+    /// What stands over the file's value of a setting.
+    pub(super) fn over(&self, table: &str, key: &str) -> Option<Origin> {
+        self.layers.find(table, key).map(|(origin, _)| origin)
+    }
+
     /// Adds a problem at a line of this file (`None`: the file as a whole).
     pub(super) fn report(&self, line: Option<usize>, problem: Problem) {
         if line.is_some_and(|line| self.broken.contains(&line)) {

@@ -102,7 +102,8 @@ impl Service {
                 "the body is to be application/json, and its Content-Type is to say so".to_owned(),
             ));
         }
-        let body = self.body(headers, body).await?;
+        let surface = self.routes.load().surface.clone();
+        let body = Self::body(&surface, headers, body).await?;
         let invalid = |why: String| {
             let detail = format!("{why}; send for example [\"/data/42\", \"/data/43?lang=de\"]");
             Refused(StatusCode::UNPROCESSABLE_ENTITY, "batch-invalid", detail)

@@ -31,14 +31,13 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::cache::hot::HotKeys;
 use crate::cache::{Answer, Cache, StaleReason};
-use crate::config::OpenApi;
 use crate::error::Failure;
 use crate::metrics::{Metrics, Outcome};
 use crate::route::derive::{Derived, Refusal};
@@ -62,12 +61,8 @@ pub struct Service {
     pub hot: Option<Arc<HotKeys>>,
     /// Who has bodies in other codings.
     pub encoder: Arc<Encoder>,
-    /// How the API document is entitled, and whether it is served.
-    pub openapi: OpenApi,
-    /// What a client may send.
-    pub limits: write::Limits,
-    /// Where answers are remembered by their `Idempotency-Key`; none where nothing writes.
-    pub notes: Option<Notes>,
+    /// Where answers are remembered by their `Idempotency-Key`; none where nothing has written yet.
+    pub notes: Arc<ArcSwapOption<Notes>>,
     /// Changes that are accepted before they are made; none where no route takes such.
     pub behind: Option<Arc<Behind>>,
     /// Places of changes that are made at once.
@@ -268,7 +263,7 @@ impl Service {
                 route.metrics.answer(Outcome::Refused);
                 problem::method_not_allowed(path, !matches!(route.writes, Writes::Off))
             }
-            None => self.own_method(path).unwrap_or_else(|| {
+            None => Self::own_method(&snapshot, path).unwrap_or_else(|| {
                 self.metrics.unrouted.inc();
                 problem::refused(&snapshot.unrouted(), path)
             }),

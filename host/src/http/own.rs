@@ -21,7 +21,7 @@ impl Service {
         if path == batch::PATH {
             return Some(batch::method());
         }
-        let about = Some(&self.openapi).filter(|about| about.serve)?;
+        let about = Some(&snapshot.surface.openapi).filter(|about| about.serve)?;
         if path != DOCUMENT {
             return docs::file(path, request);
         }
@@ -41,11 +41,11 @@ impl Service {
     }
 
     /// What any other method on one of these paths is answered.
-    pub(super) fn own_method(&self, path: &str) -> Option<Response<Body>> {
+    pub(super) fn own_method(snapshot: &Snapshot, path: &str) -> Option<Response<Body>> {
         if path == batch::PATH {
             return Some(batch::method());
         }
-        Some(&self.openapi).filter(|about| about.serve)?;
+        Some(&snapshot.surface.openapi).filter(|about| about.serve)?;
         let is_own = path == DOCUMENT || docs::file(path, &HeaderMap::new()).is_some();
         is_own.then(|| problem::method_not_allowed(path, false))
     }

@@ -1,7 +1,6 @@
 //! PUT and DELETE: a request becomes a change, and what it came to a response. Knows nothing of how it is made.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -20,7 +19,7 @@ use crate::error::{Failure, FailureKind};
 use crate::metrics::Outcome;
 use crate::route::derive::Derived;
 use crate::route::writing::absent_writer;
-use crate::route::{WriteLink, Writes};
+use crate::route::{Surface, WriteLink, Writes};
 use crate::write::behind::Behind;
 use crate::write::idempotency::{Begun, Keyed};
 use crate::write::notes::Notes;
@@ -87,7 +86,7 @@ impl Service {
             let message = format!("{WRITES_MAX} changes are being made, the most at once");
             return refused_of(&overloaded("too-many-writes", message));
         };
-        let body = match self.body(&head.headers, body).await {
+        let body = match Self::body(&snapshot.surface, &head.headers, body).await {
             Ok(body) => body,
             Err(fault) => return refused(fault),
         };
@@ -117,7 +116,7 @@ impl Service {
         };
         let change = Change {
             cache: Arc::clone(&self.cache),
-            notes: self.notes.clone(),
+            notes: self.notes.load().as_deref().cloned(),
             derived,
             by,
             wish,
@@ -137,12 +136,16 @@ impl Service {
     }
 
     /// The whole body, if it is not too long and does not take too long.
-    pub(super) async fn body<B>(&self, headers: &HeaderMap, body: B) -> Result<Bytes, Refused>
+    pub(super) async fn body<B>(
+        surface: &Surface,
+        headers: &HeaderMap,
+        body: B,
+    ) -> Result<Bytes, Refused>
     where
         B: http_body::Body,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let max = self.limits.body_bytes;
+        let max = surface.body_bytes;
         let too_long = || {
             Refused(
                 StatusCode::PAYLOAD_TOO_LARGE,
@@ -173,8 +176,7 @@ impl Service {
                     .to_owned(),
             ));
         }
-        let collected =
-            tokio::time::timeout(self.limits.body_time, Limited::new(body, max).collect());
+        let collected = tokio::time::timeout(surface.body_time, Limited::new(body, max).collect());
         match collected.await {
             Ok(Ok(body)) => Ok(body.to_bytes()),
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long()),
@@ -188,7 +190,7 @@ impl Service {
                 "body-too-slow",
                 format!(
                     "the body did not come within {:?} ([server] body_timeout)",
-                    self.limits.body_time
+                    surface.body_time
                 ),
             )),
         }
@@ -316,15 +318,6 @@ fn name(method: &Method) -> &'static str {
     } else {
         "DELETE"
     }
-}
-
-/// What a client may send.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// The longest body of a request.
-    pub body_bytes: usize,
-    /// How long it may take to come.
-    pub body_time: Duration,
 }
 
 fn content_type(headers: &HeaderMap) -> Option<&str> {

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -60,7 +60,7 @@ pub(super) struct Shared {
     on_change: Mutex<Option<OnChange>>,
     slots: Mutex<BTreeMap<String, Arc<Slot>>>,
     /// The plugins that some route may write through: they stay writers. Others may be one and cease to be.
-    writers: HashSet<String>,
+    writers: RwLock<HashSet<String>>,
     /// Judgements at once: compiling takes all it can get of a core.
     judges: Semaphore,
     stops: TaskTracker,
@@ -138,7 +138,7 @@ impl Registry {
             set: ArcSwap::from_pointee(PluginSet::knowing(known)),
             on_change: Mutex::new(None),
             slots: Mutex::default(),
-            writers: writers(config),
+            writers: RwLock::new(writers(config)),
             judges: Semaphore::new(cores.max(2)),
             stops: TaskTracker::new(),
             closing: CancellationToken::new(),
@@ -163,6 +163,11 @@ impl Registry {
         if self.watched {
             watch::start(&self.shared, debounce);
         }
+    }
+
+    /// Other routes are in force, which may write through other plugins.
+    pub fn configure(&self, config: &Config) {
+        *self.shared.writers.write() = writers(config);
     }
 
     /// What is served now.
@@ -403,7 +408,7 @@ impl Shared {
         let roles = old.as_ref().map_or(Roles::default(), |old| Roles {
             loads: old.loads(),
             derives: old.derives(),
-            writes: old.writer().is_some() && self.writers.contains(&name),
+            writes: old.writer().is_some() && self.writers.read().contains(&name),
         });
         let verdict = self.court.judge(&name, files, roles).await;
         judged.last = Some(digest);

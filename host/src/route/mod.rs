@@ -23,6 +23,7 @@ pub mod writing;
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderName;
@@ -54,8 +55,31 @@ pub struct Snapshot {
     has_cors: bool,
     /// The API document of these routes, once it was asked for.
     document: OnceLock<Bytes>,
+    /// What the configuration says of all of them together.
+    pub surface: Surface,
     /// The plugins it was made of: held, so that requests in flight finish on them.
     pub plugins: Arc<PluginSet>,
+}
+
+/// What the configuration says of all routes together, and what changes with them.
+#[derive(Clone, Debug)]
+pub struct Surface {
+    /// How the API document is entitled, and whether it is served.
+    pub openapi: config::OpenApi,
+    /// The longest body of a request, in bytes.
+    pub body_bytes: usize,
+    /// How long it may take to come.
+    pub body_time: Duration,
+}
+
+impl Surface {
+    fn of(config: &Config) -> Self {
+        Self {
+            openapi: config.openapi.clone(),
+            body_bytes: usize::try_from(config.server.body_bytes).unwrap_or(usize::MAX),
+            body_time: config.server.body_timeout,
+        }
+    }
 }
 
 /// One route, ready to answer.
@@ -245,6 +269,7 @@ impl Snapshot {
                 memo: Memo::new(),
                 is_starting: false,
                 document: OnceLock::new(),
+                surface: Surface::of(config),
                 plugins,
             },
             problems,
@@ -252,7 +277,7 @@ impl Snapshot {
     }
 
     /// What there is before the plugins are judged: no routes, and it says why.
-    pub fn starting() -> Self {
+    pub fn starting(config: &Config) -> Self {
         Self {
             router: matchit::Router::new(),
             routes: Vec::new(),
@@ -261,6 +286,7 @@ impl Snapshot {
             is_starting: true,
             has_cors: false,
             document: OnceLock::new(),
+            surface: Surface::of(config),
             plugins: Arc::default(),
         }
     }

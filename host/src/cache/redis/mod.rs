@@ -254,6 +254,11 @@ impl RedisTier {
         }))
     }
 
+    /// Entries may live so long from now on: purges are remembered as long. To be called before the first is stored.
+    pub fn outlive(&self, longest_life_ms: u64) {
+        self.shared.scripts.outlive(longest_life_ms);
+    }
+
     /// What it counted so far.
     pub fn counters(&self) -> &Arc<Counters> {
         &self.shared.counters

@@ -1,6 +1,7 @@
 //! The scripts that run in Redis, and their arguments and answers as Rust sees them. The texts are in the `.lua` files
 //! beside this one.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -44,7 +45,7 @@ pub(super) struct Scripts {
     /// Those of the queue.
     pub(super) queue: Steps,
     /// How long a purge matters.
-    matters_ms: u64,
+    matters_ms: AtomicU64,
     fields_max: usize,
 }
 
@@ -122,6 +123,11 @@ impl Group {
     }
 }
 
+/// How long a purge of entries that may live so long matters.
+fn matters(longest_life_ms: u64) -> u64 {
+    longest_life_ms.saturating_add(MARGIN_MS).min(LIFE_MS_MAX)
+}
+
 impl Scripts {
     pub(super) fn new(names: Names, longest_life_ms: u64) -> Self {
         let with_group = |body: &str| Script::new(&[include_str!("group.lua"), body].concat());
@@ -137,7 +143,7 @@ impl Scripts {
             save: Script::new(include_str!("save.lua")),
             note: Script::new(include_str!("note.lua")),
             queue: Steps::new(),
-            matters_ms: longest_life_ms.saturating_add(MARGIN_MS).min(LIFE_MS_MAX),
+            matters_ms: AtomicU64::new(matters(longest_life_ms)),
             fields_max: FIELDS_MAX,
         }
     }
@@ -149,7 +155,13 @@ impl Scripts {
 
     /// How long a purge matters: after that, every entry it could cover is past its life.
     pub(super) fn matters_ms(&self) -> u64 {
+        self.matters_ms.load(Ordering::Relaxed)
+    }
+
+    /// Entries may live so long from now on. It is never less than it was: what was stored before lives on.
+    pub(super) fn outlive(&self, longest_life_ms: u64) {
         self.matters_ms
+            .fetch_max(matters(longest_life_ms), Ordering::Relaxed);
     }
 
     /// Loads all of them, before anybody waits for one. Where that fails, each is loaded when it is first run.
@@ -205,7 +217,7 @@ impl Scripts {
             .arg(epoch_text(new_epoch()))
             .arg(own_seq)
             .arg(field(scope, mode))
-            .arg(self.matters_ms)
+            .arg(self.matters_ms())
             .arg(self.fields_max)
             .arg(&self.names.channel)
             .arg(told(scope, mode));
@@ -235,7 +247,7 @@ impl Scripts {
             .arg(epoch_text(numbered.epoch))
             .arg(numbered.seq)
             .arg(mode_text(mode))
-            .arg(self.matters_ms);
+            .arg(self.matters_ms());
         command
     }
 
@@ -269,7 +281,7 @@ impl Scripts {
             .arg(storing.group_seq)
             .arg(storing.life_ms.min(LIFE_MS_MAX))
             // A reader of another configuration may keep longer than we do.
-            .arg(self.matters_ms.max(storing.life_ms).min(LIFE_MS_MAX))
+            .arg(self.matters_ms().max(storing.life_ms).min(LIFE_MS_MAX))
             .arg(TIME_AT)
             .arg(storing.envelope)
             .arg(token_text(storing.token))
@@ -389,7 +401,7 @@ impl Scripts {
             .arg(self.names.progress(duty))
             .arg(token_text(token))
             .arg(progress)
-            .arg(self.matters_ms.max(PROGRESS_MS_MIN));
+            .arg(self.matters_ms().max(PROGRESS_MS_MIN));
         let answer = run(link, &link.stores, &self.save, &command, limit).await?;
         Ok(answer == Value::Int(1))
     }
