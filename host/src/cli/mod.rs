@@ -5,6 +5,7 @@ mod binding;
 mod certificates;
 mod check;
 mod compile_component;
+mod logging;
 mod manual;
 mod openapi;
 mod operate;

@@ -17,6 +17,7 @@ pub(super) fn samples(
     replayed: &Arc<Replayed>,
     encoder: &Arc<Encoder>,
     certificates: Vec<(&'static str, Arc<Tls>)>,
+    log_lines_dropped: impl Fn() -> u64 + Send + Sync + 'static,
 ) -> Arc<dyn Fn() -> Vec<Sample> + Send + Sync> {
     let (registry, replayed) = (Arc::clone(registry), Arc::clone(replayed));
     let encoder = Arc::clone(encoder);
@@ -30,6 +31,11 @@ pub(super) fn samples(
         let plugins = registry.counts();
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let mut samples = vec![
+            counter(
+                "log_lines_dropped",
+                "Lines of the log that were dropped because nobody read those before them",
+                log_lines_dropped(),
+            ),
             counter(
                 "plugin_swaps",
                 "Plugin versions that came to be served",

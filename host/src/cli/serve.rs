@@ -1,7 +1,6 @@
 //! `larder serve`: wires the rooms together and runs them until SIGTERM; SIGHUP reads the configuration
 //! again. The one place that knows all of them.
 
-use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
@@ -21,11 +20,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
-use tracing_subscriber::EnvFilter;
 
 use super::args::Settings;
 use super::binding::Binder;
 use super::certificates::Certificates;
+use super::logging::{self, Logging};
 use super::purging::Purging;
 use super::reload::{Reloader, notes};
 use super::samples::samples;
@@ -61,7 +60,7 @@ pub(super) fn run(settings: &Settings) -> ExitCode {
         }
     };
     super::complain(warnings);
-    log_to_stderr();
+    let log = logging::start(&config.log);
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -72,7 +71,10 @@ pub(super) fn run(settings: &Settings) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(serve(config, settings.clone())) {
+    let served = runtime.block_on(serve(config, settings.clone(), &log));
+    // What was logged comes before what is said last.
+    drop(log);
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -81,20 +83,9 @@ pub(super) fn run(settings: &Settings) -> ExitCode {
     }
 }
 
-/// `LARDER_LOG` filters as `RUST_LOG` does elsewhere; `info` by default.
-fn log_to_stderr() {
-    let filter = EnvFilter::try_from_env("LARDER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(colours)
-        .init();
-}
-
 /// Wires the rooms together, serves until SIGTERM or SIGINT, then drains. Fails on what keeps it from starting: an
 /// address in use, a plugin directory that cannot be read, a route bound to a plugin of the wrong kind.
-async fn serve(config: Config, settings: Settings) -> anyhow::Result<()> {
+async fn serve(config: Config, settings: Settings, log: &Logging) -> anyhow::Result<()> {
     // From the first moment: without somebody who hears it, it would end the process.
     let mut hangup = signal(SignalKind::hangup())?;
     raise_descriptor_limit();
@@ -155,7 +146,14 @@ async fn serve(config: Config, settings: Settings) -> anyhow::Result<()> {
         metrics: Arc::clone(&metrics),
         plugins: Arc::clone(&registry),
         behind: behind.clone(),
-        samples: samples(redis, &registry, &replayed, &encoder, certificates.listed()),
+        samples: samples(
+            redis,
+            &registry,
+            &replayed,
+            &encoder,
+            certificates.listed(),
+            log.dropped(),
+        ),
         tokens,
         started: std::time::Instant::now(),
         configuration: Arc::clone(&reloader) as Arc<dyn Configuration>,
@@ -177,6 +175,7 @@ async fn serve(config: Config, settings: Settings) -> anyhow::Result<()> {
         encoder: Arc::clone(&encoder),
         notes,
         behind: behind.clone(),
+        access_log: config.log.requests,
         writes: Arc::new(Semaphore::new(WRITES_MAX)),
         watchers: Watchers::new(config.server.max_watchers, stopping.clone()),
         tasks: changes.clone(),
@@ -361,10 +360,13 @@ fn serve_public(
     stopping: watch::Receiver<bool>,
 ) -> tokio::task::JoinHandle<()> {
     let bounds = listener_bounds(config, config.server.max_connections, config.server.drain);
-    let service = service_fn(move |request| Arc::clone(&service).call(request));
+    let make = move |peer: accept::Peer| {
+        let service = Arc::clone(&service);
+        service_fn(move |request| Arc::clone(&service).call(request, peer.address))
+    };
     tokio::spawn(accept::serve(
         listener,
-        move |_| service.clone(),
+        make,
         bounds,
         tls,
         stopping,

@@ -182,6 +182,11 @@ settings! {
         version: Text = "1.0.0", "Its version, as its consumers count it.";
         serve: Switch = "true", "Whether the public listener answers `/openapi.json` and `/docs`. `larder openapi` prints the document all the same.";
     }
+    Main log "[log]" "What is written to stderr. A line that nobody reads in time is dropped and counted." {
+        format: LogForm = "text", "`\"text\"`, or `\"json\"`: an object a line.";
+        level: LogFilter = "info", "`error`, `warn`, `info`, `debug` or `trace`; or by place, as `RUST_LOG` has it elsewhere: `\"info,larder::plugin=debug\"`. The variable `LARDER_LOG` stands over it.";
+        requests: Switch = "false", "Whether each request of the public listener is a line at `info`, of the place `larder::access`. A path is told with its query.";
+    }
     Main memory "[memory]" "The memory tier." {
         capacity: Size = "256MiB", "Room for all entries with their keys. `\"0\"` turns the tier off.";
     }

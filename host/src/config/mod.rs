@@ -50,6 +50,8 @@ pub struct Config {
     pub admin: Admin,
     /// `[openapi]`
     pub openapi: OpenApi,
+    /// `[log]`
+    pub log: Log,
     /// `[memory]`
     pub memory: Memory,
     /// `[redis]`; absent = the memory tier alone.
@@ -162,6 +164,26 @@ pub struct OpenApi {
     pub version: String,
     /// Whether the public listener answers `/openapi.json` and `/docs`.
     pub serve: bool,
+}
+
+/// `[log]`: what is written to stderr.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// In which form.
+    pub format: LogFormat,
+    /// Directives of a filter.
+    pub level: String,
+    /// Whether each request is a line.
+    pub requests: bool,
+}
+
+/// In which form the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// An object a line.
+    Json,
 }
 
 /// `[memory]`: the memory tier.

@@ -10,7 +10,7 @@ use super::problem::Problem;
 use super::reader::{Document, Table, document};
 use super::reload::Written;
 use super::{
-    Admin, Config, Memory, OpenApi, Plugins, QueueKind, Redis, RedisServers, Route, Server,
+    Admin, Config, Log, Memory, OpenApi, Plugins, QueueKind, Redis, RedisServers, Route, Server,
     Storage, TokenSource, Warm, Write, Writes, routes,
 };
 
@@ -50,6 +50,7 @@ fn read_tables(document: &Document<'_>, root: &Table<'_>, file: Option<&Path>) -
         admin: read_admin(root.section("admin"), server.listen),
         server,
         openapi: read_openapi(root.section("openapi")),
+        log: read_log(root.section("log")),
         memory: read_memory(root.section("memory")),
         plugins: read_plugins(root.section("plugins")),
         storage: read_storage(root.section("storage")),
@@ -197,6 +198,16 @@ fn read_openapi(table: Table<'_>) -> OpenApi {
     };
     table.finish();
     openapi
+}
+
+fn read_log(table: Table<'_>) -> Log {
+    let log = Log {
+        format: table.value(&setting::log::format),
+        level: table.value(&setting::log::level),
+        requests: table.value(&setting::log::requests),
+    };
+    table.finish();
+    log
 }
 
 fn read_memory(table: Table<'_>) -> Memory {

@@ -8,9 +8,11 @@
 //! 5. `batch`: many reads in one request.
 //! 6. [`watch`]: a stream of what becomes of a resource, where a route has it.
 //! 7. `own`: what no route has and the host answers itself: [`openapi`] the API document, `docs` its page.
-//! 8. [`respond`]: an answer becomes a response, in the coding ([`encoding`]) that the client takes; [`problem`]: a fault becomes one.
+//! 8. `access`: a line of the log for each request, where that is asked for.
+//! 9. [`respond`]: an answer becomes a response, in the coding ([`encoding`]) that the client takes; [`problem`]: a fault becomes one.
 
 pub mod accept;
+mod access;
 mod batch;
 mod behind;
 mod body;
@@ -28,6 +30,7 @@ pub mod watch;
 pub mod write;
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -67,6 +70,8 @@ pub struct Service {
     pub behind: Option<Arc<Behind>>,
     /// Places of changes that are made at once.
     pub writes: Arc<Semaphore>,
+    /// Whether each request is a line of the log.
+    pub access_log: bool,
     /// Who watches what.
     pub watchers: watch::Watchers,
     /// Changes that are being made: who stops the server waits for them.
@@ -88,20 +93,35 @@ enum Looked {
 }
 
 impl Service {
-    /// Answers one request.
+    /// Answers one request of a client at `peer`.
     ///
     /// # Errors
     /// Never: every fault is a response.
-    pub async fn call<B>(self: Arc<Self>, request: Request<B>) -> Result<Response<Body>, Infallible>
+    pub async fn call<B>(
+        self: Arc<Self>,
+        request: Request<B>,
+        peer: SocketAddr,
+    ) -> Result<Response<Body>, Infallible>
+    where
+        B: http_body::Body,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        if self.access_log {
+            return Ok(Box::pin(self.logged(request, peer)).await);
+        }
+        Ok(self.of_any_origin(request).await)
+    }
+
+    async fn of_any_origin<B>(self: Arc<Self>, request: Request<B>) -> Response<Body>
     where
         B: http_body::Body,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         if self.routes.load().has_cors() && request.headers().contains_key(header::ORIGIN) {
             // Boxed: others need not carry the room for it.
-            return Ok(Box::pin(self.cross_origin(request)).await);
+            return Box::pin(self.cross_origin(request)).await;
         }
-        Ok(self.of_own_origin(request).await)
+        self.of_own_origin(request).await
     }
 
     /// Answers one request, whoever made it.

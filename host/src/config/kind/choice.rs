@@ -2,7 +2,7 @@
 
 use super::{Fault, Kind, Scalar};
 use crate::config::sidecar::DirMode;
-use crate::config::{Coding, Durability, PendingReads, QueueKind, UnknownQuery, Write};
+use crate::config::{Coding, Durability, LogFormat, PendingReads, QueueKind, UnknownQuery, Write};
 
 /// Declares kinds: what each is called, what it is a choice of, and its words with what they mean.
 macro_rules! choices {
@@ -66,6 +66,13 @@ choices! {
     r#""ignore", or "refuse" to answer 422"# {
         "ignore" => UnknownQuery::Ignore,
         "refuse" => UnknownQuery::Refuse,
+    }
+    /// `[log] format`
+    LogForm -> LogFormat, "write a log",
+    r#""text" or "json""#,
+    r#""text", or "json" for an object a line"# {
+        "text" => LogFormat::Text,
+        "json" => LogFormat::Json,
     }
     /// `[writes] queue`
     QueueMode -> QueueKind, "keep what is pending",

@@ -11,9 +11,10 @@ mod scalar;
 use toml::de::DeValue;
 
 pub use choice::{
-    Access, ContentCoding, DurabilityMode, PendingMode, QueueMode, UnknownQueryMode, WriteMode,
+    Access, ContentCoding, DurabilityMode, LogForm, PendingMode, QueueMode, UnknownQueryMode,
+    WriteMode,
 };
-pub use name::{Digest, HeaderName, ParameterName, PluginName, Text, VariableName};
+pub use name::{Digest, HeaderName, LogFilter, ParameterName, PluginName, Text, VariableName};
 pub use net::{Address, Endpoint, Mode, Network, Origin, RedisMode, RedisPrefix, RedisUrl, Token};
 pub use scalar::{
     Ahead, Count, Directory, File, HeadSize, HotKeys, Period, Rate, Ratio, Room, Size, Switch,

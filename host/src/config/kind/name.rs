@@ -1,5 +1,7 @@
 //! Names: of plugins, components, parameters, headers and variables.
 
+use tracing_subscriber::EnvFilter;
+
 use super::{Fault, Kind, Scalar};
 
 /// Text of any kind, but not none.
@@ -21,6 +23,40 @@ impl Scalar for Text {
             return Err(Fault::new("it is empty", "write a text, or leave it out"));
         }
         Ok(text.to_owned())
+    }
+}
+
+/// What is logged: a level, or directives of levels by place.
+#[derive(Debug)]
+pub struct LogFilter;
+
+impl Kind for LogFilter {
+    fn name() -> String {
+        "level".to_owned()
+    }
+}
+
+impl Scalar for LogFilter {
+    type Value = String;
+    const EXAMPLE: &'static str = r#""info", or "info,larder::plugin=debug""#;
+
+    fn parse(text: &str) -> Result<String, Fault> {
+        let directives = text.split(',').map(str::trim);
+        // A word that is no level is a place at every level to the library, and nothing is then logged of the others.
+        let is_level = |word: &str| word.parse::<tracing::level_filters::LevelFilter>().is_ok();
+        let is_known = directives
+            .clone()
+            .all(|it| it.contains('=') || is_level(it));
+        if is_known && EnvFilter::try_new(text).is_ok() {
+            return Ok(text.to_owned());
+        }
+        Err(Fault::new(
+            format!("{text:?} says of no place what is logged"),
+            format!(
+                "write error, warn, info, debug or trace; {}, say",
+                Self::EXAMPLE
+            ),
+        ))
     }
 }
 
