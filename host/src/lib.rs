@@ -28,4 +28,5 @@ pub mod metrics;
 pub mod plugin;
 pub mod route;
 mod sync;
+pub mod trace;
 pub mod write;

@@ -3,7 +3,7 @@
 //!
 //! # Layout
 //!
-//! - `error`, `key`, `cache`, `waiters`, `write`: the host's own files, not copies.
+//! - `error`, `key`, `cache`, `trace`, `waiters`, `write`: the host's own files, not copies.
 //! - [`sync`]: what they are given for `crate::sync`.
 //! - [`source`]: where data comes from. `tier`: what nodes share, each of its scripts one step, its answers and words late.
 //! - [`world`]: nodes, and what they must answer.
@@ -21,6 +21,9 @@ pub mod key;
 pub mod source;
 pub mod sync;
 mod tier;
+#[allow(dead_code)]
+#[path = "../../src/trace.rs"]
+pub mod trace;
 // Where it lives it is nobody else's: once more, for the model of the tier.
 #[allow(clippy::duplicate_mod, dead_code)]
 #[path = "../../src/cache/redis/waiters.rs"]

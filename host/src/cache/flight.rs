@@ -22,6 +22,7 @@ use super::places::{Full, Kind, Place, Places, RoutePlaces};
 use crate::error::{Failure, FailureKind};
 use crate::key::Key;
 use crate::sync::{Mutex, Notify, OnceLock};
+use crate::trace::Link;
 
 /// What a flight brought back.
 #[derive(Clone, Debug)]
@@ -54,6 +55,8 @@ pub type FlightResult = Result<Loaded, Arc<Failure>>;
 pub struct Flight {
     /// The seq noted before it began.
     pub stamp: Stamp,
+    /// The trace of its load, once that has begun, for who waits for it.
+    pub(super) trace: OnceLock<Link>,
     result: OnceLock<FlightResult>,
     landed: Notify,
 }
@@ -120,6 +123,7 @@ impl Flights {
         let place = self.take_place(route)?;
         let flight = Arc::new(Flight {
             stamp: stamp(),
+            trace: OnceLock::new(),
             result: OnceLock::new(),
             landed: Notify::new(),
         });

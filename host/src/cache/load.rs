@@ -20,6 +20,7 @@ use super::{Cache, Counters, Link};
 use crate::error::{Failure, FailureKind, Origin};
 use crate::key::{Key, Visibility};
 use crate::sync;
+use crate::trace::Span;
 
 /// The entry in hand when a load begins: its validator is shown to the loader that made it.
 pub(super) struct Known {
@@ -81,8 +82,11 @@ impl Cache {
             None => (None, stamp),
             Some((shared, asked)) => {
                 let mut patience = Patience::of(shared.patience(), seen.waited);
+                let span = Span::current().child("lease");
                 let taken = self.take_lease(ask, shared, (asked, seen), &mut patience);
-                match taken.await {
+                let taken = taken.await;
+                drop(span);
+                match taken {
                     Taken::Loaded(entry) => return Ok(self.earlier(ask, entry)),
                     Taken::Lease(right, stamp) => (Some((shared, right, patience)), stamp),
                     Taken::Alone(stamp) => (None, stamp),
@@ -106,7 +110,10 @@ impl Cache {
                 let mark = self.memory.mark();
                 let put = match right {
                     Some((shared, right, patience)) if self.may_store(ask, &entry) => {
-                        put(shared, (&ask.key, &entry), right, patience).await
+                        let span = Span::current().client("store in the shared tier");
+                        let put = put(shared, (&ask.key, &entry), right, patience).await;
+                        drop(span);
+                        put
                     }
                     _ => None,
                 };
@@ -286,11 +293,17 @@ impl Cache {
         };
         let timeout = ask.binding.policy.timeout;
         let known = known.filter(|known| known.entry.content.maker == loader.name());
+        let load = Span::current();
+        let span = if load.is_some() {
+            load.call(format!("call {}", loader.name()))
+        } else {
+            Span::NONE
+        };
         let question = Question {
             route: Arc::clone(&ask.binding.route),
             parts: Arc::clone(&ask.parts),
             timeout,
-            traceparent: None,
+            traceparent: span.traceparent(),
             known: known.and_then(|known| known.entry.content.validator.clone()),
             batching: ask.binding.batching,
         };
@@ -298,7 +311,7 @@ impl Cache {
         // The loader ends itself in time and knows best what to say of it; this is for one that does not.
         const GRACE: Duration = Duration::from_millis(100);
         let outcome = match sync::timeout(timeout + GRACE, loader.load(question)).await {
-            Ok(outcome) => outcome?,
+            Ok(outcome) => outcome.inspect_err(|failure| span.fail(|| failure.to_string()))?,
             Err(_) => {
                 let message = format!(
                     "loader `{}` did not answer within {timeout:?}",
@@ -307,6 +320,7 @@ impl Cache {
                 return Err(Failure::host(FailureKind::Timeout, "timeout", message));
             }
         };
+        drop(span);
         self.make_entry(ask, (stamp, as_of_ms), known, loader.name(), outcome)
     }
 

@@ -19,6 +19,7 @@ use super::{Binding, Cache};
 use crate::error::{Failure, FailureKind};
 use crate::key::{Key, Parts, Visibility};
 use crate::sync::{spawn, timeout};
+use crate::trace::Span;
 
 /// A question to the cache: a route's binding, a key and what the loader may know.
 #[derive(Clone)]
@@ -168,7 +169,9 @@ impl Cache {
         };
         if let Some(shared) = self.shared.as_ref().filter(|_| !self.knows_better(ask)) {
             let (mark, now) = (self.memory.mark(), Instant::now());
+            let span = Span::current().client("look up in the shared tier");
             let found = shared.get(&ask.key).await;
+            drop(span);
             seen.waited = now.elapsed();
             match found {
                 Lookup::Unavailable => {}
@@ -308,6 +311,8 @@ impl Cache {
         flight: &Flight,
         candidate: Option<&Candidate>,
     ) -> Result<FlightResult, Answer> {
+        let span = Span::current().child("wait for the load");
+        span.link(flight.trace.get());
         let (Some(soft_timeout), Some(held)) = (ask.binding.policy.soft_timeout, candidate) else {
             return Ok(flight.wait().await);
         };
@@ -431,10 +436,17 @@ impl Cache {
                 entry: Arc::clone(&held.entry),
             });
         let (cache, ask) = (Arc::clone(self), ask.clone());
-        spawn(async move {
+        let span = load_span(&ask);
+        if let Some(link) = span.as_link() {
+            let _ = flight.trace.set(link);
+        }
+        spawn(span.clone().scope(async move {
             let result = cache.fly(&ask, guard.flight().stamp, known, seen).await;
+            if let Err(failure) = &result {
+                span.fail(|| failure.to_string());
+            }
             guard.land(result);
-        });
+        }));
         flight
     }
 
@@ -449,10 +461,10 @@ impl Cache {
             }
         };
         let (cache, owned) = (Arc::clone(self), ask.clone());
-        let load = spawn(async move {
+        let load = spawn(load_span(&owned).scope(async move {
             let _place = place;
             cache.load_uncached(&owned).await
-        });
+        }));
         let result = load.await.unwrap_or_else(|_| {
             let message = "the load ended without a result: it panicked or the server is stopping";
             Err(Arc::new(Failure::host(
@@ -550,4 +562,15 @@ impl Cache {
             tags: &[],
         }
     }
+}
+
+/// The trace of a load, which is led by what is traced here, or by nothing.
+fn load_span(ask: &Ask) -> Span {
+    let leads = Span::current();
+    if !leads.is_some() {
+        return Span::NONE;
+    }
+    let span = leads.load(format!("load {}", ask.binding.route));
+    span.set("http.route", ask.binding.route.to_string());
+    span
 }

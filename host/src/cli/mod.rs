@@ -17,6 +17,7 @@ mod samples;
 mod serve;
 mod supervisor;
 mod tokens;
+mod traces;
 mod warming;
 mod wit;
 mod writing;

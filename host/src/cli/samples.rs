@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::traces::Counts;
 use super::warming::Replayed;
 use crate::cache::redis::RedisTier;
 use crate::http::encoding::Encoder;
@@ -18,6 +19,7 @@ pub(super) fn samples(
     encoder: &Arc<Encoder>,
     certificates: Vec<(&'static str, Arc<Tls>)>,
     log_lines_dropped: impl Fn() -> u64 + Send + Sync + 'static,
+    spans: Option<impl Fn() -> Counts + Send + Sync + 'static>,
 ) -> Arc<dyn Fn() -> Vec<Sample> + Send + Sync> {
     let (registry, replayed) = (Arc::clone(registry), Arc::clone(replayed));
     let encoder = Arc::clone(encoder);
@@ -104,6 +106,26 @@ pub(super) fn samples(
                 read(&replayed.failed),
             ),
         ];
+        if let Some(spans) = &spans {
+            let counts = spans();
+            samples.extend([
+                counter(
+                    "spans",
+                    "Spans that ended; those that are neither sent nor failed wait, or were dropped",
+                    counts.ended,
+                ),
+                counter(
+                    "spans_sent",
+                    "Spans that the collector took",
+                    counts.sent,
+                ),
+                counter(
+                    "spans_failed",
+                    "Spans that the collector did not take",
+                    counts.failed,
+                ),
+            ]);
+        }
         for (listener, tls) in &certificates {
             let (ends, failures) = if *listener == "admin" {
                 (

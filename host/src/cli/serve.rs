@@ -29,6 +29,7 @@ use super::purging::Purging;
 use super::reload::{Reloader, notes};
 use super::samples::samples;
 use super::supervisor;
+use super::traces::Traces;
 use super::warming::{HotFile, Replayed, Warming};
 use super::writing;
 use crate::admin::{Admin, Configuration, Peer};
@@ -95,6 +96,7 @@ async fn serve(config: Config, settings: Settings, log: &Logging) -> anyhow::Res
     let (public_address, admin_address) = (public.local_addr()?, operator.local_addr()?);
 
     let certificates = Certificates::open(&config)?;
+    let traces = Traces::start(&config.traces)?;
     let tokens = super::tokens::read(&config.admin).or_else(|problems| {
         report(&problems)?;
         bail!("nobody would be let in to the admin listener as the configuration has it")
@@ -153,6 +155,7 @@ async fn serve(config: Config, settings: Settings, log: &Logging) -> anyhow::Res
             &encoder,
             certificates.listed(),
             log.dropped(),
+            traces.as_ref().map(Traces::counts),
         ),
         tokens,
         started: std::time::Instant::now(),
@@ -176,6 +179,7 @@ async fn serve(config: Config, settings: Settings, log: &Logging) -> anyhow::Res
         notes,
         behind: behind.clone(),
         access_log: config.log.requests,
+        is_traced: traces.is_some(),
         writes: Arc::new(Semaphore::new(WRITES_MAX)),
         watchers: Watchers::new(config.server.max_watchers, stopping.clone()),
         tasks: changes.clone(),
@@ -272,6 +276,9 @@ async fn serve(config: Config, settings: Settings, log: &Logging) -> anyhow::Res
     let _ = admin_server.await;
     pruning.abort();
     reloading.abort();
+    if let Some(traces) = traces {
+        traces.end().await;
+    }
     info!("stopped");
     Ok(())
 }

@@ -187,6 +187,11 @@ settings! {
         level: LogFilter = "info", "`error`, `warn`, `info`, `debug` or `trace`; or by place, as `RUST_LOG` has it elsewhere: `\"info,larder::plugin=debug\"`. The variable `LARDER_LOG` stands over it.";
         requests: Switch = "false", "Whether each request of the public listener is a line at `info`, of the place `larder::access`. A path is told with its query.";
     }
+    Main traces "[traces]" "Spans of OpenTelemetry, sent to a collector by OTLP over HTTP." {
+        endpoint: CollectorUrl, "The collector, e.g. `http://127.0.0.1:4318`; `/v1/traces` is added. Left out: nothing is traced.";
+        sample: Ratio = "1", "The share of requests that are traced where the client's `traceparent` does not say. What a client asks to be traced is traced.";
+        service: Text = "larder", "What the server is called there.";
+    }
     Main memory "[memory]" "The memory tier." {
         capacity: Size = "256MiB", "Room for all entries with their keys. `\"0\"` turns the tier off.";
     }

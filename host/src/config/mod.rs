@@ -52,6 +52,8 @@ pub struct Config {
     pub openapi: OpenApi,
     /// `[log]`
     pub log: Log,
+    /// `[traces]`
+    pub traces: Traces,
     /// `[memory]`
     pub memory: Memory,
     /// `[redis]`; absent = the memory tier alone.
@@ -164,6 +166,17 @@ pub struct OpenApi {
     pub version: String,
     /// Whether the public listener answers `/openapi.json` and `/docs`.
     pub serve: bool,
+}
+
+/// `[traces]`: where spans are collected.
+#[derive(Clone, Debug)]
+pub struct Traces {
+    /// The collector; none: nothing is traced.
+    pub endpoint: Option<url::Url>,
+    /// 0.0–1.0 of the requests of which no client says whether they are.
+    pub sample: f64,
+    /// What the server is called.
+    pub service: String,
 }
 
 /// `[log]`: what is written to stderr.

@@ -11,7 +11,7 @@ use super::reader::{Document, Table, document};
 use super::reload::Written;
 use super::{
     Admin, Config, Log, Memory, OpenApi, Plugins, QueueKind, Redis, RedisServers, Route, Server,
-    Storage, TokenSource, Warm, Write, Writes, routes,
+    Storage, TokenSource, Traces, Warm, Write, Writes, routes,
 };
 
 /// Reads the text of the file. Without a file the text is empty, and every loader is served.
@@ -51,6 +51,7 @@ fn read_tables(document: &Document<'_>, root: &Table<'_>, file: Option<&Path>) -
         server,
         openapi: read_openapi(root.section("openapi")),
         log: read_log(root.section("log")),
+        traces: read_traces(root.section("traces")),
         memory: read_memory(root.section("memory")),
         plugins: read_plugins(root.section("plugins")),
         storage: read_storage(root.section("storage")),
@@ -208,6 +209,16 @@ fn read_log(table: Table<'_>) -> Log {
     };
     table.finish();
     log
+}
+
+fn read_traces(table: Table<'_>) -> Traces {
+    let traces = Traces {
+        endpoint: table.optional(&setting::traces::endpoint),
+        sample: table.value(&setting::traces::sample),
+        service: table.value(&setting::traces::service),
+    };
+    table.finish();
+    traces
 }
 
 fn read_memory(table: Table<'_>) -> Memory {

@@ -1,4 +1,5 @@
-//! The access log: a line a request, where the operator asks for it. What it says is what the answer says.
+//! A request as an operator sees it: a span, and a line of the access log, where they are asked for. What they say is what the
+//! answer says.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use http::{HeaderMap, Request, Response, header};
 use http_body::Body as _;
 
 use super::{Body, Service};
+use crate::trace::Span;
 
 /// Bytes of a path with its query that are told; the rest is cut.
 const PATH_MAX: usize = 1024;
@@ -15,7 +17,7 @@ const PATH_MAX: usize = 1024;
 impl Service {
     /// Answers a request, and tells of it when the head of its answer is there. Header values are never told, but for the
     /// `Cache-Status` that the host itself writes.
-    pub(super) async fn logged<B>(
+    pub(super) async fn observed<B>(
         self: Arc<Self>,
         request: Request<B>,
         peer: SocketAddr,
@@ -25,29 +27,69 @@ impl Service {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let begun = Instant::now();
+        let is_logged = self.access_log;
         let method = request.method().clone();
         let uri = request.uri();
         let target = uri.path_and_query().map_or("/", |target| target.as_str());
         let path = target[..target.floor_char_boundary(PATH_MAX)].to_owned();
-        let routes = self.routes.load_full();
-        let route = routes
+        let route = self
+            .routes
+            .load()
             .find(uri.path())
             .map(|(route, _)| Arc::clone(&route.pattern));
-        let response = self.of_any_origin(request).await;
+        let span = self.span(&request, route.as_deref());
+        let response = span.clone().scope(self.of_any_origin(request)).await;
+        let (status, cache) = (response.status(), cache_status(response.headers()));
         let bytes = response.body().size_hint().exact();
-        tracing::info!(
-            target: "larder::access",
-            method = method.as_str(),
-            path,
-            route = route.as_deref(),
-            status = response.status().as_u16(),
-            cache = cache_status(response.headers()),
-            bytes,
-            ms = begun.elapsed().as_secs_f64() * 1000.0,
-            %peer,
-            "request"
-        );
+        if span.is_some() {
+            span.set(
+                "url.path",
+                path.split('?').next().unwrap_or_default().to_owned(),
+            );
+            span.set("client.address", peer.ip().to_string());
+            span.set("http.response.status_code", i64::from(status.as_u16()));
+            span.set("larder.cache_status", cache.unwrap_or_default().to_owned());
+            if status.is_server_error() {
+                span.fail(|| format!("answered with {status}"));
+            }
+        }
+        if is_logged {
+            tracing::info!(
+                target: "larder::access",
+                method = method.as_str(),
+                path,
+                route = route.as_deref(),
+                status = status.as_u16(),
+                cache,
+                bytes,
+                ms = begun.elapsed().as_secs_f64() * 1000.0,
+                %peer,
+                trace = span.trace_id(),
+                "request"
+            );
+        }
         response
+    }
+
+    /// What the client asks to be traced, and a share of the rest.
+    fn span<B>(&self, request: &Request<B>, route: Option<&str>) -> Span {
+        if !self.is_traced {
+            return Span::NONE;
+        }
+        let method = request.method().as_str();
+        let name = match route {
+            Some(route) => format!("{method} {route}"),
+            None => method.to_owned(),
+        };
+        let text = |name: &str| request.headers().get(name)?.to_str().ok();
+        let span = Span::of_request(name, text("traceparent"), text("tracestate"));
+        if span.is_some() {
+            span.set("http.request.method", method.to_owned());
+            if let Some(route) = route {
+                span.set("http.route", route.to_owned());
+            }
+        }
+        span
     }
 }
 

@@ -8,7 +8,7 @@
 //! 5. `batch`: many reads in one request.
 //! 6. [`watch`]: a stream of what becomes of a resource, where a route has it.
 //! 7. `own`: what no route has and the host answers itself: [`openapi`] the API document, `docs` its page.
-//! 8. `access`: a line of the log for each request, where that is asked for.
+//! 8. `access`: a span and a line of the log for each request, where they are asked for.
 //! 9. [`respond`]: an answer becomes a response, in the coding ([`encoding`]) that the client takes; [`problem`]: a fault becomes one.
 
 pub mod accept;
@@ -45,6 +45,7 @@ use crate::error::Failure;
 use crate::metrics::{Metrics, Outcome};
 use crate::route::derive::{Derived, Refusal};
 use crate::route::{Route, Snapshot, Writes};
+use crate::trace::Span;
 use crate::write::behind::Behind;
 use crate::write::notes::Notes;
 
@@ -72,6 +73,8 @@ pub struct Service {
     pub writes: Arc<Semaphore>,
     /// Whether each request is a line of the log.
     pub access_log: bool,
+    /// Whether any request is traced.
+    pub is_traced: bool,
     /// Who watches what.
     pub watchers: watch::Watchers,
     /// Changes that are being made: who stops the server waits for them.
@@ -106,8 +109,8 @@ impl Service {
         B: http_body::Body,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        if self.access_log {
-            return Ok(Box::pin(self.logged(request, peer)).await);
+        if self.access_log || self.is_traced {
+            return Ok(Box::pin(self.observed(request, peer)).await);
         }
         Ok(self.of_any_origin(request).await)
     }
@@ -172,6 +175,7 @@ impl Service {
     fn look(&self, target: &str, headers: &HeaderMap) -> Looked {
         let snapshot = self.routes.load();
         self.metrics.derivations.inc();
+        let span = Span::current().child("key");
         let derived = match snapshot.derive(target, headers, &self.metrics) {
             Ok(derived) => derived,
             Err((route, refusal)) => {
@@ -184,7 +188,7 @@ impl Service {
                 return Looked::Answered(own.unwrap_or_else(refused));
             }
         };
-        drop(snapshot);
+        drop((snapshot, span));
         if derived.route.config.watch && derived.bypass.is_none() && watch::is_wanted(headers) {
             return Looked::Watch(derived);
         }

@@ -36,6 +36,7 @@ use super::queue::{Asked, Job, Queue};
 use super::state::State;
 use crate::cache::Batching;
 use crate::error::Failure;
+use crate::trace::Span;
 
 /// Reads of dead stores that are asked again at once, each in an instance of its own.
 const RETRIES: usize = 16;
@@ -384,9 +385,17 @@ async fn call(
     if let Guest::Many(_) = guest {
         shared.mould.engine.tally().batch(asked.len());
     }
+    let span = if asked.len() > 1 {
+        let told = asked.iter();
+        let told = told.filter_map(|asked| asked.question.traceparent.as_deref());
+        Span::batch(&shared.mould.kit.name, told)
+    } else {
+        Span::NONE
+    };
     let id = generation.enter(asked);
     let answers = guest.ask(accessor, questions).await?;
     shared.queue.took(now.elapsed());
+    drop(span);
     generation.leave(id, answers, &shared.mould.kit.name);
     Ok(())
 }

@@ -15,7 +15,9 @@ pub use choice::{
     WriteMode,
 };
 pub use name::{Digest, HeaderName, LogFilter, ParameterName, PluginName, Text, VariableName};
-pub use net::{Address, Endpoint, Mode, Network, Origin, RedisMode, RedisPrefix, RedisUrl, Token};
+pub use net::{
+    Address, CollectorUrl, Endpoint, Mode, Network, Origin, RedisMode, RedisPrefix, RedisUrl, Token,
+};
 pub use scalar::{
     Ahead, Count, Directory, File, HeadSize, HotKeys, Period, Rate, Ratio, Room, Size, Switch,
     Timeout, Window,

@@ -6,6 +6,39 @@ use url::{Host, Url};
 
 use super::{Fault, Kind, Scalar};
 
+/// Where spans are collected.
+#[derive(Debug)]
+pub struct CollectorUrl;
+
+impl Kind for CollectorUrl {
+    fn name() -> String {
+        "URL".to_owned()
+    }
+}
+
+impl Scalar for CollectorUrl {
+    type Value = url::Url;
+    const EXAMPLE: &'static str = "\"http://127.0.0.1:4318\"";
+
+    fn parse(text: &str) -> Result<url::Url, Fault> {
+        let url = url::Url::parse(text).ok();
+        let fits = |url: &url::Url| {
+            matches!(url.scheme(), "http" | "https")
+                && url.has_host()
+                && url.username().is_empty()
+                && url.password().is_none()
+                && url.query().is_none()
+                && url.fragment().is_none()
+        };
+        url.filter(fits).ok_or_else(|| {
+            Fault::new(
+                "it is not the http or https URL of a collector, without credentials or a query",
+                format!("write {}", Self::EXAMPLE),
+            )
+        })
+    }
+}
+
 /// An IP address and a port.
 #[derive(Debug)]
 pub struct Address;

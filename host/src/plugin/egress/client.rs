@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST};
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderName, HeaderValue, Method, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Either, Empty, LengthLimitError, Limited};
 use hyper::body::Incoming;
@@ -34,6 +34,7 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 use super::grants::{Origin, Reach};
 use super::resolve::{Lookup, ResolveError, Resolver, SystemLookup};
 use super::{Egress, Tape};
+use crate::trace::Span;
 
 /// Looking up, connecting and shaking hands, when the guest does not say.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -196,11 +197,26 @@ impl From<RequestOptions> for Patience {
     }
 }
 
+/// What is sent out as part of a traced call, as a span of that call's trace, under whose id it goes on.
+fn traced(request: &mut Request<WasiBody>, origin: &Origin) -> Span {
+    const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+    let method = request.method();
+    let parent = request.headers().get(&TRACEPARENT);
+    let parent = parent.and_then(|parent| parent.to_str().ok());
+    let span = Span::outbound(|| method.to_string(), parent);
+    if let Some(own) = span.traceparent().and_then(|own| own.parse().ok()) {
+        span.set("http.request.method", request.method().to_string());
+        span.set("server.address", origin.authority());
+        request.headers_mut().insert(TRACEPARENT, own);
+    }
+    span
+}
+
 impl Egress {
     /// Sends one request of the guest, if it is granted.
     pub(super) async fn send(
         self: Arc<Self>,
-        request: Request<WasiBody>,
+        mut request: Request<WasiBody>,
         options: RequestOptions,
     ) -> Result<Response<WasiBody>, Error> {
         let origin = Origin::of(request.uri()).map_err(|_| Error::HttpRequestUriInvalid)?;
@@ -220,7 +236,16 @@ impl Egress {
             .await
             .map_err(|_| Error::ConnectionTerminated)?;
         let patience = Patience::from(options);
-        let response = self.exchange(&pool, &origin, request, &patience).await?;
+        let span = traced(&mut request, &origin);
+        let response = self
+            .exchange(&pool, &origin, request, &patience)
+            .await
+            .inspect_err(|error| span.fail(|| error.to_string()))?;
+        span.set(
+            "http.response.status_code",
+            i64::from(response.status().as_u16()),
+        );
+        drop(span);
         let limit = self.body_bytes_max as u64;
         if response.body().size_hint().lower() > limit {
             return Err(Error::HttpResponseBodySize(Some(limit)));
