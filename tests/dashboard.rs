@@ -190,6 +190,37 @@ async fn a_listener_with_a_token_is_asked_with_it_and_with_nothing_of_another_si
 }
 
 #[tokio::test]
+async fn who_may_only_read_sees_all_and_is_told_why_a_button_does_nothing() {
+    let origin = Origin::start();
+    let larder = stage(&origin)
+        .admin("token = \"of-the-operator\"\nread_token = \"of-a-reader\"")
+        .start()
+        .await;
+    larder.get("/data/a").await;
+    let browser = Browser::start().await;
+    open(&browser, &larder).await;
+    browser.fill("#token", "of-a-reader").await;
+    browser.click("form button").await;
+    browser.until_text("#state", "serving").await;
+    browser.click("nav a[href='#/entry']").await;
+    browser.fill("#path", "/data/a").await;
+    browser.click("form button").await;
+    browser.until_text("main", "found in memory").await;
+    browser.click("#purge").await;
+    browser
+        .until_text("main", "this is the read token of [admin]")
+        .await;
+    assert!(larder.get("/data/a").await.is_hit());
+    // Its token is replaced: the page that is open asks for the new one.
+    larder.reconfigure("of-a-reader", "of-another");
+    larder.hang_up();
+    browser.until_text("#state", "no token").await;
+    browser.fill("#token", "of-another").await;
+    browser.click("form button").await;
+    browser.until_text("#state", "serving").await;
+}
+
+#[tokio::test]
 async fn the_page_says_when_the_server_is_away_and_goes_on_when_it_is_back() {
     let origin = Origin::start();
     let mut larder = stage(&origin).start().await;

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use larder_tests::larder::{Home, Log};
-use larder_tests::{Larder, eventually};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use larder_tests::{Authority, Larder, eventually};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -38,34 +37,6 @@ pub(super) fn cases() -> Vec<Case<'static>> {
             Box::pin(judged()),
         ),
     ]
-}
-
-/// Who signs.
-struct Authority {
-    pem: String,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let key = KeyPair::generate().expect("a key");
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let pem = params.self_signed(&key).expect("a certificate").pem();
-        Self {
-            pem,
-            issuer: Issuer::new(params, key),
-        }
-    }
-
-    /// A certificate for `localhost` that ends so many years after 2100 begins, and its key.
-    fn sign(&self, years: i32) -> (String, String) {
-        let key = KeyPair::generate().expect("a key");
-        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
-        params.not_after = rcgen::date_time_ymd(2100 + years, 1, 1);
-        let cert = params.signed_by(&key, &self.issuer).expect("a certificate");
-        (cert.pem(), key.serialize_pem())
-    }
 }
 
 fn write(home: &Home, (cert, key): &(String, String)) {
@@ -246,6 +217,22 @@ async fn client_certificates() -> Result<(), String> {
         .await
         .map_err(|error| format!("{error:#}"))?;
     ensure(told.starts_with("HTTP/1.1 200"), || told)?;
+    // Of a change it is written down who has made it.
+    let shown = authority.sign(0);
+    let mut stream = connect(address, &authority, "http/1.1", Some(&shown))
+        .await
+        .map_err(|error| format!("{error:#}"))?;
+    let purge = "POST /purge HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 13\r\n\r\n{\"all\": true}";
+    let sent = stream.write_all(purge.as_bytes()).await;
+    sent.map_err(|error| error.to_string())?;
+    let mut told = String::new();
+    let read = stream.read_to_string(&mut told).await;
+    ensure(read.is_ok() && told.starts_with("HTTP/1.1 200"), || told)?;
+    eventually("the change is written down", async || {
+        let who = "who=\"client certificate rcgen self signed cert\"";
+        log.text().contains(who).then_some(())
+    })
+    .await;
     for refused in [None, Some(other.sign(0))] {
         let told = ask(refused).await;
         ensure(told.is_err(), || format!("{told:?}"))?;

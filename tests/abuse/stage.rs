@@ -14,6 +14,7 @@ pub(super) struct Stage {
 }
 
 pub(super) const TOKEN: &str = "correct-horse";
+pub(super) const READ_TOKEN: &str = "battery-staple";
 
 impl Stage {
     pub(super) async fn set() -> Self {
@@ -34,7 +35,7 @@ impl Stage {
             .server(
                 "header_timeout = \"2s\"\nwrite_timeout = \"2s\"\nbody_timeout = \"1s\"\nbody_bytes = \"64KiB\"\nheader_bytes = \"16KiB\"\nmax_headers = 50",
             )
-            .admin(&format!("token = \"{TOKEN}\""))
+            .admin(&format!("token = \"{TOKEN}\"\nread_token = \"{READ_TOKEN}\""))
             .start()
             .await;
         let good = larder.get("/things/good").await.text().to_owned();

@@ -231,6 +231,16 @@ impl Home {
         fs::write(self.path("larder.toml"), text).expect("larder.toml is written");
     }
 
+    /// Replaces a text in `larder.toml`.
+    ///
+    /// # Panics
+    /// When it is not there.
+    pub fn reconfigure(&self, from: &str, to: &str) {
+        let text = fs::read_to_string(self.path("larder.toml")).expect("it was written");
+        assert!(text.contains(from), "{from:?} is not in\n{text}");
+        self.configure(&text.replace(from, to));
+    }
+
     /// Puts a component into the plugin directory, or replaces one, as an operator should: written aside, then renamed.
     pub fn install(&self, name: &str, wasm: &Wasm) {
         self.install_bytes(name, &wasm.bytes());
@@ -531,6 +541,11 @@ impl Larder {
     /// SIGTERM.
     pub fn terminate(&self) {
         self.signal(Signal::TERM);
+    }
+
+    /// SIGHUP.
+    pub fn hang_up(&self) {
+        self.signal(Signal::HUP);
     }
 
     /// SIGSTOP: its connections stand, and it does nothing.

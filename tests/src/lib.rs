@@ -4,6 +4,7 @@
 //! # Layout
 //! - [`larder`]: the server under test, a process with a directory of its own.
 //! - `compiled`: servers that find a large component compiled.
+//! - [`authority`]: who signs certificates.
 //! - [`browser`]: a headless Chromium, and what it shows, complains of and asks for.
 //! - [`client`]: HTTP as a consumer and as an operator speak it, and what an [`Answer`] says.
 //! - [`metrics`]: what `/metrics` says, and the names that tests rely on.
@@ -20,6 +21,7 @@
 //! The tests share nothing: every test starts its own actors on free loopback ports, and all of them end when they are
 //! dropped.
 
+pub mod authority;
 pub mod browser;
 pub mod client;
 mod compiled;
@@ -36,6 +38,7 @@ pub mod source;
 pub mod usage;
 pub mod wait;
 
+pub use authority::Authority;
 pub use browser::Browser;
 pub use client::{Answer, Client, Connection};
 pub use echo::Echo;

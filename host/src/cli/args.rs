@@ -10,6 +10,7 @@ use super::compile_component::CompileComponent;
 use super::operate::entry::Entry;
 use super::operate::plugins::Plugins;
 use super::operate::purge::Purge;
+use super::operate::reload::Reload;
 use super::plugin::Plugin;
 use crate::config::{self, Config, Environment, Overrides, Problem, defaults as setting};
 
@@ -42,6 +43,8 @@ pub(super) enum Command {
     Purge(Purge),
     /// Say which plugins are loaded, and what is wrong with those that are not.
     Plugins(Plugins),
+    /// Make a server that runs read its configuration again, as SIGHUP does.
+    Reload(Reload),
     /// Print what makes a shell complete these commands: source it, or put it where the shell looks.
     Completions {
         /// Of which shell.

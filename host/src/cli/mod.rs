@@ -49,6 +49,7 @@ pub fn main() -> ExitCode {
         Command::Entry(arguments) => operate::entry::run(&arguments),
         Command::Purge(arguments) => operate::purge::run(&arguments),
         Command::Plugins(arguments) => operate::plugins::run(&arguments),
+        Command::Reload(arguments) => operate::reload::run(&arguments),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { dir } => manual::pages(&dir),
     }

@@ -7,7 +7,7 @@ use crate::admin::Tokens;
 use crate::config::kind::{Scalar as _, Token};
 use crate::config::{Admin, Problem, TokenSource};
 
-/// Others than the owner and the group.
+/// Whoever is neither the owner nor of the group.
 const EVERYBODY: u32 = 0o007;
 
 /// Those of a configuration.
@@ -33,36 +33,40 @@ pub(super) fn read(admin: &Admin) -> Result<Tokens, Vec<Problem>> {
     }
 }
 
-/// One token. `setting` is what names its file.
+/// One token, where the server is configured. `setting` is what names its file.
 pub(super) fn text(source: &TokenSource, setting: &str) -> Result<String, Problem> {
     match source {
         TokenSource::Written(token) => Ok(token.clone()),
-        TokenSource::File(path) => of_file(path, setting),
+        TokenSource::File(path) => of_own_file(path, setting),
     }
 }
 
-/// The token on the first line of a file.
-pub(super) fn of_file(path: &Path, setting: &str) -> Result<String, Problem> {
-    let fault = |why: &str, remedy: String| {
-        let problem = Problem::error(format!("{setting}: {why}"));
-        problem.at(path, None).remedy(remedy)
-    };
-    let unreadable = |error| {
-        let why = format!("it cannot be read: {error}");
-        let remedy = "name a file that this user may read, with the token on its first line";
-        fault(&why, remedy.to_owned())
-    };
-    let mode = std::fs::metadata(path).map_err(unreadable)?.permissions();
-    if mode.mode() & EVERYBODY != 0 {
+/// The token of a file that the server is to keep to itself.
+fn of_own_file(path: &Path, setting: &str) -> Result<String, Problem> {
+    let is_open = std::fs::metadata(path).is_ok_and(|it| it.permissions().mode() & EVERYBODY != 0);
+    if is_open {
+        let why = "everybody on this machine may read it";
         let remedy = format!("run: chmod o= {}", path.display());
-        return Err(fault("everybody on this machine may read it", remedy));
+        return Err(fault(path, setting, why).remedy(remedy));
     }
-    let all = std::fs::read_to_string(path).map_err(unreadable)?;
+    of_file(path, setting)
+}
+
+/// The token on the first line of a file, whoever may read it.
+pub(super) fn of_file(path: &Path, setting: &str) -> Result<String, Problem> {
+    let all = std::fs::read_to_string(path).map_err(|error| {
+        fault(path, setting, &format!("it cannot be read: {error}"))
+            .remedy("name a file that this user may read, with the token on its first line")
+    })?;
     let first = all.lines().next().unwrap_or_default().trim();
     Token::parse(first).map_err(|token| {
         let why = format!("its first line is no token: {}", token.message);
-        fault(&why, token.remedy)
+        fault(path, setting, &why).remedy(token.remedy)
     })
+}
+
+fn fault(path: &Path, setting: &str, why: &str) -> Problem {
+    Problem::error(format!("{setting}: {why}")).at(path, None)
 }
 
 #[cfg(test)]
@@ -79,7 +83,7 @@ mod tests {
                 std::fs::write(&path, text).unwrap();
                 std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
             }
-            of_file(&path, "token_file").map_err(|problem| problem.to_string())
+            of_own_file(&path, "token_file").map_err(|problem| problem.to_string())
         };
         let none = said(None, 0).unwrap_err();
         assert!(none.contains("it cannot be read") && none.contains("remedy"));

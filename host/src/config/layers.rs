@@ -25,8 +25,16 @@ impl Overrides {
 #[derive(Clone, Debug, Default)]
 pub struct Environment(BTreeMap<String, OsString>);
 
-/// Variables that are not settings: where the file is, what is logged, and where a server is that commands ask.
-const OTHER_VARIABLES: &[&str] = &["LARDER_ADMIN_URL", "LARDER_CONFIG", "LARDER_LOG"];
+/// Variables that are not settings: where the file is, what is logged, and where a server is that commands ask,
+/// and how they prove themselves to it.
+const OTHER_VARIABLES: &[&str] = &[
+    "LARDER_ADMIN_CA",
+    "LARDER_ADMIN_CLIENT_CERT",
+    "LARDER_ADMIN_CLIENT_KEY",
+    "LARDER_ADMIN_URL",
+    "LARDER_CONFIG",
+    "LARDER_LOG",
+];
 
 impl Environment {
     /// Those of this process.

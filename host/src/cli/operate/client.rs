@@ -2,17 +2,21 @@
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
 use http::{Method, Request, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 
+use super::trust::Trust;
 use crate::cli::{args, tokens};
 use crate::config::Problem;
 
@@ -32,9 +36,16 @@ pub(super) struct Place {
         hide_env_values = true
     )]
     admin: Option<String>,
-    /// A file that holds the admin token [default: LARDER_ADMIN_TOKEN, or the configuration's].
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
+    /// A file with the admin token on its first line [default: LARDER_ADMIN_TOKEN, or the configuration's].
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "LARDER_ADMIN_TOKEN_FILE",
+        hide_env_values = true
+    )]
+    token_file: Option<OsString>,
+    #[command(flatten)]
+    trust: Trust,
     /// The configuration [default: ./larder.toml if there is one].
     #[arg(
         long,
@@ -49,18 +60,22 @@ pub(super) struct Place {
 pub(super) struct Client {
     base: String,
     token: Option<String>,
+    tls: Option<ClientConfig>,
 }
 
 impl Place {
     /// The client of that listener. The configuration is read only where it is needed: an operator's own machine has none.
     pub(super) fn client(&self) -> Result<Client, Problem> {
         let named = self.admin.as_deref().filter(|url| !url.is_empty());
-        let read = |file| tokens::of_file(file, "--token-file");
-        let from_file = self.token_file.as_deref().map(read).transpose()?;
+        let named_file = self.token_file.as_ref().filter(|file| !file.is_empty());
+        let read = |file: &OsString| tokens::of_file(Path::new(file), "--token-file");
+        let from_file = named_file.map(read).transpose()?;
         if let Some(url) = named {
             let variable = std::env::var("LARDER_ADMIN_TOKEN").ok();
+            let base = base(url)?;
             return Ok(Client {
-                base: base(url)?,
+                tls: self.tls(&base)?,
+                base,
                 token: from_file.or(variable).filter(|token| !token.is_empty()),
             });
         }
@@ -69,29 +84,34 @@ impl Place {
             let first = problems.into_iter().next();
             return Err(first.unwrap_or_else(|| Problem::error("there is no configuration")));
         };
-        if config.admin.identity.is_some() {
-            let problem =
-                Problem::error("[admin] speaks TLS, which this command does not speak yet");
-            return Err(problem
-                .remedy("ask it with curl; GET / of the admin listener lists what it answers"));
-        }
         if config.admin.listen.port() == 0 {
             let problem = Problem::error("[admin] listen is on any free port");
             return Err(problem.remedy("say which one it is: --admin http://127.0.0.1:PORT"));
         }
         let listen = reachable(config.admin.listen);
+        let is_secured = config.admin.identity.is_some();
+        let base = format!("http{}://{listen}", if is_secured { "s" } else { "" });
         let configured = || {
             let source = config.admin.token.as_ref();
             let read = |source| tokens::text(source, "token_file of [admin]");
             source.map(read).transpose()
         };
         Ok(Client {
-            base: format!("http://{listen}"),
+            tls: self.tls(&base)?,
+            base,
             token: match from_file {
                 Some(token) => Some(token),
                 None => configured()?,
             },
         })
+    }
+}
+
+impl Place {
+    /// What an address with https is spoken to with.
+    fn tls(&self, base: &str) -> Result<Option<ClientConfig>, Problem> {
+        let is_secured = base.starts_with("https:");
+        is_secured.then(|| self.trust.client()).transpose()
     }
 }
 
@@ -107,16 +127,16 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
 
 fn base(url: &str) -> Result<String, Problem> {
     let url = url.trim_end_matches('/');
-    let is_good = url
-        .parse::<Uri>()
-        .is_ok_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some());
+    let is_good = url.parse::<Uri>().is_ok_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some()
+    });
     if is_good {
         return Ok(url.to_owned());
     }
     Err(Problem::error(format!(
         "--admin: {url:?} is not where an admin listener is"
     ))
-    .remedy("write http://host:port, e.g. http://127.0.0.1:8081"))
+    .remedy("write http://host:port or https://host:port, e.g. http://127.0.0.1:8081"))
 }
 
 impl Client {
@@ -128,6 +148,21 @@ impl Client {
     /// POST of a JSON value.
     pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Value, Problem> {
         self.ask(Method::POST, path, body.to_string().into()).await
+    }
+
+    fn connector(&self) -> HttpsConnector<HttpConnector> {
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        // Of an address without TLS nothing of it is used.
+        let tls = self.tls.clone().unwrap_or_else(|| {
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            ClientConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .expect("ring speaks TLS 1.2 and 1.3")
+                .with_root_certificates(RootCertStore::empty())
+                .with_no_client_auth()
+        });
+        HttpsConnector::from((http, tls))
     }
 
     async fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<Value, Problem> {
@@ -143,7 +178,7 @@ impl Client {
             .map_err(|error| Problem::error(format!("{path:?} cannot be asked for: {error}")))?;
         // Straight to it: a proxy of the environment is for other addresses.
         let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
-            .build::<_, Full<Bytes>>(HttpConnector::new());
+            .build::<_, Full<Bytes>>(self.connector());
         let exchange = async {
             let response = client
                 .request(request)
@@ -166,11 +201,18 @@ impl Client {
     }
 
     fn unreachable(&self, error: &hyper_util::client::legacy::Error) -> Problem {
-        let mut why: &dyn std::error::Error = error;
+        let mut why: &(dyn std::error::Error + 'static) = error;
         while let Some(source) = why.source() {
             why = source;
         }
-        Problem::error(format!("{} does not answer: {why}", self.base)).remedy(
+        let problem = Problem::error(format!("{} does not answer: {why}", self.base));
+        // Whatever is wrong with a handshake: rustls says it, and what answers is there.
+        if is_of_tls(why) {
+            return problem.remedy(
+                "name who has signed its certificate with --ca FILE, ask by the name that is in the certificate (--admin https://NAME:PORT), and show one of your own with --cert and --key if it asks for that",
+            );
+        }
+        problem.remedy(
             "start the server, or say where it is: --admin http://host:port, or --config FILE as it was started with",
         )
     }
@@ -196,6 +238,13 @@ impl Client {
     }
 }
 
+/// Whether a handshake has failed: whatever carries bytes wraps that.
+fn is_of_tls(why: &(dyn std::error::Error + 'static)) -> bool {
+    let wrapped = why.downcast_ref::<std::io::Error>();
+    let inner = wrapped.and_then(std::io::Error::get_ref);
+    why.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,7 +263,8 @@ mod tests {
     #[test]
     fn what_is_no_address_is_refused_with_one_that_is() {
         assert_eq!(base("http://a:1/").unwrap(), "http://a:1");
-        for bad in ["127.0.0.1:8081", "https://a", "http://", "a b"] {
+        assert_eq!(base("https://a").unwrap(), "https://a");
+        for bad in ["127.0.0.1:8081", "ftp://a", "http://", "a b"] {
             let problem = base(bad).unwrap_err().to_string();
             assert!(problem.contains("write http://host:port"), "{problem}");
         }

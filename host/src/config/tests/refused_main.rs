@@ -20,7 +20,7 @@ loader = demo
 error: larder.toml:2: this is not TOML: invalid basic string, expected `"`
   remedy: mend the line; other problems near it show once it can be read
 error: larder.toml:4: unknown key "foo" in [server]
-  remedy: the nearest is "key"; all there are: body_bytes, body_timeout, cert, drain, handshake_timeout, header_bytes, header_timeout, key, listen, max_connections, max_headers, max_loads, max_streams, max_waiters, max_watchers, write_timeout
+  remedy: the nearest is "key"; all there are: body_bytes, body_timeout, cert, drain, drain_delay, handshake_timeout, header_bytes, header_timeout, key, listen, max_connections, max_headers, max_loads, max_streams, max_waiters, max_watchers, write_timeout
 error: larder.toml:5: this is not TOML: unclosed table, expected `]`
   remedy: mend the line; other problems near it show once it can be read
 error: larder.toml:9: this is not TOML: string values must be quoted, expected literal string
@@ -59,7 +59,7 @@ error: larder.toml:3: unknown key "max-headers" in [server]
 error: larder.toml:4: unknown key "ttl" in [server]
   remedy: ttl belongs in [[routes]]; the nearest key here is "key"
 error: larder.toml:5: unknown key "zebra" in [server]
-  remedy: the nearest is "cert"; all there are: body_bytes, body_timeout, cert, drain, handshake_timeout, header_bytes, header_timeout, key, listen, max_connections, max_headers, max_loads, max_streams, max_waiters, max_watchers, write_timeout
+  remedy: the nearest is "cert"; all there are: body_bytes, body_timeout, cert, drain, drain_delay, handshake_timeout, header_bytes, header_timeout, key, listen, max_connections, max_headers, max_loads, max_streams, max_waiters, max_watchers, write_timeout
 error: larder.toml:6: unknown table "sever"
   remedy: did you mean [server]?
 "##,
@@ -383,7 +383,7 @@ token = "a"
 token_file = "token"
 "##,
         r##"
-error: larder.toml:4: token_file of [admin]: it stands beside token, and there is one token
+error: larder.toml:3: token_file of [admin]: it stands beside token, and there is one token
   remedy: leave out one of token and token_file
 "##,
     );
@@ -393,7 +393,7 @@ error: larder.toml:4: token_file of [admin]: it stands beside token, and there i
 read_token_file = "reader"
 "##,
         r##"
-error: larder.toml:3: read_token_file of [admin]: without token, who shows none may change everything
+error: larder.toml:2: read_token_file of [admin]: without token, who shows none may change everything
   remedy: write token or token_file too
 "##,
     );

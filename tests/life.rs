@@ -1,0 +1,280 @@
+//! The life of a server: how it is started, told to read its configuration again, and stopped, and what a service manager and
+//! a balancer hear of it.
+
+use std::time::{Duration, Instant};
+
+use larder_tests::{Client, Larder, Origin, Reply, Value, before, eventually, json, throughout};
+use tokio::net::UnixDatagram;
+
+const HOUR: &str = "ttl = \"1h\"\njitter = 0.0";
+
+async fn demo() -> Larder {
+    Larder::with()
+        .plugin("demo", "[config]\nlatency_ms = 1\n")
+        .route("/data/{key}", "demo", HOUR)
+        .route("/old/{key}", "demo", HOUR)
+        .start()
+        .await
+}
+
+async fn until_logged(larder: &Larder, words: &str) {
+    eventually(&format!("the log says {words:?}"), async || {
+        larder.log().contains(words).then_some(())
+    })
+    .await;
+}
+
+async fn parts(larder: &Larder) -> Value {
+    larder.admin.get("/readyz").await.json()["parts"].clone()
+}
+
+#[tokio::test]
+async fn a_signal_takes_over_what_has_changed_and_keeps_what_has_not() {
+    let larder = demo().await;
+    larder
+        .get("/data/42")
+        .await
+        .expect(200, "larder; fwd=uri-miss; stored");
+    let requests = "larder_requests_total{route=\"/data/{key}\"}";
+    let before = larder.admin.get("/metrics").await;
+    assert!(
+        before.text().contains(&format!("{requests} 1\n")),
+        "{before:?}"
+    );
+    larder.reconfigure("/old/{key}", "/new/{key}");
+    larder.reconfigure(
+        "path = \"/data/{key}\"\n",
+        "path = \"/data/{key}\"\nmissing_ttl = \"9s\"\n",
+    );
+    larder.hang_up();
+    until_logged(
+        &larder,
+        "the configuration was read again; settings that differ: 3",
+    )
+    .await;
+    for line in [
+        "routes[/data/{key}].missing_ttl: 5s → 9s\n",
+        "routes[/new/{key}]: new\n",
+        "routes[/old/{key}]: no longer there\n",
+    ] {
+        assert!(larder.log().contains(line), "{line}");
+    }
+    assert_eq!(larder.get("/old/1").await.status, 404);
+    assert_eq!(larder.get("/new/1").await.status, 200);
+    // What was stored is there, what was counted is counted on.
+    assert!(larder.get("/data/42").await.is_hit());
+    let after = larder.admin.get("/metrics").await;
+    assert!(
+        after.text().contains(&format!("{requests} 2\n")),
+        "{after:?}"
+    );
+    let routes = larder.admin.get("/routes").await.json();
+    assert_eq!(routes[0]["missing_ttl"], "9s");
+}
+
+#[tokio::test]
+async fn what_has_a_fault_is_refused_whole_and_every_fault_named() {
+    let larder = demo().await;
+    larder.reconfigure("/old/{key}", "/new/{key}");
+    larder.reconfigure("[admin]\n", "[admin]\ntokn = \"x\"\n[openapi]\nserve = 7\n");
+    larder.hang_up();
+    until_logged(&larder, "the configuration is not taken over").await;
+    let log = larder.log();
+    for words in [
+        "unknown key \"tokn\" in [admin]",
+        "did you mean \"token\"?",
+        "serve of [openapi]",
+    ] {
+        assert!(log.contains(words), "{words}");
+    }
+    assert_eq!(larder.get("/old/1").await.status, 200);
+    assert_eq!(larder.get("/new/1").await.status, 404);
+    assert_eq!(parts(&larder).await["configuration"]["state"], "refused");
+    let answer = larder.admin.post("/reload", &Value::Null).await;
+    let problem = answer.expect_problem(422, "configuration-refused");
+    assert!(problem["detail"].as_str().expect("a text").contains("tokn"));
+    // Mended, it is taken over.
+    larder.reconfigure("tokn = \"x\"\n[openapi]\nserve = 7\n", "");
+    let answer = larder.admin.post("/reload", &Value::Null).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(larder.get("/new/1").await.status, 200);
+    assert_eq!(
+        parts(&larder).await["configuration"],
+        json!({"state": "ready", "why": null})
+    );
+}
+
+#[tokio::test]
+async fn what_needs_a_restart_is_named_until_there_is_one_and_the_rest_is_taken_over() {
+    let mut larder = demo().await;
+    larder.reconfigure(
+        "[server]\n",
+        "[server]\nmax_watchers = 7\nbody_bytes = \"1KiB\"\n",
+    );
+    for _ in 0..2 {
+        let changes = larder.admin.post("/reload", &Value::Null).await.json()["changes"].clone();
+        let waiting: Vec<&Value> = changes
+            .as_array()
+            .expect("a list")
+            .iter()
+            .filter(|change| change["needs_restart"] == true)
+            .collect();
+        assert_eq!(
+            waiting,
+            [
+                &json!({"setting": "server.max_watchers", "from": "1000", "to": "7", "needs_restart": true})
+            ],
+        );
+    }
+    let log = larder.log();
+    assert!(
+        log.contains("server.max_watchers: 1000 → 7; it needs a restart"),
+        "{log}"
+    );
+    // The other one is in force.
+    let long = json!(["/data/".to_owned() + &"x".repeat(2000)]);
+    let answer = larder.public.post("/_batch", &long).await;
+    answer.expect_problem(413, "body-too-long");
+    larder.restart().await;
+    let changes = larder.admin.post("/reload", &Value::Null).await.json();
+    assert_eq!(changes, json!({"changes": []}));
+}
+
+#[tokio::test]
+async fn law_8_a_request_ends_on_the_routes_it_began_with() {
+    let origin = Origin::start();
+    let gate = origin.gate("/42");
+    let larder = before(&origin, HOUR).start().await;
+    let (answer, ()) = tokio::join!(larder.get("/things/42"), async {
+        gate.arrived(1).await;
+        larder.reconfigure("/things/{id}", "/others/{id}");
+        let answer = larder.admin.post("/reload", &Value::Null).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(larder.get("/things/43").await.status, 404);
+        gate.open();
+    });
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_route_that_begins_to_write_writes() {
+    let origin = Origin::start();
+    origin.on("/a", Reply::counted());
+    let url = origin.url();
+    let sidecar = format!("[config]\nurl = {url:?}\n[grants]\nhttp = [{url:?}]\n");
+    let larder = Larder::with()
+        .guest("writing", &sidecar)
+        .route("/orders/{id}", "writing", HOUR)
+        .start()
+        .await;
+    let put = async || {
+        let body = bytes::Bytes::from_static(b"1");
+        let fields = [("idempotency-key", "\"one\"")];
+        larder
+            .public
+            .request(http::Method::PUT, "/orders/a", &fields, body)
+            .await
+    };
+    assert_eq!(put().await.status, 405);
+    larder.reconfigure(
+        "loader = \"writing\"\n",
+        "loader = \"writing\"\nwrite = \"behind\"\n",
+    );
+    let answer = larder.admin.post("/reload", &Value::Null).await.json();
+    assert_eq!(
+        answer["changes"],
+        json!([{"setting": "routes[/orders/{id}].write", "from": "off", "to": "behind", "needs_restart": true}])
+    );
+    assert_eq!(put().await.status, 405);
+    larder.reconfigure("\"behind\"", "\"through\"");
+    let answer = larder.admin.post("/reload", &Value::Null).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let first = put().await;
+    assert!(first.status.is_success(), "{first:?}");
+    // Its answers are remembered, though no route wrote at the start.
+    let calls = origin.total();
+    assert_eq!(put().await.status, first.status);
+    assert_eq!(
+        origin.total(),
+        calls,
+        "the second is answered with the first's"
+    );
+}
+
+#[tokio::test]
+async fn a_balancer_is_told_before_connections_are_refused() {
+    let mut larder = demo_with("drain_delay = \"1h\"").await;
+    larder.terminate();
+    eventually("it says that it drains", async || {
+        let answer = larder.admin.get("/readyz").await;
+        let is_told = answer.status == 503 && answer.json()["draining"] == true;
+        is_told.then_some(())
+    })
+    .await;
+    assert_eq!(parts(&larder).await["draining"]["state"], "yes");
+    // Who has not looked yet is answered, on connections that are new too.
+    throughout(Instant::now() + Duration::from_millis(300), async || {
+        let answer = Client::new(larder.public.address()).get("/data/1").await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    })
+    .await;
+    assert!(larder.runs());
+    // A second signal does not wait.
+    larder.terminate();
+    assert!(larder.exit().await.success());
+}
+
+async fn demo_with(server: &str) -> Larder {
+    Larder::with()
+        .plugin("demo", "[config]\nlatency_ms = 1\n")
+        .route("/data/{key}", "demo", HOUR)
+        .server(server)
+        .start()
+        .await
+}
+
+/// Reads what is told until a datagram has all of these words, and gives all that came before it, and it.
+async fn until_told(manager: &UnixDatagram, words: &[&str]) -> Vec<String> {
+    let mut told: Vec<String> = Vec::new();
+    let reading = async {
+        loop {
+            let mut buffer = vec![0; 4096];
+            let read = manager.recv(&mut buffer).await.expect("a datagram");
+            let text = String::from_utf8_lossy(&buffer[..read]).into_owned();
+            let is_wanted = words.iter().all(|word| text.contains(word));
+            told.push(text);
+            if is_wanted {
+                return;
+            }
+        }
+    };
+    let read = tokio::time::timeout(larder_tests::wait::PATIENCE, reading).await;
+    assert!(read.is_ok(), "{words:?} was not told: {told:?}");
+    told
+}
+
+#[tokio::test]
+async fn a_service_manager_hears_of_the_start_the_reload_and_the_end() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("notify");
+    let manager = UnixDatagram::bind(&path).expect("a socket");
+    let mut larder = Larder::with()
+        .plugin("demo", "[config]\nlatency_ms = 1\n")
+        .route("/data/{key}", "demo", HOUR)
+        .env("NOTIFY_SOCKET", path.to_str().expect("UTF-8"))
+        .env("WATCHDOG_USEC", "100000")
+        .start()
+        .await;
+    until_told(&manager, &["READY=1\n", "STATUS=serving\n"]).await;
+    until_told(&manager, &["WATCHDOG=1\n"]).await;
+    larder.hang_up();
+    let reloading = until_told(&manager, &["RELOADING=1\n", "MONOTONIC_USEC="]).await;
+    assert!(!reloading.concat().contains("READY=1"), "{reloading:?}");
+    until_told(&manager, &["READY=1\n", "STATUS=serving\n"]).await;
+    larder.configure("nonsense");
+    larder.hang_up();
+    until_told(&manager, &["READY=1\n", "was refused"]).await;
+    larder.terminate();
+    until_told(&manager, &["STOPPING=1\n"]).await;
+    assert!(larder.exit().await.success());
+}
