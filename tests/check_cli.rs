@@ -251,3 +251,36 @@ async fn the_commands_are_listed() {
         ],
     );
 }
+
+#[tokio::test]
+async fn a_strict_check_takes_warnings_for_errors() {
+    let sidecar = "[config]\npath = \"/data\"\nformat = \"json\"\nkey = \"name\"\n[grants]\ndirs = { \"/data\" = { host = \"../data\", mode = \"ro\" } }\n";
+    let home = Larder::with()
+        .plugin("files", sidecar)
+        .route("/people/{name}", "files", "write = \"through\"")
+        .section("[writes]\nconcurrency = 2")
+        .write();
+    std::fs::create_dir(home.path("data")).expect("a directory");
+    let check = async |flags: &[&str]| {
+        home.run(&[&["check", "--config", "larder.toml"], flags].concat())
+            .await
+    };
+    let ran = check(&[]).await;
+    let at = format!("warning: larder.toml:{}:", line(&home, "[writes]"));
+    assert_says(
+        &ran,
+        &[
+            &at,
+            "no route has write = \"behind\"",
+            "files.toml:6: route \"/people/{name}\" writes through \"files\", which may only read",
+            "mode = \"rw\"",
+            "0 errors, 2 warnings",
+        ],
+    );
+    assert!(ran.status.success(), "{ran:?}");
+    assert_eq!(check(&["--strict"]).await.status.code(), Some(1));
+    home.reconfigure("[writes]\nconcurrency = 2", "");
+    home.sidecar("files", &sidecar.replace("\"ro\"", "\"rw\""));
+    let ran = check(&["--strict"]).await;
+    assert!(ran.status.success(), "{ran:?}");
+}

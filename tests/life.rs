@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use larder_tests::larder::{program, repository};
 use larder_tests::{Client, Larder, Origin, Reply, Value, before, eventually, json, throughout};
 use tokio::net::UnixDatagram;
 
@@ -277,4 +278,77 @@ async fn a_service_manager_hears_of_the_start_the_reload_and_the_end() {
     larder.terminate();
     until_told(&manager, &["STOPPING=1\n"]).await;
     assert!(larder.exit().await.success());
+}
+
+fn deployed(name: &str) -> String {
+    let path = repository().join("examples/deploy").join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+async fn systemd_analyze(arguments: &[&str]) -> (bool, String) {
+    let output = tokio::process::Command::new("systemd-analyze")
+        .args(arguments)
+        .output()
+        .await
+        .expect("systemd-analyze is installed (.ci/setup test)");
+    let said = [output.stdout, output.stderr].concat();
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&said).into_owned(),
+    )
+}
+
+#[tokio::test]
+async fn the_unit_is_one_that_systemd_takes_and_shuts_in() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("larder.service");
+    let unit = deployed("larder.service");
+    let own = program();
+    let here = unit.replace("/usr/bin/larder", own.to_str().expect("UTF-8"));
+    assert_ne!(unit, here);
+    std::fs::write(&path, here).expect("the unit");
+    let path = path.to_str().expect("UTF-8");
+    let (good, said) = systemd_analyze(&["verify", "--man=no", path]).await;
+    assert!(good && said.is_empty(), "{said}");
+    // Exposure in tenths, of 100 at most.
+    let (good, said) =
+        systemd_analyze(&["security", "--offline=true", "--threshold=20", path]).await;
+    assert!(good, "{said}");
+    // It is not killed while it drains.
+    for setting in [
+        "TimeoutStopSec=60s",
+        "WatchdogSec=30s",
+        "ExecReload=/bin/kill -HUP $MAINPID",
+    ] {
+        assert!(unit.contains(setting), "{setting}");
+    }
+}
+
+#[tokio::test]
+async fn what_packages_and_images_are_made_of_is_there() {
+    let home = Larder::with().write();
+    home.configure(&deployed("larder.toml"));
+    let ran = home.run(&["check", "--config", "larder.toml"]).await;
+    assert!(ran.status.success(), "{}", ran.all());
+    let image = deployed("Dockerfile");
+    let copied = image
+        .lines()
+        .filter_map(|line| line.strip_prefix("COPY "))
+        .filter(|line| !line.starts_with("--from"))
+        .flat_map(|line| {
+            line.rsplit_once(' ')
+                .map_or("", |(from, _)| from)
+                .split(' ')
+        });
+    let manifest =
+        std::fs::read_to_string(repository().join("host/Cargo.toml")).expect("it is there");
+    let packaged = manifest
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("[\"../")?.split('"').next())
+        .filter(|path| !path.starts_with("target/"));
+    let named: Vec<&str> = copied.chain(packaged).collect();
+    assert!(named.len() >= 9, "{named:?}");
+    for path in named {
+        assert!(repository().join(path).exists(), "{path}");
+    }
 }

@@ -152,6 +152,9 @@ impl Settings {
 pub(super) struct Check {
     #[command(flatten)]
     pub(super) settings: Settings,
+    /// Take warnings for errors.
+    #[arg(long)]
+    pub(super) strict: bool,
     /// Print every setting with its default and its meaning instead.
     #[arg(long)]
     pub(super) defaults: bool,

@@ -11,7 +11,7 @@ use crate::metrics::Metrics;
 use crate::plugin::{CompileLimits, Limits, Worker};
 use crate::route::Snapshot;
 
-/// Prints the report, or the defaults. Succeeds unless a problem is an error.
+/// Prints the report, or the defaults. Succeeds unless a problem is an error, or with `--strict` any.
 pub(super) fn run(arguments: &Check) -> ExitCode {
     if arguments.defaults {
         super::print(&defaults::text());
@@ -29,10 +29,12 @@ pub(super) fn run(arguments: &Check) -> ExitCode {
                 .flatten(),
         );
         problems.extend(plugin_problems(config));
+        problems.extend(super::lints::problems(config));
     }
+    let is_clean = problems.is_empty();
     let (text, good) = report(config.as_ref(), problems);
     super::print(&text);
-    if good {
+    if good && (is_clean || !arguments.strict) {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -5,6 +5,7 @@ mod binding;
 mod certificates;
 mod check;
 mod compile_component;
+mod lints;
 mod logging;
 mod manual;
 mod openapi;

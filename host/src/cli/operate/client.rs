@@ -238,11 +238,15 @@ impl Client {
     }
 }
 
-/// Whether a handshake has failed: whatever carries bytes wraps that.
-fn is_of_tls(why: &(dyn std::error::Error + 'static)) -> bool {
-    let wrapped = why.downcast_ref::<std::io::Error>();
-    let inner = wrapped.and_then(std::io::Error::get_ref);
-    why.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>())
+/// Whether a handshake has failed: whatever carries bytes wraps that, and what carries it wraps it again.
+fn is_of_tls(mut why: &(dyn std::error::Error + 'static)) -> bool {
+    while let Some(inner) = why
+        .downcast_ref::<std::io::Error>()
+        .and_then(std::io::Error::get_ref)
+    {
+        why = inner;
+    }
+    why.is::<rustls::Error>()
 }
 
 #[cfg(test)]
