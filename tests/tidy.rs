@@ -263,6 +263,8 @@ const ONLY_THERE: &[(&str, &str)] = &[
     ("redis", "host/src/cache/redis"),
     ("notify", "host/src/plugin"),
     ("jsonschema", "host/src/plugin"),
+    ("ratatui", "host/src/cli/operate/top"),
+    ("indicatif", "host/src/cli/progress"),
 ];
 
 /// Whether a file is a place, or in it: `a/b` is `a/b.rs` and everything below `a/b/`.

@@ -35,6 +35,7 @@ pub mod postgres;
 pub mod redis;
 pub mod redis_group;
 pub mod source;
+pub mod terminal;
 pub mod usage;
 pub mod wait;
 

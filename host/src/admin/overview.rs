@@ -88,6 +88,8 @@ fn of_account(account: &Account) -> Map<String, Value> {
         ("instances", json!(account.instances)),
         ("waiting", json!(account.waiting)),
         ("shed", json!(account.shed)),
+        ("alive", json!(account.alive)),
+        ("busy_seconds", json!(account.busy.as_secs_f64())),
         (
             "breaker",
             json!(if account.is_open { "open" } else { "closed" }),

@@ -11,6 +11,7 @@ use super::operate::entry::Entry;
 use super::operate::plugins::Plugins;
 use super::operate::purge::Purge;
 use super::operate::reload::Reload;
+use super::operate::top::Top;
 use super::plugin::Plugin;
 use crate::config::{self, Config, Environment, Overrides, Problem, defaults as setting};
 
@@ -45,6 +46,8 @@ pub(super) enum Command {
     Plugins(Plugins),
     /// Make a server that runs read its configuration again, as SIGHUP does.
     Reload(Reload),
+    /// Watch a server that runs, in the terminal: rates, hits, failures, routes, plugins.
+    Top(Top),
     /// Print what makes a shell complete these commands: source it, or put it where the shell looks.
     Completions {
         /// Of which shell.

@@ -51,6 +51,7 @@ pub fn main() -> ExitCode {
         Command::Purge(arguments) => operate::purge::run(&arguments),
         Command::Plugins(arguments) => operate::plugins::run(&arguments),
         Command::Reload(arguments) => operate::reload::run(&arguments),
+        Command::Top(arguments) => operate::top::run(&arguments),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { dir } => manual::pages(&dir),
     }

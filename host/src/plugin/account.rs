@@ -3,7 +3,8 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicU64;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
@@ -55,6 +56,28 @@ pub(super) struct Calls {
     /// Traps and passed limits.
     pub(super) faults: AtomicU64,
     pub(super) durations: Durations,
+    /// Stores that are alive: loaders, writers, the feed, idle key policies.
+    pub(super) alive: AtomicU64,
+    /// How long its code had a thread, in nanoseconds.
+    busy_ns: AtomicU64,
+}
+
+impl Calls {
+    /// Runs a piece of guest code, and adds how long it had the thread.
+    ///
+    /// By the monotonic clock: the processor's own is a system call, a good part of what a short call costs.
+    pub(super) fn timed<T>(&self, run: impl FnOnce() -> T) -> T {
+        let began = Instant::now();
+        let ran = run();
+        let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.busy_ns.fetch_add(took, Relaxed);
+        ran
+    }
+
+    /// How long its code had a thread.
+    pub(super) fn busy(&self) -> Duration {
+        Duration::from_nanos(self.busy_ns.load(Relaxed))
+    }
 }
 
 /// All of it at one moment.
@@ -78,6 +101,10 @@ pub struct Account {
     pub waiting: u64,
     /// Calls that were turned away: there was no room to wait, or they could not be answered in time.
     pub shed: u64,
+    /// Instances that there are now: those of its writer and of its feed too, and of a key policy those that wait to be used.
+    pub alive: u64,
+    /// How long its code had a thread of this process: processor time, where the machine has processors enough.
+    pub busy: Duration,
     /// Whether its breaker is open.
     pub is_open: bool,
     /// The last lines it logged, oldest first.
@@ -95,6 +122,20 @@ pub(super) fn now_ms() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn time_on_a_thread_is_added_up() {
+        let calls = Calls::default();
+        let (mut lasted, turn) = (Duration::ZERO, Duration::from_micros(200));
+        for _ in 0..2 {
+            lasted += calls.timed(|| {
+                let began = Instant::now();
+                while began.elapsed() < turn {}
+                began.elapsed()
+            });
+        }
+        assert!(calls.busy() >= lasted && lasted >= turn * 2);
+    }
 
     #[test]
     fn law_12_the_oldest_line_goes() {

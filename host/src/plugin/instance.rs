@@ -138,11 +138,13 @@ pub(super) async fn metered<F: Future>(
         }
         engine.pulse();
         meter.turn_begins();
-        let polled = if suspect {
-            hand_over(|| future.as_mut().poll(cx))
-        } else {
-            future.as_mut().poll(cx)
-        };
+        let polled = kit.calls.timed(|| {
+            if suspect {
+                hand_over(|| future.as_mut().poll(cx))
+            } else {
+                future.as_mut().poll(cx)
+            }
+        });
         meter.turn_ends();
         turn.end();
         polled

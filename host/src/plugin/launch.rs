@@ -382,6 +382,8 @@ impl Runtime for Running {
             instances: kit.limits.instances as u64,
             waiting: waiting as u64,
             shed,
+            alive: read(&calls.alive),
+            busy: calls.busy(),
             is_open: matches!(self.condition(), Condition::Open { .. }),
             lines: kit.voice.lines(),
         }

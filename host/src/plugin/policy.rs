@@ -148,10 +148,16 @@ impl Policy {
         self.engine.pulse();
         deriver.store.data().meter.reset();
         deriver.store.set_epoch_deadline(1);
-        match deriver
-            .derive
-            .call(&mut deriver.store, (Arc::clone(&deriver.request),))
-        {
+        let Deriver {
+            store,
+            derive,
+            request,
+        } = deriver;
+        let called = self
+            .kit
+            .calls
+            .timed(|| derive.call(&mut *store, (Arc::clone(request),)));
+        match called {
             Ok((decision,)) => {
                 let decision = bindings::decision(decision);
                 // It is refused for that in a moment. To make it and to hand it over took its thread as long as a loop does.
@@ -160,7 +166,7 @@ impl Policy {
                 }
                 Ok(decision)
             }
-            Err(error) => Err(fault::of(&error, &self.kit, deriver.store.data_mut())),
+            Err(error) => Err(fault::of(&error, &self.kit, store.data_mut())),
         }
     }
 }

@@ -101,6 +101,12 @@ impl State {
     }
 }
 
+impl Drop for State {
+    fn drop(&mut self) {
+        self.kit.calls.alive.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Which world an instance lives in.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purity {
@@ -160,6 +166,7 @@ pub(super) fn store(
         },
         kit: Arc::clone(kit),
     };
+    kit.calls.alive.fetch_add(1, Ordering::Relaxed);
     let mut store = Store::new(engine.wasmtime(), state);
     store.limiter(|state| &mut state.memory);
     store.set_hostcall_fuel(kit.limits.handed);

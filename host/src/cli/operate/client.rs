@@ -140,6 +140,11 @@ fn base(url: &str) -> Result<String, Problem> {
 }
 
 impl Client {
+    /// Who is asked, as a URL.
+    pub(super) fn place(&self) -> &str {
+        &self.base
+    }
+
     /// GET.
     pub(super) async fn get(&self, path: &str) -> Result<Value, Problem> {
         self.ask(Method::GET, path, Bytes::new()).await

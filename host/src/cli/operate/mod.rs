@@ -1,16 +1,17 @@
-//! What an operator asks of a server that runs: `larder entry`, `purge`, `plugins`, `reload`. Knows the admin listener as any client
-//! does, and nothing of what is behind it.
+//! What an operator asks of a server that runs: `larder entry`, `purge`, `plugins`, `reload`, `top`. Knows the admin
+//! listener as any client does, and nothing of what is behind it.
 //!
 //! # Layout
 //! - this file: what the commands have in common.
 //! - [`client`]: one request to the admin listener; `trust`: how each of the two proves itself.
-//! - [`entry`], [`purge`], [`plugins`], [`reload`]: the commands.
+//! - [`entry`], [`purge`], [`plugins`], [`reload`]: the commands; [`top`]: the one that goes on asking.
 
 mod client;
 pub(super) mod entry;
 pub(super) mod plugins;
 pub(super) mod purge;
 pub(super) mod reload;
+pub(super) mod top;
 mod trust;
 
 use std::process::ExitCode;
