@@ -1,8 +1,9 @@
-//! What a person sees in a terminal: `larder top` beside a server that runs.
+//! What a person sees in a terminal: `larder top` beside a server that runs, and how a server starts and ends.
 
+use larder_tests::larder::Home;
 use larder_tests::larder::program;
 use larder_tests::terminal::Terminal;
-use larder_tests::{Larder, Value, ports};
+use larder_tests::{Client, Larder, Origin, Value, before, ports};
 use rustix::process::Signal;
 
 async fn demo() -> (Larder, String) {
@@ -146,4 +147,102 @@ async fn without_a_terminal_it_is_one_page_of_text() {
     assert!(gone.stderr.contains("does not answer"), "{gone:?}");
     let hurry = run(&["top", "--interval", "1ms"]).await;
     assert!(hurry.stderr.contains("100ms or more"), "{hurry:?}");
+}
+
+/// A server in a terminal, as a person starts it.
+fn serve(home: &Home) -> Terminal {
+    Terminal::start(&home.path(""), &program(), &["serve"], &[])
+}
+
+/// Where it listens, as it says on its first lines.
+async fn listening(terminal: &Terminal) -> Client {
+    let address = terminal
+        .until("it says where it listens", |screen| {
+            let (_, after) = screen.split_once("listening on http://")?;
+            after.split_whitespace().next()?.parse().ok()
+        })
+        .await;
+    Client::new(address)
+}
+
+/// Every line of the log that is on the screen: whole, and with nothing before it.
+fn is_log_whole(screen: &str) -> bool {
+    let lines = screen.lines().filter(|line| line.contains(" INFO "));
+    let mut lines = lines.peekable();
+    lines.peek().is_some()
+        && lines.all(|line| line.starts_with("20") && line.contains("Z  INFO larder"))
+}
+
+#[tokio::test]
+async fn a_start_and_an_end_that_take_a_while_are_shown_at_the_bottom_of_the_terminal() {
+    let origin = Origin::start();
+    // Of two plugins: one is told to be loaded while the other is compiled.
+    let home = before(&origin, "ttl = \"1h\"\ntimeout = \"20s\"")
+        .plugin("demo", "")
+        .section("[warm]\nkeys = 100\nrate = 100")
+        .write();
+    let terminal = serve(&home);
+    let client = listening(&terminal).await;
+    for key in [1, 3, 4] {
+        client.get(&format!("/things/{key}")).await;
+    }
+    // A request that is held: the end waits for it.
+    let gate = origin.gate("/2");
+    let held = tokio::spawn(async move { client.get("/things/2").await });
+    gate.arrived(1).await;
+    terminal.signal(Signal::TERM);
+    terminal.until_text(" draining, 20s at most,").await;
+    assert!(is_log_whole(&terminal.screen()), "{}", terminal.screen());
+    gate.open();
+    assert_eq!(held.await.expect("it is answered").status, 200);
+    let ended = terminal.ended().await;
+    assert_eq!((ended.code, ended.modes.0), (0, ended.modes.1));
+    // Drawn while it was compiled, and gone in the end, with the log above it.
+    assert!(ended.raw.contains(" compiling gated, "), "{}", ended.raw);
+    assert!(
+        !ended.screen.contains(" compiling gated, ") && !ended.screen.contains(" draining, "),
+        "{}",
+        ended.screen
+    );
+    assert!(
+        is_log_whole(&ended.screen) && ended.screen.contains("stopped"),
+        "{}",
+        ended.screen
+    );
+
+    // What was asked for most is asked for again.
+    let gate = origin.gate("/*");
+    let terminal = serve(&home);
+    gate.arrived(3).await;
+    terminal.until_text(" 0 of ").await;
+    gate.release_one();
+    terminal.until_text(" 1 of ").await;
+    terminal.until_text("keys of before the start").await;
+    gate.open();
+    terminal.until_text("replayed=3").await;
+    terminal.signal(Signal::TERM);
+    let ended = terminal.ended().await;
+    assert!(
+        !ended.screen.contains("keys of before the start"),
+        "{}",
+        ended.screen
+    );
+    assert!(is_log_whole(&ended.screen), "{}", ended.screen);
+}
+
+#[tokio::test]
+async fn where_there_is_no_terminal_there_is_the_log_alone() {
+    let (mut server, _) = demo().await;
+    server.terminate();
+    server.exit().await;
+    server.log_ended().await;
+    let log = server.log();
+    assert!(
+        log.contains("compiling plugin=\"demo\"") && log.contains("draining: "),
+        "{log}"
+    );
+    assert!(
+        !log.contains('\u{1b}') && !log.contains('\r') && !log.contains("at most"),
+        "{log}"
+    );
 }

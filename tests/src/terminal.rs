@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStdin, Command};
+use tokio::task::JoinHandle;
 
 use crate::wait::eventually;
 
@@ -22,6 +23,7 @@ pub struct Terminal {
     child: Child,
     keys: ChildStdin,
     screen: Arc<Mutex<Screen>>,
+    drawn: JoinHandle<()>,
     dir: tempfile::TempDir,
 }
 
@@ -34,6 +36,8 @@ pub struct Ended {
     pub modes: (String, String),
     /// Whether the other screen was left, and the cursor is to be seen.
     pub is_clean: bool,
+    /// What is on the screen in the end.
+    pub screen: String,
     /// Everything that was written to the terminal, raw.
     pub raw: String,
 }
@@ -51,7 +55,13 @@ impl Terminal {
         let inside = r#"stty rows "$ROWS" cols "$COLS"; stty -g > "$NOTES/before"
             sh -c 'echo $$ > "$NOTES/pid.new"; mv "$NOTES/pid.new" "$NOTES/pid"; exec "$0" "$@"' "$PROGRAM" $ARGUMENTS
             echo $? > "$NOTES/code"; stty -g > "$NOTES/after""#;
-        let mut child = Command::new("script")
+        let mut command = Command::new("script");
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("LARDER_") || name == "RUST_LOG" {
+                command.env_remove(name);
+            }
+        }
+        let mut child = command
             .args(["-qfc", inside, "/dev/null"])
             .current_dir(directory)
             .env("SHELL", "/bin/sh")
@@ -72,17 +82,18 @@ impl Terminal {
         let keys = child.stdin.take().expect("it is piped");
         let mut output = child.stdout.take().expect("it is piped");
         let screen = Arc::new(Mutex::new(Screen::default()));
-        let drawn = Arc::clone(&screen);
-        tokio::spawn(async move {
+        let drawing = Arc::clone(&screen);
+        let drawn = tokio::spawn(async move {
             let mut bytes = [0; 4096];
             while let Ok(read @ 1..) = output.read(&mut bytes).await {
-                drawn.lock().write(&bytes[..read]);
+                drawing.lock().write(&bytes[..read]);
             }
         });
         Self {
             child,
             keys,
             screen,
+            drawn,
             dir,
         }
     }
@@ -141,6 +152,7 @@ impl Terminal {
             self.child.try_wait().expect("it can be asked")
         })
         .await;
+        (&mut self.drawn).await.expect("all of it is drawn");
         let note = |name| {
             let note = std::fs::read_to_string(self.note(name));
             note.expect("the shell has noted it").trim().to_owned()
@@ -149,6 +161,7 @@ impl Terminal {
         Ended {
             code: note("code").parse().expect("a status"),
             modes: (note("before"), note("after")),
+            screen: screen.text(),
             is_clean: !screen.is_other && !screen.is_cursor_hidden,
             raw: String::from_utf8_lossy(&screen.raw).into_owned(),
         }

@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::fmt::format::{self, Writer};
 
+use super::progress::Progress;
 use crate::config::{Log, LogFormat};
 
 /// Lines that wait to be written; more are counted and dropped (law 12).
@@ -21,8 +22,8 @@ pub(super) struct Logging {
     _thread: WorkerGuard,
 }
 
-/// Logs to stderr from here on. `LARDER_LOG` filters as `RUST_LOG` does elsewhere, over `[log] level`.
-pub(super) fn start(log: &Log) -> Logging {
+/// Logs to stderr from here on, above the lines of `progress`. `LARDER_LOG` filters as `RUST_LOG` does elsewhere, over `[log] level`.
+pub(super) fn start(log: &Log, progress: &Progress) -> Logging {
     let filter = EnvFilter::try_from_env("LARDER_LOG").unwrap_or_else(|_| {
         // The configuration was read with the same rule: this is never what it falls back on.
         EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new("info"))
@@ -31,7 +32,7 @@ pub(super) fn start(log: &Log) -> Logging {
         .lossy(true)
         .buffered_lines_limit(LINES_MAX)
         .thread_name("log")
-        .finish(std::io::stderr());
+        .finish(progress.clone());
     let dropped = writer.error_counter();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -11,6 +11,7 @@ mod manual;
 mod openapi;
 mod operate;
 mod plugin;
+mod progress;
 mod purging;
 mod redis_acl;
 mod reload;

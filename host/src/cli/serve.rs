@@ -25,6 +25,7 @@ use super::args::Settings;
 use super::binding::Binder;
 use super::certificates::Certificates;
 use super::logging::{self, Logging};
+use super::progress::Progress;
 use super::purging::Purging;
 use super::reload::{Reloader, notes};
 use super::samples::samples;
@@ -61,7 +62,8 @@ pub(super) fn run(settings: &Settings) -> ExitCode {
         }
     };
     super::complain(warnings);
-    let log = logging::start(&config.log);
+    let progress = Progress::on_stderr();
+    let log = logging::start(&config.log, &progress);
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -72,7 +74,7 @@ pub(super) fn run(settings: &Settings) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let served = runtime.block_on(serve(config, settings.clone(), &log));
+    let served = runtime.block_on(serve(config, settings.clone(), (&log, &progress)));
     // What was logged comes before what is said last.
     drop(log);
     match served {
@@ -86,7 +88,11 @@ pub(super) fn run(settings: &Settings) -> ExitCode {
 
 /// Wires the rooms together, serves until SIGTERM or SIGINT, then drains. Fails on what keeps it from starting: an
 /// address in use, a plugin directory that cannot be read, a route bound to a plugin of the wrong kind.
-async fn serve(config: Config, settings: Settings, log: &Logging) -> anyhow::Result<()> {
+async fn serve(
+    config: Config,
+    settings: Settings,
+    (log, progress): (&Logging, &Progress),
+) -> anyhow::Result<()> {
     // From the first moment: without somebody who hears it, it would end the process.
     let mut hangup = signal(SignalKind::hangup())?;
     raise_descriptor_limit();
@@ -125,6 +131,7 @@ async fn serve(config: Config, settings: Settings, log: &Logging) -> anyhow::Res
     let routes = Arc::new(ArcSwap::from_pointee(Snapshot::starting(&config)));
     let worker = Worker::Process(CompileLimits::of(&config.plugins));
     let registry = Registry::open(&config, worker).context("opening the plugin directory")?;
+    progress.follow(registry.compiling());
 
     let encoder = Arc::new(Encoder::new(config.memory.capacity / 10));
     let notes = Arc::new(ArcSwapOption::from_pointee(notes(&config, &cache)?));
@@ -195,7 +202,7 @@ async fn serve(config: Config, settings: Settings, log: &Logging) -> anyhow::Res
     // On stderr and not in the log: scripts read these two lines, whatever the log filter is. The second says that routes
     // are answered; what comes before that is told to try again.
     let scheme = |tls: &Option<Arc<Secured>>| if tls.is_some() { "https" } else { "http" };
-    eprintln!("admin on {}://{admin_address}", scheme(&certificates.admin));
+    progress.above(|| eprintln!("admin on {}://{admin_address}", scheme(&certificates.admin)));
 
     let _alive = supervisor::keep_alive();
     let signalled = wait_for_signal();
@@ -203,7 +210,7 @@ async fn serve(config: Config, settings: Settings, log: &Logging) -> anyhow::Res
     let judged = async {
         registry.judge(Arc::clone(&binder).rebind()).await;
         match binder.bind(&config, &registry) {
-            Ok(problems) | Err(problems) => report(&problems),
+            Ok(problems) | Err(problems) => progress.above(|| report(&problems)),
         }
     };
     tokio::select! {
@@ -221,6 +228,7 @@ async fn serve(config: Config, settings: Settings, log: &Logging) -> anyhow::Res
             routes: Arc::clone(&routes),
             cache: Arc::clone(&cache),
             replayed,
+            progress: progress.clone(),
         };
         tokio::spawn(warming.run(stopping))
     });
@@ -238,15 +246,21 @@ async fn serve(config: Config, settings: Settings, log: &Logging) -> anyhow::Res
             reloader.at_signal().await;
         }
     });
-    eprintln!(
-        "listening on {}://{public_address}",
-        scheme(&certificates.public)
-    );
+    progress.above(|| {
+        eprintln!(
+            "listening on {}://{public_address}",
+            scheme(&certificates.public)
+        );
+    });
     info!(%public_address, %admin_address, "serving");
     supervisor::ready("serving");
 
     signalled.await?;
     let config = binder.config();
+    let waiting = progress.wait(format!(
+        "draining, {} at most,",
+        humantime::format_duration(config.server.drain)
+    ));
     // `/readyz` says so from here on, while the admin listener stays until the end.
     drain.send_replace(true);
     supervisor::stopping("draining");
@@ -275,6 +289,7 @@ async fn serve(config: Config, settings: Settings, log: &Logging) -> anyhow::Res
     stop_admin.send_replace(true);
     let _ = admin_server.await;
     pruning.abort();
+    drop(waiting);
     reloading.abort();
     if let Some(traces) = traces {
         traces.end().await;

@@ -62,10 +62,13 @@ impl Service {
             headers.remove(name);
         }
         let headers = Arc::new(headers);
+        let span = Span::current();
         let reads = stream::iter(paths).map(move |path| {
-            let (service, headers) = (Arc::clone(&self), Arc::clone(&headers));
+            let (service, headers, span) = (Arc::clone(&self), Arc::clone(&headers), span.clone());
             let asked = path.clone();
-            let read = tokio::spawn(async move { service.item(asked, &headers).await });
+            let read = tokio::spawn(
+                span.scope(async move { service.item(asked, &headers).await }),
+            );
             async move {
                 match read.await {
                     Ok(line) => line,

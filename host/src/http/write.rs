@@ -20,6 +20,7 @@ use crate::metrics::Outcome;
 use crate::route::derive::Derived;
 use crate::route::writing::absent_writer;
 use crate::route::{Surface, WriteLink, Writes};
+use crate::trace::Span;
 use crate::write::behind::Behind;
 use crate::write::idempotency::{Begun, Keyed};
 use crate::write::notes::Notes;
@@ -125,7 +126,7 @@ impl Service {
             _place: place,
         };
         // In a task of the host: what a client that leaves has asked for is made and remembered all the same.
-        match self.tasks.spawn(change.make()).await {
+        match self.tasks.spawn(Span::current().scope(change.make())).await {
             Ok(response) => response,
             Err(_) => {
                 let message = "the change ended without a result: the server is stopping; it may have been made";

@@ -87,7 +87,10 @@ fn validator(validator: &Validator) -> types::Validator {
 /// A change on its way in.
 pub(super) fn mutation(mutation: &Mutation) -> writer::Mutation {
     writer::Mutation {
-        target: target(&mutation.route, &mutation.parts, mutation.timeout),
+        target: types::Target {
+            traceparent: mutation.traceparent.clone(),
+            ..target(&mutation.route, &mutation.parts, mutation.timeout)
+        },
         operation: match &mutation.operation {
             Operation::Put(payload) => writer::Operation::Put(writer::Payload {
                 content_type: payload.content_type.clone(),

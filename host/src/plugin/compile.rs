@@ -15,12 +15,13 @@ use std::os::unix::fs::{
     DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
 };
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use wasmtime::component::Component;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -98,6 +99,32 @@ impl std::fmt::Debug for Compiled {
     }
 }
 
+/// A component that is compiled now, for whoever shows that it takes a while.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compiling {
+    /// The file stem of the plugin.
+    pub plugin: Arc<str>,
+    /// Bytes of the component.
+    pub bytes: usize,
+}
+
+/// Says what is compiled as long as it is, however that ends.
+struct Told<'a>(&'a watch::Sender<Option<Compiling>>);
+
+impl<'a> Told<'a> {
+    fn of(now: &'a watch::Sender<Option<Compiling>>, plugin: &str, bytes: usize) -> Self {
+        let plugin = plugin.into();
+        now.send_replace(Some(Compiling { plugin, bytes }));
+        Self(now)
+    }
+}
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        self.0.send_replace(None);
+    }
+}
+
 /// The cache and the worker behind it.
 pub(super) struct Compiler {
     /// `None`: it cannot be kept from other users, so nothing is mapped from it.
@@ -105,6 +132,7 @@ pub(super) struct Compiler {
     compatibility: u64,
     worker: Worker,
     turn: Semaphore,
+    now: watch::Sender<Option<Compiling>>,
     compiled: AtomicU64,
     mapped: AtomicU64,
 }
@@ -142,6 +170,7 @@ impl Compiler {
             compatibility: compatibility(engine),
             worker,
             turn: Semaphore::new(1),
+            now: watch::Sender::new(None),
             compiled: AtomicU64::new(0),
             mapped: AtomicU64::new(0),
         })
@@ -176,6 +205,7 @@ impl Compiler {
         }
         // Told because it may take a while, in which nothing else of this plugin is seen.
         tracing::info!(plugin = name, bytes = bytes.len(), "compiling");
+        let _told = Told::of(&self.now, name, bytes.len());
         let size = bytes.len();
         let worker = self.worker;
         let code = worker
@@ -185,6 +215,11 @@ impl Compiler {
         let (engine, name) = (engine.clone(), name.to_owned());
         let component = aside(move || load(&engine, &name, size, &code, file.as_deref())).await??;
         Ok((component, digest))
+    }
+
+    /// What is compiled now.
+    pub(super) fn now(&self) -> watch::Receiver<Option<Compiling>> {
+        self.now.subscribe()
     }
 
     async fn mapped(
@@ -374,6 +409,7 @@ mod tests {
             compatibility: compatibility(&engine),
             worker: Worker::Here,
             turn: Semaphore::new(1),
+            now: watch::Sender::new(None),
             compiled: AtomicU64::new(0),
             mapped: AtomicU64::new(0),
         };

@@ -7,10 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 use wasmtime::component::Linker;
 use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-use super::compile::{Compiled, Compiler, Worker};
+use super::compile::{Compiled, Compiler, Compiling, Worker};
 use super::examine;
 use super::gather::Tally;
 use super::launch;
@@ -110,6 +111,11 @@ impl Engine {
             .compile(&self.wasmtime, name, bytes.clone())
             .await?;
         examine::component(self, name, &component, digest, bytes.len()).map(Arc::new)
+    }
+
+    /// What is compiled now, one at a time.
+    pub(super) fn compiling(&self) -> watch::Receiver<Option<Compiling>> {
+        self.compiler.now()
     }
 
     /// What a component exports and imports, whether or not this host could run it.

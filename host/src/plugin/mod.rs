@@ -67,7 +67,7 @@ mod workshop;
 
 pub use account::{Account, Line};
 pub use check::check;
-pub use compile::{CompileLimits, Compiled, Exports, Task, Worker, compile_component};
+pub use compile::{CompileLimits, Compiled, Compiling, Exports, Task, Worker, compile_component};
 pub use descriptor::{
     BodyFault, Descriptor, DescriptorFault, Parameter, ParameterFault, ParameterPlace, Request,
 };

@@ -18,11 +18,12 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
+use tokio::sync::watch::Receiver;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::account::{Account, now_ms};
-use super::compile::Worker;
+use super::compile::{Compiling, Worker};
 use super::egress::EgressClient;
 use super::engine::Engine;
 use super::feeds::{Changes, Feeds};
@@ -151,6 +152,11 @@ impl Registry {
             shared,
             watched: config.plugins.watch,
         }))
+    }
+
+    /// What is compiled now, for whoever shows it.
+    pub fn compiling(&self) -> Receiver<Option<Compiling>> {
+        self.shared.court.engine.compiling()
     }
 
     /// Judges everything in the plugin directory, side by side, then watches it. A plugin that is refused does not stop

@@ -64,6 +64,8 @@ pub struct Mutation {
     pub parts: Parts,
     /// How long the host waits, from now.
     pub timeout: Duration,
+    /// The host's own span, never the client's text (law 1).
+    pub traceparent: Option<String>,
     /// What to do.
     pub operation: Operation,
     /// On what condition.

@@ -32,6 +32,7 @@ use crate::cache::generations::{Mode, Scope};
 use crate::cache::{Ask, Cache};
 use crate::error::{Failure, FailureKind};
 use crate::sync::{self, spawn};
+use crate::trace::Span;
 
 /// What a client wants done.
 #[derive(Clone, Debug)]
@@ -70,10 +71,19 @@ pub async fn write(
     let timeout = ask.binding.policy.timeout;
     // Before the source is told: what it says is no older than this.
     let as_of_ms = cache.clock().now_ms();
+    // As a load is: the source is told of the host's own trace, and that one is linked with the client's.
+    let request = Span::current();
+    let span = if request.is_some() {
+        request.load(format!("write {}", ask.binding.route))
+    } else {
+        Span::NONE
+    };
+    let call = span.call(format!("call {}", writer.name()));
     let mutation = Mutation {
         route: Arc::clone(&ask.binding.route),
         parts: Arc::clone(&ask.parts),
         timeout,
+        traceparent: call.traceparent(),
         operation: wish.operation,
         expect: wish.expect,
         idempotency_key: wish
@@ -82,6 +92,10 @@ pub async fn write(
         sequence: sequence(),
     };
     let result = one(writer, mutation, timeout).await;
+    if let Err(failure) = &result {
+        call.fail(|| failure.to_string());
+    }
+    drop(call);
     let receipt = match result {
         Ok(receipt) => receipt,
         Err(failure) => {

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout};
 use tracing::{debug, info};
 
+use super::progress::Progress;
 use crate::cache::hot::{HotKey, HotKeys};
 use crate::cache::pace::paced;
 use crate::cache::{Answer, Cache};
@@ -50,6 +51,8 @@ pub(super) struct Warming {
     pub(super) cache: Arc<Cache>,
     /// For the metrics.
     pub(super) replayed: Arc<Replayed>,
+    /// Where it is shown how far this has come.
+    pub(super) progress: Progress,
 }
 
 impl Warming {
@@ -81,6 +84,9 @@ impl Warming {
         // Late is no harm: who comes first loads.
         let _ = timeout(REDIS_WITHIN, self.until_shared()).await;
         let counts = &self.replayed;
+        let bar = self
+            .progress
+            .count("keys of before the start", before.len());
         paced(before, self.rate, async |key| {
             let count = match self.ask(&key).await {
                 None => &counts.skipped,
@@ -91,9 +97,11 @@ impl Warming {
                 Some(_) => &counts.replayed,
             };
             count.fetch_add(1, Ordering::Relaxed);
+            bar.one();
         })
         .collect::<()>()
         .await;
+        drop(bar);
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         info!(
             replayed = read(&counts.replayed),

@@ -343,6 +343,8 @@ impl Delivery {
             route: record.route.into(),
             parts: record.parts.into(),
             timeout: destination.timeout,
+            // Who accepted it is long gone, and may have been another node.
+            traceparent: None,
             operation: record.operation,
             expect: Precondition::None,
             idempotency_key: record.idempotency_key,

@@ -163,7 +163,7 @@ fn attention(now: &Overview, theme: &Theme) -> (String, Style) {
     }
     match &now.queue {
         Some(Queue::Unknown { error }) => {
-            found.push((true, format!("the queue: {}", plain(error))))
+            found.push((true, format!("the queue: {}", plain(error))));
         }
         Some(Queue::Depth { dead, .. }) if *dead > 0 => {
             found.push((false, format!("{} changes were given up", number(*dead))));
