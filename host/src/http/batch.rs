@@ -13,6 +13,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use serde_json::{Value, json};
 
+use crate::trace::Span;
 use super::respond::{CACHE_STATUS, value};
 use super::write::Refused;
 use super::{Body, Looked, Service, problem};
