@@ -4,7 +4,9 @@
 use std::time::{Duration, Instant};
 
 use larder_tests::larder::{program, repository};
-use larder_tests::{Client, Larder, Origin, Reply, Value, before, eventually, json, throughout};
+use larder_tests::{
+    Client, Larder, Origin, Reply, Value, Wasm, before, eventually, json, throughout,
+};
 use tokio::net::UnixDatagram;
 
 const HOUR: &str = "ttl = \"1h\"\njitter = 0.0";
@@ -71,6 +73,15 @@ async fn a_signal_takes_over_what_has_changed_and_keeps_what_has_not() {
     );
     let routes = larder.admin.get("/routes").await.json();
     assert_eq!(routes[0]["missing_ttl"], "9s");
+    // A plugin that is swapped later is bound to these routes, and not to those of the start.
+    let swaps = larder.metrics().await.sum("larder_plugin_swaps_total");
+    larder.sidecar("demo", "[config]\nlatency_ms = 2\n");
+    eventually("the plugin is swapped", async || {
+        (larder.metrics().await.sum("larder_plugin_swaps_total") > swaps).then_some(())
+    })
+    .await;
+    assert_eq!(larder.get("/old/2").await.status, 404);
+    assert_eq!(larder.get("/new/2").await.status, 200);
 }
 
 #[tokio::test]
@@ -103,6 +114,22 @@ async fn what_has_a_fault_is_refused_whole_and_every_fault_named() {
         parts(&larder).await["configuration"],
         json!({"state": "ready", "why": null})
     );
+    // What only shows when the routes are bound to plugins is refused as well.
+    larder.install("tenant-key", &Wasm::plugin("tenant-key"));
+    larder
+        .until_plugin("tenant-key", "is there", |plugin| {
+            plugin["state"] == "ready"
+        })
+        .await;
+    larder.reconfigure(
+        "path = \"/data/{key}\"\nloader = \"demo\"",
+        "path = \"/data/{key}\"\nloader = \"tenant-key\"",
+    );
+    let answer = larder.admin.post("/reload", &Value::Null).await;
+    let problem = answer.expect_problem(422, "configuration-refused");
+    let detail = problem["detail"].as_str().expect("a text");
+    assert!(detail.contains("tenant-key"), "{detail}");
+    assert_eq!(larder.get("/data/1").await.status, 200);
 }
 
 #[tokio::test]

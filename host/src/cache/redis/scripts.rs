@@ -500,3 +500,17 @@ fn numbered_of(answer: &Value) -> Option<Numbered> {
         nodes: u64::try_from(*nodes).unwrap_or_default(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn purges_are_remembered_for_the_longest_life_that_any_entry_was_given() {
+        let scripts = Scripts::new(Names::new("larder"), 1_000);
+        assert_eq!(scripts.matters_ms(), 1_000 + MARGIN_MS);
+        scripts.outlive(5_000);
+        scripts.outlive(2_000);
+        assert_eq!(scripts.matters_ms(), 5_000 + MARGIN_MS);
+    }
+}
