@@ -102,6 +102,11 @@ const SETTINGS: &[Setting] = &[
         ..PLAIN
     },
     Setting {
+        page: "docs/invalidation.md",
+        serves: true,
+        ..PLAIN
+    },
+    Setting {
         page: "docs/openapi.md",
         serves: true,
         // The route that the page shows; nobody asks its source, for what is asked for is refused before.
@@ -114,6 +119,15 @@ const SETTINGS: &[Setting] = &[
         serves: true,
         redis: true,
         settings: "[redis]\nurl = \"redis://127.0.0.1:6379\"\n",
+        ..PLAIN
+    },
+    Setting {
+        page: "docs/plugins.md",
+        components: &[Component {
+            name: "weather",
+            is: "http",
+            sidecar: "",
+        }],
         ..PLAIN
     },
     Setting {
@@ -193,6 +207,7 @@ followed! {
     the_page_of_batches_says_what_comes: "docs/batch.md",
     the_page_of_commands_says_what_comes: "docs/commands.md",
     the_page_of_responses_says_what_comes: "docs/http.md",
+    the_page_of_invalidation_says_what_comes: "docs/invalidation.md",
     the_page_of_the_api_document_says_what_comes: "docs/openapi.md",
     the_page_of_redis_says_what_comes: "docs/redis.md",
     the_tutorial_can_be_followed: "docs/tutorial.md",
