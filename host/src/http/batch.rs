@@ -13,10 +13,10 @@ use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use serde_json::{Value, json};
 
-use crate::trace::Span;
 use super::respond::{CACHE_STATUS, value};
 use super::write::Refused;
 use super::{Body, Looked, Service, problem};
+use crate::trace::Span;
 
 /// Where it is asked for.
 pub(super) const PATH: &str = "/_batch";
@@ -67,9 +67,7 @@ impl Service {
         let reads = stream::iter(paths).map(move |path| {
             let (service, headers, span) = (Arc::clone(&self), Arc::clone(&headers), span.clone());
             let asked = path.clone();
-            let read = tokio::spawn(
-                span.scope(async move { service.item(asked, &headers).await }),
-            );
+            let read = tokio::spawn(span.scope(async move { service.item(asked, &headers).await }));
             async move {
                 match read.await {
                     Ok(line) => line,

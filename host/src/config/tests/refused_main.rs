@@ -79,7 +79,7 @@ timout = "2s"
 error: larder.toml:1: unknown key "listen" before the first table
   remedy: listen belongs in [server]; the nearest key here is "routes"
 error: larder.toml:2: unknown key "ttl" before the first table
-  remedy: ttl belongs in [[routes]]; the nearest key here is "warm"
+  remedy: ttl belongs in [[routes]]; the nearest key here is "log"
 error: larder.toml:3: unknown table "route"
   remedy: did you mean [[routes]]?
 error: larder.toml:8: unknown key "timout" in [[routes]]
