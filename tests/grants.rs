@@ -165,7 +165,7 @@ async fn law_12_an_instance_has_only_so_many_sockets() {
         .await;
     }
     let line = "in faulty.toml under [limits] write `fetches = 10`";
-    assert!(larder.log().contains(line), "{}", larder.log());
+    larder.until_logged(line).await;
 }
 
 #[tokio::test]

@@ -216,7 +216,8 @@ async fn a_python_loader_asks_its_source_and_revalidates() {
         let text = answer.text();
         assert!(!text.contains("Expecting"), "an exception's text: {text}");
     }
-    assert!(larder.log().contains("Expecting"), "it is for the operator");
+    // It is for the operator.
+    larder.until_logged("Expecting").await;
     assert!(!larder.log().contains("t0k3n"), "a secret is for nobody");
     larder
         .get("/stations/oslo?unit=kelvin")

@@ -89,10 +89,7 @@ async fn a_request_is_a_line_of_text_and_none_where_nobody_asked_for_it() {
     let quiet = demo("").start().await;
     quiet.get("/data/1").await;
     quiet.purge(larder_tests::json!({"all": true})).await;
-    eventually("the purge is logged", async || {
-        quiet.log().contains("purge").then_some(())
-    })
-    .await;
+    quiet.until_logged("purge").await;
     assert!(!quiet.log().contains("larder::access"), "{}", quiet.log());
 }
 
@@ -105,7 +102,7 @@ async fn the_level_is_the_files_and_the_environment_stands_over_it() {
         .env("LARDER_LOG", "info")
         .start()
         .await;
-    assert!(over.log().contains("INFO"), "{}", over.log());
+    over.until_logged("INFO").await;
     let home = demo("[log]\nlevel = \"loud\"\nformat = \"xml\"\n").write();
     let said = home.run(&["check"]).await.all();
     assert!(

@@ -213,13 +213,13 @@ async fn law_8_a_bad_component_never_replaces_a_good_one() {
         let reload = larder.reload("demo").await;
         reload.expect_problem(422, "plugin-refused");
         let error = larder.until_refused("demo", words).await;
-        let log = larder.log();
         let told =
             |line: &str| line.contains("refused") && words.iter().all(|word| line.contains(word));
-        assert!(
-            log.lines().any(told),
-            "{what}: the log says it too: {error}\n{log}"
-        );
+        eventually(
+            &format!("{what}: the log says it too: {error}"),
+            async || larder.log().lines().any(told).then_some(()),
+        )
+        .await;
         let plugin = larder.plugin("demo").await;
         assert_eq!(
             (&plugin["state"], &plugin["digest"]),

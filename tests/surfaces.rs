@@ -582,6 +582,7 @@ async fn hits_write_no_log() {
     let origin = Origin::start();
     let larder = before(&origin, "ttl = \"60s\"").start().await;
     larder.get("/things/42").await;
+    larder.until_logged("serving public_address").await;
     let said = larder.log();
     for _ in 0..100 {
         larder

@@ -175,8 +175,7 @@ async fn reload() -> Result<(), String> {
         served(&larder, &authority).await.as_ref() == Some(&first),
         || "it is not the first".into(),
     )?;
-    let log = larder.log();
-    ensure(log.contains("it is not the key of cert"), || log.clone())?;
+    larder.until_logged("it is not the key of cert").await;
     std::fs::write(larder.path("key.pem"), &second.1).expect("a file");
     eventually("the new pair is served", async || {
         (served(&larder, &authority).await? != first).then_some(())

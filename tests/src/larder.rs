@@ -514,6 +514,14 @@ impl Larder {
         self.log.text()
     }
 
+    /// Waits until it has said this: what is logged is written a little later, by a thread of its own.
+    pub async fn until_logged(&self, words: &str) {
+        eventually(&format!("the log says {words:?}"), async || {
+            self.log().contains(words).then_some(())
+        })
+        .await;
+    }
+
     /// The number of its process.
     ///
     /// # Panics
