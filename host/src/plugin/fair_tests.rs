@@ -1,3 +1,5 @@
+//! Turns and queues, with a clock that the tests move.
+
 use super::*;
 
 /// A caller, by name.
