@@ -276,13 +276,13 @@ async fn a_pool_of_blocking_instances_takes_turns_too() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn under_ten_times_the_load_all_are_answered_hits_are_hits_and_memory_is_flat() {
     const CLIENTS: usize = 400;
-    const EACH: usize = 20;
+    const EACH: usize = 6;
     let larder = Larder::with()
         .guest("faulty", "[limits]\nconcurrency = 4\ntimeout = \"20s\"\n")
         .route(
             "/faulty/{key}",
             "faulty",
-            "timeout = \"400ms\"\nkey = { path = [\"key\"], query = [\"n\"] }",
+            "timeout = \"1s\"\nkey = { path = [\"key\"], query = [\"n\"] }",
         )
         .route("/hot/{key}", "faulty", "ttl = \"1h\"")
         .start()
