@@ -136,7 +136,10 @@ async fn what_goes_wrong_is_told_with_its_remedy() {
         "{complaints}"
     );
     let Ran(_, _, complaints) = larder(&[("LARDER_ADMIN_TOKEN", "another")], &entry).await;
-    assert!(complaints.contains("the token is another"), "{complaints}");
+    assert!(
+        complaints.contains("the token in force is another"),
+        "{complaints}"
+    );
     let Ran(code, ..) = larder(&[("LARDER_ADMIN_TOKEN", "a-secret-of-some-length")], &entry).await;
     assert_eq!(code, Some(0));
     let token = server.path("token");

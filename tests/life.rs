@@ -76,6 +76,34 @@ async fn a_signal_takes_over_what_has_changed_and_keeps_what_has_not() {
 }
 
 #[tokio::test]
+async fn a_route_is_not_given_to_a_plugin_that_is_not_there() {
+    let larder = demo().await;
+    larder
+        .get("/data/42")
+        .await
+        .expect(200, "larder; fwd=uri-miss; stored");
+    larder.reconfigure("loader = \"demo\"", "loader = \"demoo\"");
+    let refused = larder.admin.post("/reload", &json!(null)).await;
+    let problem = refused.expect_problem(422, "configuration-refused");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(
+        detail.contains(
+            "names the plugin \"demoo\", which is not there; remedy: did you mean \"demo\"?"
+        ),
+        "{detail}"
+    );
+    larder
+        .get("/data/43")
+        .await
+        .expect(200, "larder; fwd=uri-miss; stored");
+    // One that was there is another matter: its file may be on its way.
+    larder.reconfigure("loader = \"demoo\"", "loader = \"demo\"");
+    larder.remove("demo");
+    larder.reconfigure("[admin]\n", "[openapi]\ntitle = \"Shop\"\n[admin]\n");
+    assert_eq!(larder.admin.post("/reload", &json!(null)).await.status, 200);
+}
+
+#[tokio::test]
 async fn what_has_a_fault_is_refused_whole_and_every_fault_named() {
     let larder = demo().await;
     larder.reconfigure("/old/{key}", "/new/{key}");
@@ -280,7 +308,8 @@ async fn a_service_manager_hears_of_the_start_the_reload_and_the_end() {
         .plugin("demo", "[config]\nlatency_ms = 1\n")
         .route("/data/{key}", "demo", HOUR)
         .env("NOTIFY_SOCKET", path.to_str().expect("UTF-8"))
-        .env("WATCHDOG_USEC", "100000")
+        // So often that the socket is full before anybody reads it: nobody waits for that.
+        .env("WATCHDOG_USEC", "2000")
         .start()
         .await;
     until_told(&manager, &["READY=1\n", "STATUS=serving\n"]).await;

@@ -39,7 +39,7 @@ pub(super) async fn reload(State(admin): State<Admin>) -> Response {
             deed.with(Json(taken_over(&changes)).into_response())
         }
         Ok(Err(problems)) => {
-            let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            let texts: Vec<String> = problems.iter().map(config::Problem::on_one_line).collect();
             let detail = format!(
                 "the configuration before stays in force: {}",
                 texts.join("; ")

@@ -71,7 +71,7 @@ impl Binder {
             let config = self.config.lock();
             let (snapshot, problems) = self.build(&config, plugins);
             for problem in problems {
-                warn!("{problem}");
+                warn!("{}", problem.on_one_line());
             }
             self.routes.store(Arc::new(snapshot));
         })

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::args::Check;
-use crate::config::{Config, KeySource, Problem, Severity, defaults, nearest};
+use crate::config::{Config, KeySource, Problem, Route, Severity, defaults, nearest};
 use crate::metrics::Metrics;
 use crate::plugin::{CompileLimits, Limits, Worker};
 use crate::route::Snapshot;
@@ -70,19 +70,30 @@ fn plugin_problems(config: &Config) -> Vec<Problem> {
     }
 }
 
+/// Plugins that a route asks for an answer or a key.
+pub(super) fn named(route: &Route) -> impl Iterator<Item = &String> {
+    let policy = match &route.key {
+        KeySource::Policy { plugin, .. } => Some(plugin),
+        KeySource::Default | KeySource::Listed { .. } => None,
+    };
+    route.loaders.iter().chain(policy)
+}
+
 /// Plugins that a route names and the directory does not hold. The server starts all the same, and answers with 503 until
 /// they are there; whoever checks wants to know before.
 fn absent_plugins(config: &Config) -> Vec<Problem> {
+    let of_all = |route: &_| named(route).cloned().collect();
+    absent(config, of_all)
+}
+
+/// The same of those that `asked` says of a route.
+pub(super) fn absent(config: &Config, asked: impl Fn(&Route) -> Vec<String>) -> Vec<Problem> {
     let dir = &config.plugins.dir;
     let present = components(dir);
     let mut problems = Vec::new();
     for route in &config.routes {
-        let policy = match &route.key {
-            KeySource::Policy { plugin, .. } => Some(plugin),
-            KeySource::Default | KeySource::Listed { .. } => None,
-        };
-        for name in route.loaders.iter().chain(policy) {
-            if present.contains(name) {
+        for name in asked(route) {
+            if present.contains(&name) {
                 continue;
             }
             let message = format!(
@@ -90,7 +101,7 @@ fn absent_plugins(config: &Config) -> Vec<Problem> {
                 route.path
             );
             let file = dir.join(format!("{name}.wasm"));
-            let remedy = match nearest(name, present.iter().map(String::as_str)) {
+            let remedy = match nearest(&name, present.iter().map(String::as_str)) {
                 (near, true) => format!(
                     "did you mean {near:?}? Otherwise put it at {}",
                     file.display()

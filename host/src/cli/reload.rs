@@ -14,11 +14,12 @@ use tracing::{error, info, warn};
 
 use super::args::Settings;
 use super::binding::Binder;
+use super::check::{absent, named};
 use super::{supervisor, tokens};
 use crate::admin::{Configuration, Tokens, audit};
 use crate::cache::Cache;
 use crate::config::reload::{Change, in_force};
-use crate::config::{Config, Problem, Write};
+use crate::config::{Config, Problem, Route, Write};
 use crate::plugin::Registry;
 use crate::write::notes::Notes;
 
@@ -50,7 +51,7 @@ impl Configuration for Reloader {
             }
             Err(problems) => {
                 for problem in problems {
-                    error!("{problem}");
+                    error!("{}", problem.on_one_line());
                 }
                 error!("the configuration is not taken over: the one before stays in force");
                 supervisor::ready("serving; the configuration that was read last was refused");
@@ -86,6 +87,10 @@ impl Reloader {
         let (read, warnings) = self.settings.load()?;
         let tokens = tokens::read(&read.admin)?;
         let before = self.binder.config();
+        let absent = absent(&read, |route| newly_named(&before, route));
+        if !absent.is_empty() {
+            return Err(absent);
+        }
         let (config, mut changes) = in_force(&before, read, self.binder.queues());
         if self.notes.load().is_none() {
             let notes = notes(&config, &self.cache)
@@ -96,7 +101,7 @@ impl Reloader {
         let problems = self.binder.bind(&config, &self.registry)?;
         self.registry.configure(&config);
         for warning in warnings.iter().chain(&problems) {
-            warn!("{warning}");
+            warn!("{}", warning.on_one_line());
         }
         let is_named = |change: &Change| change.setting.contains("token");
         if *self.tokens.load_full() != tokens && !changes.iter().any(is_named) {
@@ -110,6 +115,15 @@ impl Reloader {
         self.tokens.store(Arc::new(tokens));
         Ok(changes)
     }
+}
+
+/// Plugins that a route did not name before. One that is not there is a slip then; one that was there when the route was
+/// made, and is gone, is no reason to take nothing over.
+fn newly_named(before: &Config, route: &Route) -> Vec<String> {
+    let same = before.routes.iter().find(|other| other.path == route.path);
+    let known: Vec<_> = same.into_iter().flat_map(named).collect();
+    let names = named(route).filter(|name| !known.contains(name));
+    names.cloned().collect()
 }
 
 /// What became of a reload, for the audit log.

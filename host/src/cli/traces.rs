@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -43,6 +43,8 @@ const ANSWER_MAX: usize = 64 * 1024;
 pub(super) struct Exported {
     sent: AtomicU64,
     failed: AtomicU64,
+    /// Whether the last batch was not taken.
+    is_failing: AtomicBool,
 }
 
 /// Spans that ended, those of them that the collector took, and those that it did not.
@@ -84,6 +86,7 @@ impl Traces {
         let counted = Counted {
             exporter,
             exported: Arc::clone(&exported),
+            url: url.clone(),
         };
         let batches = BatchConfigBuilder::default()
             .with_max_queue_size(WAITING_MAX)
@@ -138,17 +141,30 @@ impl Traces {
 struct Counted {
     exporter: opentelemetry_otlp::SpanExporter,
     exported: Arc<Exported>,
+    url: String,
 }
 
 impl SpanExporter for Counted {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let spans = batch.len() as u64;
         let result = self.exporter.export(batch).await;
+        let exported = &self.exported;
+        let was_failing = exported.is_failing.swap(result.is_err(), Ordering::Relaxed);
         let count = match &result {
-            Ok(()) => &self.exported.sent,
+            Ok(()) => {
+                if was_failing {
+                    tracing::info!("the collector takes spans again");
+                }
+                &exported.sent
+            }
             Err(error) => {
-                tracing::debug!("the collector took no spans: {error}");
-                &self.exported.failed
+                if !was_failing {
+                    tracing::warn!(
+                        endpoint = self.url,
+                        "the collector takes no spans ({error}); look whether endpoint of [traces] is where it listens for OTLP over HTTP"
+                    );
+                }
+                &exported.failed
             }
         };
         count.fetch_add(spans, Ordering::Relaxed);

@@ -63,6 +63,15 @@ impl Problem {
     }
 }
 
+impl Problem {
+    /// `larder.toml:12: unknown key "tll" in [[routes]]; remedy: did you mean "ttl"?`, for a log, which has lines and levels of its own.
+    pub fn on_one_line(&self) -> String {
+        let text = self.to_string();
+        let text = text.split_once(": ").map_or(&*text, |(_, text)| text);
+        text.replace("\n  remedy: ", "; remedy: ")
+    }
+}
+
 /// `error: larder.toml:12: unknown key "tll" in [[routes]]` and, on a line of its own, `  remedy: did you mean "ttl"?`
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -62,7 +62,8 @@ impl Service {
                 status = status.as_u16(),
                 cache,
                 bytes,
-                ms = begun.elapsed().as_secs_f64() * 1000.0,
+                // To the microsecond.
+                ms = begun.elapsed().as_micros() as f64 / 1000.0,
                 %peer,
                 trace = span.trace_id(),
                 "request"

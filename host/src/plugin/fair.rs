@@ -15,8 +15,10 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// What waits.
@@ -57,6 +59,39 @@ pub(super) struct Next<T> {
     pub(super) taken: Option<T>,
     /// Who cannot be served in time, and is to be told.
     pub(super) shed: Vec<T>,
+}
+
+/// How many were turned away before a plugin; the log is told when that begins, and again after it has ceased for a while.
+#[derive(Default)]
+pub(super) struct Shed {
+    count: AtomicU64,
+    last: Mutex<Option<Instant>>,
+}
+
+impl Shed {
+    /// For so long nobody must have been turned away for it to begin again.
+    const PAUSE: Duration = Duration::from_secs(10);
+
+    /// These many more, of the plugin of this name.
+    pub(super) fn add(&self, name: &str, number: usize) {
+        if number == 0 {
+            return;
+        }
+        self.count.fetch_add(number as u64, Ordering::Relaxed);
+        let now = Instant::now();
+        let last = self.last.lock().replace(now);
+        if last.is_none_or(|last| now.saturating_duration_since(last) > Self::PAUSE) {
+            tracing::warn!(
+                plugin = name,
+                "it is asked for more than it does: calls are turned away; [limits] concurrency and instances bound what it does at once"
+            );
+        }
+    }
+
+    /// How many so far.
+    pub(super) fn so_far(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
 }
 
 /// How long a call takes: a moving average in which each of the last few counts most.

@@ -1,14 +1,13 @@
 //! The places of a pool, one call in each: who waits for one gets it when it is their turn, which `fair` says.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::fair::{Fair, Waits};
+use super::fair::{Fair, Shed, Waits};
 use super::fault;
 use crate::error::Failure;
 
@@ -19,7 +18,7 @@ pub(super) struct Places {
     freed: Notify,
     name: String,
     all: usize,
-    shed: AtomicU64,
+    shed: Shed,
 }
 
 struct State {
@@ -65,7 +64,7 @@ impl Places {
             freed: Notify::new(),
             name: name.to_owned(),
             all,
-            shed: AtomicU64::new(0),
+            shed: Shed::default(),
         })
     }
 
@@ -126,7 +125,7 @@ impl Places {
 
     /// Calls that were turned away.
     pub(super) fn shed_so_far(&self) -> u64 {
-        self.shed.load(Ordering::Relaxed)
+        self.shed.so_far()
     }
 
     fn place(self: &Arc<Self>) -> Place {
@@ -163,10 +162,11 @@ impl Places {
         }
         let (waiting, backlog) = {
             let state = self.state.lock();
-            (state.waiting.size(), state.waiting.backlog(self.all))
+            let waiting = state.waiting.size() + waiters.len();
+            (waiting, state.waiting.backlog(self.all))
         };
         for waiter in waiters.into_iter().filter(|waiter| !waiter.is_gone()) {
-            self.shed.fetch_add(1, Ordering::Relaxed);
+            self.shed.add(&self.name, 1);
             let _ = waiter
                 .reply
                 .send(Err(fault::overloaded(&self.name, waiting, backlog)));

@@ -2,7 +2,6 @@
 //! strands nobody who is not yet in it. In which order, and who waits in vain, is `fair`'s to say.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -10,7 +9,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::bindings::Answer;
-use super::fair::{Fair, Waits};
+use super::fair::{Fair, Shed, Waits};
 use super::fault;
 use super::generation::Ticket;
 use crate::cache::Question;
@@ -78,7 +77,7 @@ pub(super) struct Queue {
     name: String,
     /// Calls at once, of all instances.
     places: usize,
-    shed: AtomicU64,
+    shed: Shed,
 }
 
 struct State {
@@ -97,7 +96,7 @@ impl Queue {
             pushed: Notify::new(),
             name: name.to_owned(),
             places,
-            shed: AtomicU64::new(0),
+            shed: Shed::default(),
         }
     }
 
@@ -128,13 +127,13 @@ impl Queue {
             let pushed = self.pushed.notified();
             let (next, waiting, backlog) = {
                 let mut state = self.state.lock();
-                let next = state.jobs.pop(Instant::now());
-                (next, state.jobs.size(), state.jobs.backlog(self.places))
+                let (waiting, backlog) = (state.jobs.size(), state.jobs.backlog(self.places));
+                (state.jobs.pop(Instant::now()), waiting, backlog)
             };
             self.shed(next.shed, waiting, backlog);
             if let Some(job) = next.taken {
                 // Somebody else may have room for the next one.
-                if waiting > 0 {
+                if waiting > job.size() {
                     self.pushed.notify_one();
                 }
                 return job;
@@ -155,7 +154,7 @@ impl Queue {
 
     /// Questions that were turned away: there was no room, or they could not be answered in time.
     pub(super) fn shed_so_far(&self) -> u64 {
-        self.shed.load(Ordering::Relaxed)
+        self.shed.so_far()
     }
 
     /// Nobody waits.
@@ -177,7 +176,7 @@ impl Queue {
     fn shed(&self, jobs: Vec<Job>, waiting: usize, backlog: Duration) {
         for job in jobs {
             let asked = Job::new(job.still_asked());
-            self.shed.fetch_add(asked.0.len() as u64, Ordering::Relaxed);
+            self.shed.add(&self.name, asked.0.len());
             asked.refuse(&fault::overloaded(&self.name, waiting, backlog));
         }
     }

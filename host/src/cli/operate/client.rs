@@ -237,7 +237,7 @@ impl Client {
         ));
         match (status, &self.token) {
             (401, None) => problem.remedy("put the token into LARDER_ADMIN_TOKEN, or name its file with --token-file"),
-            (401, Some(_)) => problem.remedy("the token is another: look into [admin] token of the server, or its LARDER_ADMIN_TOKEN"),
+            (401, Some(_)) => problem.remedy("the token in force is another: that of [admin] token or token_file when the server was started or reloaded last; a file that was replaced since counts after SIGHUP"),
             _ => problem,
         }
     }
