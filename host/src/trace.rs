@@ -96,14 +96,6 @@ impl Span {
         Self::start(name.into(), SpanKind::Server, parent.as_ref(), &[])
     }
 
-    /// Something begins that no request is the cause of.
-    pub fn of_host(name: impl Into<Cow<'static, str>>) -> Self {
-        if !COLLECTED.load(Ordering::Acquire) || !is_chosen() {
-            return Self::NONE;
-        }
-        Self::start(name.into(), SpanKind::Internal, None, &[])
-    }
-
     /// The span of this task.
     #[inline]
     pub fn current() -> Self {

@@ -148,6 +148,7 @@ export function pluginsPage() {
           ["calls", `${number(plugin.calls)}, of which ${number(plugin.failures)} failed and ${number(plugin.faults)} trapped or passed a limit`],
           ["durations", `50 % ${quantileText(plugin.durations, 0.5)}, 95 % ${quantileText(plugin.durations, 0.95)}, 99 % ${quantileText(plugin.durations, 0.99)}`],
           ["memory", `${bytes(plugin.memory_peak)} at most of ${bytes(plugin.memory_limit)} an instance; instances: ${plugin.alive} now, ${plugin.instances} at most for its loader`],
+          ["queue", `${number(plugin.waiting)} calls wait, ${number(plugin.shed)} were turned away`],
           ["processor", `${seconds(plugin.busy_seconds)} since it was loaded`],
           ["breaker", pill(plugin.breaker, plugin.breaker === "open" ? "bad" : "good")],
         ])]),
