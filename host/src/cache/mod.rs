@@ -38,7 +38,7 @@ mod written;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-pub use path::{Answer, Ask, Forward, StaleReason, TierName};
+pub use path::{Answer, Ask, AtHand, Forward, StaleReason, TierName};
 pub use source::{Absence, Batching, Found, Loader, Outcome, Question, Renewal, Validator};
 
 use crate::key::Resource;

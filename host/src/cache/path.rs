@@ -115,6 +115,16 @@ pub enum Answer {
     NotCached,
 }
 
+/// A fresh entry of the memory tier.
+pub struct AtHand {
+    /// What.
+    pub entry: Arc<Entry>,
+    /// Milliseconds until the end of its ttl.
+    pub left_ms: u64,
+    /// When that was.
+    pub now_ms: u64,
+}
+
 /// An entry in hand that is not fresh.
 #[derive(Clone)]
 struct Candidate {
@@ -126,10 +136,15 @@ struct Candidate {
 impl Cache {
     /// The hit path: a fresh entry of the memory tier, or nothing. Synchronous; takes no lock across an await.
     #[inline]
-    pub fn peek(&self, binding: &Binding, key: &Key) -> Option<(Arc<Entry>, u64)> {
+    pub fn peek(&self, binding: &Binding, key: &Key) -> Option<AtHand> {
         let entry = self.memory.get(key)?;
-        match self.judge(binding, key, &entry).1 {
-            Freshness::Fresh { left_ms } => Some((entry, left_ms)),
+        let now_ms = self.clock.now_ms();
+        match self.judge_at(binding, key, &entry, now_ms).1 {
+            Freshness::Fresh { left_ms } => Some(AtHand {
+                entry,
+                left_ms,
+                now_ms,
+            }),
             _ => None,
         }
     }
@@ -502,13 +517,23 @@ impl Cache {
         key: &Key,
         entry: &Entry,
     ) -> (Verdict, Freshness) {
+        self.judge_at(binding, key, entry, self.clock.now_ms())
+    }
+
+    #[inline]
+    fn judge_at(
+        &self,
+        binding: &Binding,
+        key: &Key,
+        entry: &Entry,
+        now_ms: u64,
+    ) -> (Verdict, Freshness) {
         let covered = Covered {
             route: &binding.route,
             resource: key.resource(),
             variant: key.variant(),
             tags: &entry.content.tags,
         };
-        let now_ms = self.clock.now_ms();
         let mut verdict = self
             .generations
             .judge(entry.stamp, Some(&entry.checked), covered);

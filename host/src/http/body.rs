@@ -19,6 +19,14 @@ impl Body {
         Self(Either::Left(Full::new(bytes.into())))
     }
 
+    /// The bytes of one that is at hand, and none of another: what is asked for whole is never made of pieces.
+    pub(super) fn into_whole(self) -> Bytes {
+        match self.0 {
+            Either::Left(whole) => whole.into_inner().unwrap_or_default(),
+            Either::Right(_) => Bytes::new(),
+        }
+    }
+
     /// One of pieces that come as they are made; asked for the next only when the client has taken the last.
     pub fn stream<B>(pieces: B) -> Self
     where

@@ -10,7 +10,8 @@ use http::{HeaderMap, Response};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Body;
-use super::respond::{is_known, value};
+use super::fields::is_known;
+use super::respond::value;
 
 /// Where the page and its files are.
 pub(super) const PATH: &str = "/docs";

@@ -5,11 +5,12 @@ use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, header};
+use http::header;
 use tokio::sync::Semaphore;
 
 use crate::cache::entry::{Content, EntryKind};
 use crate::cache::variants::{Budget, Coding, Made};
+use crate::route::fields::Fields;
 
 /// Shorter bodies fit one packet with their head: nothing is won by making them shorter.
 const BODY_MIN: usize = 1024;
@@ -43,11 +44,11 @@ impl Encoder {
         &self,
         content: &Arc<Content>,
         allowed: &[Coding],
-        request: &HeaderMap,
+        request: &impl Fields,
     ) -> Option<(Coding, Bytes)> {
-        let field = request.get(header::ACCEPT_ENCODING)?;
+        let field = request.all(&header::ACCEPT_ENCODING).next()?;
         let mut is_begun = false;
-        for coding in accepted(field.to_str().ok()?, allowed) {
+        for coding in accepted(std::str::from_utf8(field).ok()?, allowed) {
             match content.variants.get(coding) {
                 Made::Ready(body) => return Some((coding, body)),
                 // Those that the client likes less are made for who likes them best.

@@ -2,14 +2,15 @@
 //!
 //! # The layers, top-down
 //! 1. [`accept`]: connections, capped; secured by [`tls`]; a head must arrive in time, and an answer be taken; SIGTERM drains.
-//! 2. [`Service::call`]: method and route; the hit path ends here, before anything is spawned or awaited. `cors`: what pages of other origins may.
+//!    `plain`: most reads are answered here, before hyper.
+//! 2. [`Service::call`]: method and route; what the memory tier has is answered before anything is spawned or awaited. `cors`: what pages of other origins may.
 //! 3. [`Service::answer`]: the cache is asked.
 //! 4. [`write`]: PUT and DELETE, where a route writes; `conditions`: on what condition; `behind`: what became of a change that was accepted before it was made.
 //! 5. `batch`: many reads in one request.
 //! 6. [`watch`]: a stream of what becomes of a resource, where a route has it.
 //! 7. `own`: what no route has and the host answers itself: [`openapi`] the API document, `docs` its page.
 //! 8. `access`: a span and a line of the log for each request, where they are asked for.
-//! 9. [`respond`]: an answer becomes a response, in the coding ([`encoding`]) that the client takes; [`problem`]: a fault becomes one.
+//! 9. [`respond`]: an answer becomes a response (`fields`, `date`), in the coding ([`encoding`]) that the client takes; [`problem`]: a fault becomes one.
 
 pub mod accept;
 mod access;
@@ -18,10 +19,13 @@ mod behind;
 mod body;
 mod conditions;
 mod cors;
+mod date;
 mod docs;
 pub mod encoding;
+mod fields;
 pub mod openapi;
 mod own;
+mod plain;
 pub mod problem;
 pub mod respond;
 pub mod tls;
@@ -40,7 +44,7 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::cache::hot::HotKeys;
-use crate::cache::{Answer, Cache, StaleReason};
+use crate::cache::{Answer, AtHand, Cache, StaleReason};
 use crate::error::Failure;
 use crate::metrics::{Metrics, Outcome};
 use crate::route::derive::{Derived, Refusal};
@@ -180,9 +184,12 @@ impl Service {
             Ok(derived) => derived,
             Err((route, refusal)) => {
                 let path = target.split('?').next().unwrap_or(target);
-                let own = match route {
+                let own = match &route {
                     None => self.own(&snapshot, path, headers),
-                    Some(_) => None,
+                    Some(_) => {
+                        self.metrics.derivations_called.inc();
+                        None
+                    }
                 };
                 let refused = || self.refused(route.as_deref(), &refusal, path);
                 return Looked::Answered(own.unwrap_or_else(refused));
@@ -193,25 +200,37 @@ impl Service {
             return Looked::Watch(derived);
         }
         derived.route.metrics.request();
-        // The hit path: nothing is awaited or locked from here to the response, nor spawned but for a route that refreshes
-        // ahead.
-        if derived.bypass.is_none()
-            && let Some((entry, left_ms)) = self.cache.peek(&derived.ask.binding, &derived.ask.key)
-        {
-            let now_ms = self.cache.clock().now_ms();
-            if let Some(hot) = self.hot.as_ref().filter(|_| derived.route.is_remembered) {
-                hot.hit(&derived.ask, &derived.route.rule_identity);
-            }
-            self.cache.refresh_ahead(&derived.ask, &entry, left_ms);
-            let answer = Answer::Hit {
-                entry,
-                tier: crate::cache::TierName::Memory,
-                left_ms,
-            };
-            let asked = self.asked(headers, now_ms);
-            return Looked::Answered(respond::respond(&derived, answer, &asked));
+        // Nothing is awaited or locked from here to the response, nor spawned but for a route that refreshes ahead.
+        let Some(held) = self.at_hand(&derived) else {
+            return Looked::Ask(derived);
+        };
+        self.hit(&derived, &held);
+        let asked = self.asked(headers, held.now_ms);
+        let answer = Answer::Hit {
+            entry: held.entry,
+            tier: crate::cache::TierName::Memory,
+            left_ms: held.left_ms,
+        };
+        Looked::Answered(respond::respond(&derived, answer, &asked))
+    }
+
+    /// What the memory tier has, if it is fresh.
+    #[inline]
+    fn at_hand(&self, derived: &Derived) -> Option<AtHand> {
+        if derived.bypass.is_some() {
+            return None;
         }
-        Looked::Ask(derived)
+        self.cache.peek(&derived.ask.binding, &derived.ask.key)
+    }
+
+    /// It is going to be answered.
+    #[inline]
+    fn hit(&self, derived: &Derived, held: &AtHand) {
+        if let Some(hot) = self.hot.as_ref().filter(|_| derived.route.is_remembered) {
+            hot.hit(&derived.ask, &derived.route.rule_identity);
+        }
+        self.cache
+            .refresh_ahead(&derived.ask, &held.entry, held.left_ms);
     }
 
     /// Something that could be watched, asked for by what takes no stream.
@@ -221,6 +240,13 @@ impl Service {
     }
 
     async fn answer(&self, derived: Arc<Derived>, headers: &HeaderMap) -> Response<Body> {
+        let (answer, now_ms) = self.ask(&derived, headers).await;
+        let asked = self.asked(headers, now_ms);
+        respond::respond(&derived, answer, &asked)
+    }
+
+    /// Asks the cache, and counts what it answers. Also says what time it is then.
+    async fn ask(&self, derived: &Derived, headers: &HeaderMap) -> (Answer, u64) {
         let begun = Instant::now();
         let answer = if derived.bypass.is_some() && only_if_cached(headers) {
             Answer::NotCached
@@ -233,16 +259,15 @@ impl Service {
         };
         let metrics = &derived.route.metrics;
         metrics.durations.add(begun.elapsed());
-        self.count(&derived, &answer);
+        self.count(derived, &answer);
         let now_ms = self.cache.clock().now_ms();
         if let Some(failure) = failure(&answer) {
             metrics.failed(failure, now_ms);
         }
-        let asked = self.asked(headers, now_ms);
-        respond::respond(&derived, answer, &asked)
+        (answer, now_ms)
     }
 
-    fn asked<'r>(&'r self, headers: &'r HeaderMap, now_ms: u64) -> Asked<'r> {
+    fn asked<'r, F>(&'r self, headers: &'r F, now_ms: u64) -> Asked<'r, F> {
         Asked {
             headers,
             now_ms,

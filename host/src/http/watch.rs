@@ -210,7 +210,7 @@ impl Held {
     fn is_unchanged(&self, asking: &Asking, told: Option<&Arc<Entry>>) -> bool {
         let ask = &asking.derived.ask;
         let held = self.service.cache.peek(&ask.binding, &ask.key);
-        matches!((held, told), (Some((held, _)), Some(told)) if Arc::ptr_eq(&held, told))
+        matches!((held, told), (Some(held), Some(told)) if Arc::ptr_eq(&held.entry, told))
     }
 
     /// Asks the cache, and shows what it answers. What that was, and whether it is something else than before.
@@ -246,7 +246,7 @@ impl Held {
         let mut asked = self.watched.asked.lock();
         let metrics = &self.service.metrics;
         metrics.derivations.inc();
-        let Ok(derived) = routes.derive(&asked.target, &asked.headers, metrics) else {
+        let Ok(derived) = routes.derive(&asked.target, &*asked.headers, metrics) else {
             return false;
         };
         let is_same = derived.ask.key.text() == &*self.text;

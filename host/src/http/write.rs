@@ -10,8 +10,9 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::behind::refuse_conditions;
 use super::conditions::{idempotency_key, precondition};
+use super::fields::{self, Sink as _};
 use super::respond::{CACHE_STATUS, value};
-use super::{Body, Service, problem, respond, told};
+use super::{Body, Service, problem, told};
 use crate::cache::Cache;
 use crate::cache::entry::quoted;
 use crate::cache::flight::overloaded;
@@ -350,10 +351,13 @@ fn written(derived: &Derived, done: &Done, method: &Method, target: &str) -> Res
         Some(entry) if status != StatusCode::NO_CONTENT => {
             let mut response = Response::new(Body::whole(entry.content.body.clone()));
             let headers = response.headers_mut();
-            headers.insert(header::CONTENT_TYPE, respond::content_type(&entry.content));
+            headers.put(
+                &header::CONTENT_TYPE,
+                &[fields::content_type(&entry.content)],
+            );
             // RFC 9110 section 9.3.4: what follows is the resource's representation.
             headers.insert(header::CONTENT_LOCATION, value(target.to_owned()));
-            respond::add_headers(headers, &entry.content);
+            fields::of_loader(headers, &entry.content, |_| false);
             response
         }
         _ => Response::new(Body::default()),

@@ -1,13 +1,16 @@
 //! Request → parts → key, by the listed names or by a key policy. What is not in the parts never reaches a loader
 //! (law 1), and this file is where a request is last seen whole.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use http::{HeaderMap, HeaderName};
+use http::HeaderName;
 use serde_json::Value;
 
+use super::fields::Fields;
+use super::memo::Remembered;
 use super::text::{NotUtf8, decode_path_value, decode_query};
 use super::{Place, Route, Rule, Snapshot};
 use crate::cache::Ask;
@@ -103,11 +106,18 @@ pub struct Fault {
 /// Unknown query parameters that are told one by one (law 12).
 const UNKNOWN_TOLD_MAX: usize = 16;
 
-/// Every n-th derivation is compared with a fresh instance's, and each of the first ones.
+/// Derivations that are compared with a fresh instance's: each of the first ones, then every n-th, then, of a policy that has
+/// long been seen to be pure, every so many. An instance is two hundred times as dear as a call.
 const SAMPLED_FIRST: u64 = 32;
-const SAMPLED_EVERY: u64 = 256;
+const SAMPLED_OFTEN: (u64, u64) = (16 * 1024, 256);
+const SAMPLED_EVERY: u64 = 2048;
 /// Every n-th use of a remembered derivation derives it anew.
 const REMEMBERED_SAMPLED_EVERY: u64 = 4096;
+
+thread_local! {
+    /// Where the bytes are put together that a request is remembered by. Empty but while they are looked for.
+    static MEMO_KEY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 impl Snapshot {
     /// What a request becomes. Remembered by the bytes it can depend on.
@@ -117,11 +127,22 @@ impl Snapshot {
     pub fn derive(
         &self,
         path_and_query: &str,
-        headers: &HeaderMap,
+        headers: &impl Fields,
         metrics: &Metrics,
     ) -> Result<Arc<Derived>, (Option<Arc<Route>>, Refusal)> {
-        // Routes that look at no header are remembered by the path and query alone, which always begin with `/`.
-        let mut remembered = self.memo.get(path_and_query.as_bytes());
+        let mut remembered = None;
+        let mut is_by_headers = false;
+        match self.memo.get(path_and_query.as_bytes()) {
+            Some(Remembered::Derived(derived)) => remembered = Some(derived),
+            Some(Remembered::ByHeaders(route)) => {
+                is_by_headers = true;
+                remembered = MEMO_KEY.with_borrow_mut(|key| {
+                    route.write_memo_key(key, path_and_query, headers);
+                    self.derived_from(key)
+                });
+            }
+            None => {}
+        }
         if let Some(derived) = remembered.take_if(|derived| !derived.route.is_sample_due()) {
             return Ok(derived);
         }
@@ -130,15 +151,16 @@ impl Snapshot {
             .unwrap_or((path_and_query, ""));
         let (route, params) = self.find(path).ok_or_else(|| (None, self.unrouted()))?;
         let of_route = |refusal| (Some(Arc::clone(route)), refusal);
-        let key = route.memo_key(path_and_query, headers);
-        let key = key.as_deref().unwrap_or(path_and_query.as_bytes());
-        if key[0] == 0 {
-            remembered = self.memo.get(key);
+        let mut key = Vec::new();
+        let has_headers = route.write_memo_key(&mut key, path_and_query, headers);
+        if has_headers && !is_by_headers {
+            remembered = self.derived_from(&key);
             if let Some(derived) = remembered.take_if(|derived| !derived.route.is_sample_due()) {
+                // It is asked for again: a second thing to remember pays only now.
+                self.remember_route(path_and_query, route);
                 return Ok(derived);
             }
         }
-        metrics.derivations_called.inc();
         let request =
             Request::decode(route, &params, query).map_err(|e| of_route(Refusal::NotUtf8(e)))?;
         let faults = request.faults(route);
@@ -158,9 +180,24 @@ impl Snapshot {
             }
         }
         let derived = derived.map_err(of_route)?;
+        metrics.derivations_called.inc();
         let derived = Arc::new(derived);
-        self.memo.insert(key, &derived);
+        self.memo
+            .insert(&key, Remembered::Derived(Arc::clone(&derived)));
         Ok(derived)
+    }
+
+    /// What a request became that these bytes stand for.
+    fn derived_from(&self, key: &[u8]) -> Option<Arc<Derived>> {
+        match self.memo.get(key)? {
+            Remembered::Derived(derived) => Some(derived),
+            Remembered::ByHeaders(_) => None,
+        }
+    }
+
+    fn remember_route(&self, path_and_query: &str, route: &Arc<Route>) {
+        let route = Remembered::ByHeaders(Arc::clone(route));
+        self.memo.insert(path_and_query.as_bytes(), route);
     }
 
     /// What a request that is to change something becomes: as a read of the same resource, but that the key policy is told the
@@ -172,7 +209,7 @@ impl Snapshot {
         &self,
         method: &'static str,
         path_and_query: &str,
-        headers: &HeaderMap,
+        headers: &impl Fields,
     ) -> Result<Derived, (Option<Arc<Route>>, Refusal)> {
         let (path, query) = path_and_query
             .split_once('?')
@@ -344,31 +381,36 @@ impl Route {
         }
     }
 
-    /// The bytes a derivation can depend on, where that is more than path and query. Injective: every header is
-    /// preceded by its place in the route's list and by its length, and the first byte is none that a path has.
-    fn memo_key(&self, path_and_query: &str, headers: &HeaderMap) -> Option<Vec<u8>> {
+    /// Writes the bytes that a derivation can depend on over `key`: path and query, which always begin with `/`, or more than
+    /// that. Returns whether it is more. Injective: every header is preceded by its place in the route's list and by its
+    /// length, and the first byte is none that a path has.
+    fn write_memo_key(
+        &self,
+        key: &mut Vec<u8>,
+        path_and_query: &str,
+        headers: &impl Fields,
+    ) -> bool {
+        key.clear();
         let names = self.headers();
-        if names.is_empty() {
-            return None;
-        }
-        let mut key = Vec::with_capacity(path_and_query.len() + 64);
-        key.push(0);
-        for (place, name) in names.iter().enumerate() {
-            for value in headers.get_all(name) {
-                key.extend_from_slice(&(place as u16).to_le_bytes());
-                key.extend_from_slice(&(value.len() as u32).to_le_bytes());
-                key.extend_from_slice(value.as_bytes());
+        if !names.is_empty() {
+            key.push(0);
+            for (place, name) in names.iter().enumerate() {
+                for value in headers.all(name) {
+                    key.extend_from_slice(&(place as u16).to_le_bytes());
+                    key.extend_from_slice(&(value.len() as u32).to_le_bytes());
+                    key.extend_from_slice(value);
+                }
             }
+            key.extend_from_slice(&u16::MAX.to_le_bytes());
         }
-        key.extend_from_slice(&u16::MAX.to_le_bytes());
         key.extend_from_slice(path_and_query.as_bytes());
-        Some(key)
+        !names.is_empty()
     }
 
     fn derive(
         self: &Arc<Self>,
         request: Request,
-        headers: &HeaderMap,
+        headers: &impl Fields,
         snapshot: &Snapshot,
     ) -> Result<Derived, Refusal> {
         let resource = Resource::new(
@@ -443,7 +485,7 @@ impl Route {
     ) -> Result<Decision, Refusal> {
         let decision = policy.derive(request).map_err(Refusal::PolicyFailed)?;
         let calls = self.policy_calls.fetch_add(1, Ordering::Relaxed);
-        if calls < SAMPLED_FIRST || calls.is_multiple_of(SAMPLED_EVERY) {
+        if is_sampled(calls) {
             let fresh = policy
                 .derive_fresh(request)
                 .map_err(Refusal::PolicyFailed)?;
@@ -455,6 +497,12 @@ impl Route {
         }
         Ok(decision)
     }
+}
+
+/// Whether the derivation after so many is compared with a fresh instance's.
+fn is_sampled(calls: u64) -> bool {
+    let (long, often) = SAMPLED_OFTEN;
+    calls < SAMPLED_FIRST || calls.is_multiple_of(if calls < long { often } else { SAMPLED_EVERY })
 }
 
 /// The JSON Pointer of a parameter.
@@ -469,11 +517,11 @@ fn listed<'a>(names: &'a [String], params: &'a [Param]) -> impl Iterator<Item = 
         .flat_map(move |name| params.iter().filter(move |param| param.name == *name))
 }
 
-fn header_params(names: &[HeaderName], headers: &HeaderMap) -> Result<Vec<Param>, NotUtf8> {
+fn header_params(names: &[HeaderName], headers: &impl Fields) -> Result<Vec<Param>, NotUtf8> {
     let mut params = Vec::new();
     for name in names {
-        for value in headers.get_all(name) {
-            let value = std::str::from_utf8(value.as_bytes()).map_err(|_| NotUtf8 {
+        for value in headers.all(name) {
+            let value = std::str::from_utf8(value).map_err(|_| NotUtf8 {
                 place: format!("the header \"{name}\""),
             })?;
             params.push(Param::new(name.as_str(), value));

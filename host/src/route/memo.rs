@@ -1,7 +1,8 @@
 //! Derivations remembered: key policies are pure, so what one request became, the next one like it becomes too.
 //!
 //! Keyed by the raw bytes that a derivation can depend on: the path with its query, and the headers the route lets
-//! through. Bounded by bytes. A snapshot has its own, so a new policy never sees an old one's results.
+//! through. Where there are such headers, the path and query alone lead to the route, which says which they are. Bounded by
+//! bytes. A snapshot has its own, so a new policy never sees an old one's results.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,11 +10,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
+use super::Route;
 use super::derive::Derived;
+
+/// What is remembered of a request.
+#[derive(Clone)]
+pub enum Remembered {
+    /// What it became.
+    Derived(Arc<Derived>),
+    /// Whose it is: what it became depends on headers that this route names.
+    ByHeaders(Arc<Route>),
+}
 
 /// Remembered derivations.
 pub struct Memo {
-    derived: Cache<Box<[u8]>, Arc<Derived>, ByBytes>,
+    derived: Cache<Box<[u8]>, Remembered, ByBytes>,
     /// Cleared when a policy turned out not to be pure.
     on: AtomicBool,
 }
@@ -32,14 +43,14 @@ impl Memo {
 
     /// What these bytes became.
     #[inline]
-    pub fn get(&self, request: &[u8]) -> Option<Arc<Derived>> {
+    pub fn get(&self, request: &[u8]) -> Option<Remembered> {
         self.derived.get(request)
     }
 
     /// Remembers it.
-    pub(super) fn insert(&self, request: &[u8], derived: &Arc<Derived>) {
+    pub(super) fn insert(&self, request: &[u8], remembered: Remembered) {
         if self.on.load(Ordering::Relaxed) {
-            self.derived.insert(request.into(), Arc::clone(derived));
+            self.derived.insert(request.into(), remembered);
         }
     }
 
@@ -53,8 +64,12 @@ impl Memo {
 #[derive(Clone)]
 struct ByBytes;
 
-impl Weighter<Box<[u8]>, Arc<Derived>> for ByBytes {
-    fn weight(&self, request: &Box<[u8]>, derived: &Arc<Derived>) -> u64 {
-        request.len() as u64 + derived.weight()
+impl Weighter<Box<[u8]>, Remembered> for ByBytes {
+    fn weight(&self, request: &Box<[u8]>, remembered: &Remembered) -> u64 {
+        let own = match remembered {
+            Remembered::Derived(derived) => derived.weight(),
+            Remembered::ByHeaders(_) => size_of::<Remembered>() as u64,
+        };
+        request.len() as u64 + own
     }
 }

@@ -6,6 +6,7 @@
 //! - [`body`]: what the body of a PUT must be.
 //! - [`again`]: a key that was asked for before a restart → what it is now.
 //! - [`changes`]: what a change feed tells → what is purged.
+//! - [`fields`]: the fields of a head, whoever has parsed it.
 //! - [`memo`]: derivations remembered, and sampled against a fresh instance.
 //! - [`text`]: paths and queries decoded.
 //! - [`writing`]: where changes go that were accepted before.
@@ -16,6 +17,7 @@ pub mod again;
 pub mod body;
 pub mod changes;
 pub mod derive;
+pub mod fields;
 pub mod memo;
 pub mod text;
 pub mod writing;

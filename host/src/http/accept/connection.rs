@@ -24,6 +24,7 @@ use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
 use super::Bounds;
+use super::fast::{Exchange, Fast, HeadTimer, Reads, Told};
 use super::pace::{Pace, Paced};
 use super::stall::Watched;
 use crate::http::tls;
@@ -71,7 +72,6 @@ impl Protocols {
     pub(super) fn new(bounds: &Bounds, counts: Connections) -> Self {
         let mut http1 = http1::Builder::new();
         http1
-            .timer(TokioTimer::new())
             .header_read_timeout(bounds.header_timeout)
             .max_buf_size(bounds.header_bytes_max.max(8192))
             // And no `pipeline_flush`: with it hyper copies every answer of a pipeline into one buffer that nothing bounds, and
@@ -153,21 +153,27 @@ impl Protocols {
     }
 
     /// Serves its requests to their end, or to shutdown's.
-    pub(super) async fn serve<S, B>(&self, begun: Begun, service: S, watcher: Watcher)
-    where
+    pub(super) async fn serve<S, R, B>(
+        &self,
+        begun: Begun,
+        (service, reads): (S, R),
+        watcher: Watcher,
+    ) where
         S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
             + Clone
             + Send
             + 'static,
         S::Future: Send + 'static,
-        B: http_body::Body<Data = Bytes> + Default + Send + 'static,
+        R: Reads + Send + Unpin + 'static,
+        B: http_body::Body<Data = Bytes> + Default + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
+        let read = (service.clone(), reads);
         match begun {
-            Begun::Plain(stream, first, false) => self.http1(stream, first, service, watcher).await,
+            Begun::Plain(stream, first, false) => self.http1(stream, first, read, watcher).await,
             Begun::Plain(stream, first, true) => self.http2(stream, first, service, watcher).await,
             Begun::Secured(stream, first, false) => {
-                self.http1(stream, first, service, watcher).await;
+                self.http1(stream, first, read, watcher).await;
             }
             Begun::Secured(stream, first, true) => {
                 self.http2(stream, first, service, watcher).await;
@@ -175,21 +181,45 @@ impl Protocols {
         }
     }
 
-    fn watched<T>(&self, stream: T, first: Bytes) -> TokioIo<Watched<T>> {
+    fn watched<T>(&self, stream: T, first: Bytes) -> Watched<T> {
         let cut = self.counts.stalled.clone();
-        TokioIo::new(Watched::new(stream, first, self.write_timeout, cut))
+        Watched::new(stream, first, self.write_timeout, cut)
     }
 
-    async fn http1<T, S, B>(&self, stream: T, first: Bytes, service: S, watcher: Watcher)
-    where
+    async fn http1<T, S, R, B>(
+        &self,
+        stream: T,
+        first: Bytes,
+        (service, reads): (S, R),
+        watcher: Watcher,
+    ) where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
         S::Future: Send + 'static,
-        B: http_body::Body<Data = Bytes> + Send + 'static,
+        R: Reads + Send + Unpin + 'static,
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
+        let exchange = Arc::new(Exchange::default());
+        let told = Arc::clone(&exchange);
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (asked, told) = (service.call(request), Arc::clone(&told));
+            async move {
+                let response = asked.await?;
+                Ok::<_, Infallible>(response.map(|body| Told::new(body, told)))
+            }
+        });
+        let timer = HeadTimer {
+            exchange: Arc::clone(&exchange),
+            limit: self.header_timeout,
+        };
         let io = self.watched(stream, first);
-        let connection = self.http1.serve_connection(io, service);
+        let io = TokioIo::new(Fast::new(io, reads, self.headers_max, exchange));
+        let connection = self
+            .http1
+            .clone()
+            .timer(timer)
+            .serve_connection(io, service);
         if let Err(error) = watcher.watch(connection).await {
             debug!(%error, "a connection ended early");
         }
@@ -227,7 +257,7 @@ impl Protocols {
                 Ok::<_, Infallible>(response.map(|body| Paced::new(body, active)))
             }
         });
-        let io = self.watched(stream, first);
+        let io = TokioIo::new(self.watched(stream, first));
         let connection = watcher.watch(self.http2.serve_connection(io, service));
         tokio::select! {
             ended = connection => {

@@ -1,10 +1,13 @@
 //! Connections: accepted up to a cap, secured if there is a certificate, drained on shutdown. Must not know what is served.
 //!
 //! - `connection`: one of them, from its first byte: TLS, then HTTP/1.1 or HTTP/2.
+//! - `fast`: plain reads are answered before hyper; `head`: which are so plain.
 //! - `stall`: a client that does not take what is written to it is cut off.
 //! - `pace`: the same of each response over HTTP/2, whose windows are the client's to open; and who asks for nothing.
 
 mod connection;
+mod fast;
+mod head;
 mod pace;
 mod stall;
 
@@ -25,6 +28,9 @@ use tracing::warn;
 use crate::http::tls::Tls;
 use crate::metrics::Connections;
 use connection::Protocols;
+
+pub use fast::{NoReads, Read, Reads, Rendered, Waiting};
+pub use head::Head;
 
 /// Bounds of a listener (law 12).
 #[derive(Clone, Debug)]
@@ -57,8 +63,8 @@ pub struct Peer {
 }
 
 /// Serves until `shutdown` says so, then lets requests in flight finish, no longer than `bounds.drain`. With `tls` nothing
-/// but TLS is spoken. `make` makes the service of a connection.
-pub async fn serve<M, S, B>(
+/// but TLS is spoken. `make` makes the service of a connection, and who answers plain reads.
+pub async fn serve<M, S, R, B>(
     listener: TcpListener,
     make: M,
     bounds: Bounds,
@@ -66,13 +72,14 @@ pub async fn serve<M, S, B>(
     mut shutdown: watch::Receiver<bool>,
     counts: Connections,
 ) where
-    M: Fn(Peer) -> S + Clone + Send + 'static,
+    M: Fn(Peer) -> (S, R) + Clone + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
         + Clone
         + Send
         + 'static,
     S::Future: Send + 'static,
-    B: http_body::Body<Data = Bytes> + Default + Send + 'static,
+    R: Reads + Send + Unpin + 'static,
+    B: http_body::Body<Data = Bytes> + Default + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let graceful = GracefulShutdown::new();
@@ -113,11 +120,11 @@ pub async fn serve<M, S, B>(
             };
             if let Some(begun) = begun {
                 let certificate = begun.certificate();
-                let service = make(Peer {
+                let served = make(Peer {
                     address,
                     certificate,
                 });
-                protocols.serve(begun, service, watcher).await;
+                protocols.serve(begun, served, watcher).await;
             }
             drop(place);
         });
