@@ -12,8 +12,9 @@ use wasmtime::EngineWeak;
 
 /// The length of an epoch: the grain of every `cpu` limit.
 pub(super) const EPOCH: Duration = Duration::from_millis(1);
-/// Epochs without guest code after which the thread sleeps until the next pulse.
-const IDLE_EPOCHS: u32 = 50;
+/// Epochs without guest code after which the thread sleeps until the next pulse. Few: each takes the core from whoever serves
+/// for a moment, and a key policy that is asked now and then (a sample of what is remembered) would keep it awake for good.
+const IDLE_EPOCHS: u32 = 4;
 
 /// The ticker of one engine. Ends with it.
 pub(super) struct Ticker {
@@ -50,7 +51,7 @@ impl Ticker {
     ///
     /// The interleaving: the thread announces `asleep` and then looks at `busy` again; a caller sets `busy` and then looks
     /// at `asleep`. Both orders are sequentially consistent, so at least one of the two sees the other. A caller that finds
-    /// `busy` already set comes before the swap that clears it, and the thread stays awake for fifty epochs after that.
+    /// `busy` already set comes before the swap that clears it, and the thread stays awake for some epochs after that.
     pub(super) fn pulse(&self) {
         if self.shared.busy.load(Ordering::SeqCst) {
             return;
