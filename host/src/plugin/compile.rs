@@ -32,8 +32,9 @@ use super::runtime::Refusal;
 pub use bounded::compile_component;
 pub use worker::{CompileLimits, Task, Worker};
 
-/// Compiled components that the cache keeps; the ones that were not used for longest go first.
-const KEPT: usize = 128;
+/// Compiled components that the cache keeps; the ones that were not used for longest go first. More than there may be plugins
+/// in the directory, or a start would throw away what the next start needs.
+const KEPT: usize = 2048;
 
 /// Which of the contract's interfaces a component exports. Others are ignored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -25,8 +25,9 @@ use super::turns::Turns;
 const WASM_STACK: usize = 1024 * 1024;
 /// Stack of a fiber: what is left of it after the guest's part is for host functions, and a guest cannot reach it.
 const FIBER_STACK: usize = 3 * 1024 * 1024;
-/// Instances of core modules, memories, tables and stacks that the pool has room for. Address space, not memory.
-const POOL: u32 = 1000;
+/// Instances of core modules, memories, tables and stacks that the pool has room for. Address space, not memory. More than
+/// there may be plugins, for each of those keeps an instance, and whoever describes, replaces or calls one needs another.
+const POOL: u32 = 2000;
 /// Core modules, memories and tables of one component; Python's components have dozens of modules.
 const PER_COMPONENT: u32 = 100;
 /// Elements of one table in the pool.

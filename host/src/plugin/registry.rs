@@ -39,6 +39,8 @@ use crate::config::{Config, Problem, Write};
 /// The first wait before something that failed is tried again; it doubles up to [`BACKOFF_MAX`].
 /// Versions whose fate is kept.
 const HISTORY_MAX: usize = 50;
+/// At the start, so many plugins are read while they wait for a judge, so that none waits for the disk.
+const READ_AHEAD: usize = 2;
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
 
@@ -64,6 +66,7 @@ pub(super) struct Shared {
     writers: RwLock<HashSet<String>>,
     /// Judgements at once: compiling takes all it can get of a core.
     judges: Semaphore,
+    judges_max: usize,
     stops: TaskTracker,
     pub(super) closing: CancellationToken,
     history: Mutex<VecDeque<Event>>,
@@ -127,6 +130,7 @@ impl Registry {
         let feeds = Feeds::open(&config.storage.dir).with_context(unusable)?;
         let known = last_good.load();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let judges = cores.max(2);
         let shared = Arc::new(Shared {
             court: Court {
                 engine,
@@ -140,7 +144,8 @@ impl Registry {
             on_change: Mutex::new(None),
             slots: Mutex::default(),
             writers: RwLock::new(writers(config)),
-            judges: Semaphore::new(cores.max(2)),
+            judges: Semaphore::new(judges),
+            judges_max: judges,
             stops: TaskTracker::new(),
             closing: CancellationToken::new(),
             history: Mutex::default(),
@@ -289,6 +294,13 @@ impl Drop for Registry {
     }
 }
 
+/// A judgement that ended: what it came to stands in the plugin's slot, unless it panicked.
+fn told(judged: Option<Result<(), tokio::task::JoinError>>) {
+    if let Some(Err(panic)) = judged {
+        tracing::error!("judging a plugin failed: {panic}");
+    }
+}
+
 impl Shared {
     pub(super) fn dir(&self) -> &PathBuf {
         &self.court.dir
@@ -331,14 +343,18 @@ impl Shared {
                 self.court.dir.display()
             );
         }
+        // So many at once and no more: each that waits for a judge holds its files and a thread that has read them, and a
+        // thousand of those take hundreds of megabytes that are not given back.
+        let at_once = self.judges_max + READ_AHEAD;
         let mut judgements = tokio::task::JoinSet::new();
         for name in listing.plugins.keys() {
+            if judgements.len() == at_once {
+                told(judgements.join_next().await);
+            }
             judgements.spawn(Arc::clone(self).settle(name.clone(), Cause::Files));
         }
-        while let Some(judged) = judgements.join_next().await {
-            if let Err(panic) = judged {
-                tracing::error!("judging a plugin failed: {panic}");
-            }
+        while !judgements.is_empty() {
+            told(judgements.join_next().await);
         }
         watch::Debounce::settled(listing.plugins)
     }
