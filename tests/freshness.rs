@@ -401,7 +401,8 @@ const AHEAD: &str =
 async fn until_refreshing(larder: &Larder) {
     eventually("a hit reloads ahead", async || {
         let answer = larder.get("/things/42").await;
-        answer.expect(200, "larder; hit; ttl=N; detail=memory");
+        // From memory, or from Redis: the word for what was stored there may have come after the copy that it lets go.
+        assert!(answer.is_hit(), "{answer:?}");
         assert_eq!(call(&answer), 1);
         let metrics = larder.metrics().await;
         (metrics.sum("larder_refreshes_ahead_total") > 0.0).then_some(())
