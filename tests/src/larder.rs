@@ -19,7 +19,7 @@ use tokio::process::{Child, Command};
 use crate::client::{Answer, Client};
 use crate::metrics::{Metrics, WAITING};
 use crate::usage::Usage;
-use crate::wait::{PATIENCE, eventually};
+use crate::wait::{PATIENCE, eventually, eventually_within};
 
 /// A component to put into the plugin directory.
 #[derive(Clone, Debug)]
@@ -89,6 +89,7 @@ pub struct Builder {
     plugins: Vec<(String, Wasm, Option<String>)>,
     environment: Vec<(String, String)>,
     flags: Vec<String>,
+    inside: Vec<String>,
     awaits_redis: bool,
 }
 
@@ -175,6 +176,13 @@ impl Builder {
         self
     }
 
+    /// The program that the server runs inside of, with its own arguments: a debugger, a profiler.
+    #[must_use]
+    pub fn inside(mut self, program: &[&str]) -> Self {
+        self.inside = program.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
     /// Writes the directory, and starts nothing.
     pub fn write(self) -> Home {
         let dir = tempfile::tempdir().expect("a temporary directory");
@@ -182,6 +190,7 @@ impl Builder {
             dir,
             environment: self.environment,
             flags: self.flags,
+            inside: self.inside,
             awaits_redis: self.awaits_redis,
         };
         fs::create_dir(home.path("plugins")).expect("a plugin directory");
@@ -217,6 +226,7 @@ pub struct Home {
     dir: tempfile::TempDir,
     environment: Vec<(String, String)>,
     flags: Vec<String>,
+    inside: Vec<String>,
     awaits_redis: bool,
 }
 
@@ -271,7 +281,14 @@ impl Home {
     /// The program with these arguments, in this directory, with nothing of Larder's in its environment but what the
     /// builder says.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(program());
+        let mut command = match self.inside.split_first() {
+            None => Command::new(program()),
+            Some((outer, arguments)) => {
+                let mut outer = Command::new(outer);
+                outer.args(arguments).arg(program());
+                outer
+            }
+        };
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("LARDER_") || name == "RUST_LOG" {
                 command.env_remove(name);
@@ -367,8 +384,16 @@ impl Larder {
     /// # Panics
     /// When it exits instead, or is not ready in time.
     pub async fn start(home: Home) -> Self {
+        Self::start_within(home, PATIENCE).await
+    }
+
+    /// The same where a start takes longer.
+    ///
+    /// # Panics
+    /// When it exits instead, or is not ready within this time.
+    pub async fn start_within(home: Home, limit: Duration) -> Self {
         let log = Log::default();
-        let (child, public, admin) = launch(&home, &log).await;
+        let (child, public, admin) = launch(&home, &log, limit).await;
         let larder = Self {
             public: Client::new(public),
             admin: Client::new(admin),
@@ -395,7 +420,7 @@ impl Larder {
 
     /// Starts a server that has ended, on the same directory.
     pub async fn start_again(&mut self) {
-        let (child, public, admin) = launch(&self.home, &self.log).await;
+        let (child, public, admin) = launch(&self.home, &self.log, PATIENCE).await;
         self.child = child;
         self.public = Client::new(public);
         self.admin = Client::new(admin);
@@ -605,6 +630,7 @@ impl Larder {
             dir: tempfile::tempdir().expect("a temporary directory"),
             environment: Vec::new(),
             flags: Vec::new(),
+            inside: Vec::new(),
             awaits_redis: false,
         };
         std::mem::replace(&mut self.home, empty)
@@ -662,7 +688,7 @@ impl Log {
 }
 
 /// Starts the program and reads from its log where it listens: port 0 in the configuration leaves no race for a port.
-async fn launch(home: &Home, log: &Log) -> (Child, SocketAddr, SocketAddr) {
+async fn launch(home: &Home, log: &Log, limit: Duration) -> (Child, SocketAddr, SocketAddr) {
     let since = log.0.lock().len();
     let mut child = home
         .command(&["serve", "--config", "larder.toml"])
@@ -671,7 +697,8 @@ async fn launch(home: &Home, log: &Log) -> (Child, SocketAddr, SocketAddr) {
         .expect("the program starts");
     log.follow(child.stdout.take().expect("standard output is piped"));
     log.follow(child.stderr.take().expect("standard error is piped"));
-    let found = eventually("the server says where it listens, or exits", async || {
+    let what = "the server says where it listens, or exits";
+    let found = eventually_within(limit, what, async || {
         if let Ok(Some(status)) = child.try_wait() {
             return Some(Err(status));
         }
