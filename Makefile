@@ -24,8 +24,10 @@ export PLUGINS_DIST ?= $(abspath plugins/dist)
 EXAMPLE ?= quickstart
 # make bench BENCH="--quick --only larder-memory,axum-moka"
 BENCH   ?=
+# make bench-inner INNER=respond
+INNER   ?=
 
-.PHONY: help setup build run test kills soak model bench bench-purge bench-writes bench-overload lint
+.PHONY: help setup build run test kills soak model instructions bench bench-inner bench-purge bench-writes bench-overload lint
 
 help: ## lists the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -66,26 +68,34 @@ soak: build ## reloads a plugin 1,000 times during 1,000,000 calls, for minutes:
 model: build ## runs 1,000 random schedules of three nodes that fail: for hours. MODEL=17 runs one again
 	LARDER_MODEL=$(or $(MODEL),1-1000) $(CARGO) test $(FLAGS) --workspace --test model -- --nocapture
 
+instructions: build ## counts the instructions of a request in valgrind. UPDATE_INSTRUCTIONS=1 stores the counts
+	@.ci/setup test
+	$(CARGO) test $(FLAGS) --workspace --test instructions -- --nocapture
+
+bench-inner: build ## measures the inner pieces of an answer, each alone. INNER=respond measures some
+	$(CARGO) bench --locked --workspace --bench inner -- $(INNER)
+
 # A workspace of its own: in one, the peers' features would be added to the host's dependencies, and the host that
 # is measured would not be the one that is used.
-bench: build ## measures Larder beside what people would pick instead, and prints a table
-	@.ci/setup bench
-	$(CARGO) build $(FLAGS) --manifest-path bench/Cargo.toml --target-dir $(TARGET)
+bench: bench-build ## makes every measurement of Larder beside others, for three quarters of an hour: tables, samples and a plot
+	bench/loaders/build
+	$(TARGET)/release/larder-bench all --directory $(TARGET)/bench $(BENCH)
+
+bench-hits: bench-build ## measures hits of Larder beside what people would pick instead, and prints a table
 	$(TARGET)/release/larder-bench run $(BENCH)
 
-bench-purge: build ## measures a purge of a tag that covers 100,000 entries beside one that covers 10
+.PHONY: bench-build
+bench-build: build
 	@.ci/setup bench
 	$(CARGO) build $(FLAGS) --manifest-path bench/Cargo.toml --target-dir $(TARGET)
+
+bench-purge: bench-build ## measures a purge of a tag that covers 100,000 entries beside one that covers 10
 	$(TARGET)/release/larder-bench purge $(BENCH)
 
-bench-writes: build ## measures acknowledged writes, and how fast 100,000 that wait are made
-	@.ci/setup bench
-	$(CARGO) build $(FLAGS) --manifest-path bench/Cargo.toml --target-dir $(TARGET)
+bench-writes: bench-build ## measures acknowledged writes, and how fast 100,000 that wait are made
 	$(TARGET)/release/larder-bench writes $(BENCH)
 
-bench-overload: build ## asks for ten times what a source can do, and measures who is served and how fast
-	@.ci/setup bench
-	$(CARGO) build $(FLAGS) --manifest-path bench/Cargo.toml --target-dir $(TARGET)
+bench-overload: bench-build ## asks for ten times what a source can do, and measures who is served and how fast
 	$(TARGET)/release/larder-bench overload $(BENCH)
 
 lint: ## checks formatting and runs clippy, on the components too
@@ -93,6 +103,7 @@ lint: ## checks formatting and runs clippy, on the components too
 	$(CARGO) fmt --all --check
 	set -e; for guests in $(GUESTS); do $(CARGO) fmt --all --check --manifest-path $$guests; done
 	$(CARGO) clippy $(FLAGS) --workspace --all-targets -- -D warnings
+	$(CARGO) clippy $(FLAGS) --workspace --bench inner -- -D warnings
 	$(CARGO) fmt --all --check --manifest-path bench/Cargo.toml
 	$(CARGO) clippy $(FLAGS) --manifest-path bench/Cargo.toml --target-dir $(TARGET) --all-targets -- -D warnings
 	set -e; for guests in $(GUESTS); do \

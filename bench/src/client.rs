@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::{
     Request, StatusCode,
     client::conn::http1::{SendRequest, handshake},
-    header::{HOST, HeaderMap},
+    header::{CONTENT_TYPE, HOST, HeaderMap},
 };
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
@@ -67,6 +67,15 @@ impl Client {
     /// POST of a text.
     pub(crate) async fn post(&mut self, path: &str, body: String) -> Result<Answer> {
         let request = Request::post(path).header(HOST, &self.host);
+        self.send(request.body(Full::from(body))?).await
+    }
+
+    /// POST of JSON, with the header that the load sends too.
+    pub(crate) async fn post_json(&mut self, path: &str, body: String) -> Result<Answer> {
+        let request = Request::post(path)
+            .header(TENANT.0, TENANT.1)
+            .header(CONTENT_TYPE, "application/json")
+            .header(HOST, &self.host);
         self.send(request.body(Full::from(body))?).await
     }
 

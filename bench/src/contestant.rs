@@ -3,13 +3,15 @@
 
 use std::{fs, net::SocketAddr, path::Path};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 use tokio::process::Command;
 
 use crate::{
+    languages,
     larder::{self, Key, Setting},
     process::Server,
+    proxies,
     redis_server::free_port,
     run::Options,
 };
@@ -17,19 +19,42 @@ use crate::{
 /// How long every contestant keeps an answer: longer than any run.
 const TTL_SECONDS: &str = "3600";
 
-/// One way of answering `GET /data/{key}` from a cache.
+/// One way of answering `GET /data/{key}` from a cache. In the order of the turns, in which those who are compared are
+/// neighbours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Contestant {
+    /// A bare epoll loop with a map: the kernel's limit.
+    EpollMemory,
+    /// hyper without a router, and a map.
+    HyperMemory,
+    /// A bare axum handler with moka.
+    AxumMoka,
     /// Larder, hits in its memory tier, key policy in Wasm.
     LarderMemory,
     /// Larder, hits in its memory tier, key derived by the host (for information).
     LarderMemoryNative,
-    /// Larder, hits in its Redis tier, key policy in Wasm.
-    LarderRedis,
-    /// A bare axum handler with moka.
-    AxumMoka,
+    /// nginx with `proxy_cache`, sendfile off.
+    Nginx,
+    /// nginx with `proxy_cache`, sendfile on.
+    NginxSendfile,
+    /// Varnish.
+    Varnish,
+    /// A bare epoll loop that asks Redis: the kernel's limit there.
+    EpollRedis,
+    /// hyper without a router, with its own connection to Redis.
+    HyperRedis,
+    /// The handler of `axum-redis` on a runtime of one thread.
+    AxumRedisCurrent,
     /// A hand-written axum handler with redis-rs.
     AxumRedis,
+    /// Larder, hits in its Redis tier, key policy in Wasm.
+    LarderRedis,
+    /// Node.js with ioredis.
+    NodeIoredis,
+    /// Node.js with BentoCache, in memory.
+    NodeBentocache,
+    /// FastAPI with cashews, in memory.
+    FastapiCashews,
     /// The tutorial's FastAPI app with redis-py.
     Fastapi,
 }
@@ -45,11 +70,22 @@ impl Contestant {
     /// The name on the command line and of log files.
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Self::EpollMemory => "epoll-memory",
+            Self::HyperMemory => "hyper-memory",
+            Self::AxumMoka => "axum-moka",
             Self::LarderMemory => "larder-memory",
             Self::LarderMemoryNative => "larder-memory-native",
-            Self::LarderRedis => "larder-redis",
-            Self::AxumMoka => "axum-moka",
+            Self::Nginx => "nginx",
+            Self::NginxSendfile => "nginx-sendfile",
+            Self::Varnish => "varnish",
+            Self::EpollRedis => "epoll-redis",
+            Self::HyperRedis => "hyper-redis",
+            Self::AxumRedisCurrent => "axum-redis-current",
             Self::AxumRedis => "axum-redis",
+            Self::LarderRedis => "larder-redis",
+            Self::NodeIoredis => "node-ioredis",
+            Self::NodeBentocache => "node-bentocache",
+            Self::FastapiCashews => "fastapi-cashews",
             Self::Fastapi => "fastapi",
         }
     }
@@ -57,19 +93,36 @@ impl Contestant {
     /// The name in the table.
     pub(crate) fn title(self) -> &'static str {
         match self {
-            Self::LarderMemory => "Larder, memory hit, key policy in Wasm",
-            Self::LarderMemoryNative => "Larder, memory hit, native key",
-            Self::LarderRedis => "Larder, Redis hit, key policy in Wasm",
+            Self::EpollMemory => "a bare epoll loop in memory",
+            Self::HyperMemory => "bare hyper in memory, no router",
             Self::AxumMoka => "axum + moka, bare",
+            Self::LarderMemory => "**Larder, memory hit**, key policy in Wasm",
+            Self::LarderMemoryNative => "Larder, memory hit, native key",
+            Self::Nginx => "nginx `proxy_cache` hit, sendfile off",
+            Self::NginxSendfile => "nginx `proxy_cache` hit, sendfile on",
+            Self::Varnish => "Varnish hit",
+            Self::EpollRedis => "a bare epoll loop asking Redis",
+            Self::HyperRedis => "hyper with its own Redis connection, no router",
+            Self::AxumRedisCurrent => "axum + redis-rs, hand-written, one thread",
             Self::AxumRedis => "axum + redis-rs, hand-written",
+            Self::LarderRedis => "**Larder, Redis hit**, key policy in Wasm",
+            Self::NodeIoredis => "Node.js + ioredis",
+            Self::NodeBentocache => "Node.js + BentoCache, memory",
+            Self::FastapiCashews => "FastAPI + cashews, memory",
             Self::Fastapi => "FastAPI + redis-py, the tutorial's",
         }
     }
 
     pub(crate) fn tier(self) -> Tier {
         match self {
-            Self::LarderMemory | Self::LarderMemoryNative | Self::AxumMoka => Tier::Memory,
-            Self::LarderRedis | Self::AxumRedis | Self::Fastapi => Tier::Redis,
+            Self::EpollRedis
+            | Self::HyperRedis
+            | Self::AxumRedisCurrent
+            | Self::AxumRedis
+            | Self::LarderRedis
+            | Self::NodeIoredis
+            | Self::Fastapi => Tier::Redis,
+            _ => Tier::Memory,
         }
     }
 
@@ -78,8 +131,13 @@ impl Contestant {
         match self {
             Self::LarderMemory | Self::LarderMemoryNative => Some("detail=memory"),
             Self::LarderRedis => Some("detail=redis"),
-            Self::AxumMoka | Self::AxumRedis | Self::Fastapi => None,
+            _ => None,
         }
+    }
+
+    /// Whether it is a proxy, and has another server behind it.
+    pub(crate) fn asks_origin(self) -> bool {
+        matches!(self, Self::Nginx | Self::NginxSendfile | Self::Varnish)
     }
 
     /// Starts it, pinned. It may not answer yet.
@@ -92,42 +150,35 @@ impl Contestant {
         let directory = ground.directory.join(self.name());
         fs::create_dir_all(&directory)?;
         let listen = free_port()?;
-        let command = match self {
-            Self::LarderMemory => {
-                larder_command(options, &directory, ground, listen, Key::Policy, None)?
-            }
-            Self::LarderMemoryNative => {
-                larder_command(options, &directory, ground, listen, Key::Native, None)?
-            }
-            Self::LarderRedis => larder_command(
-                options,
-                &directory,
-                ground,
-                listen,
-                Key::Policy,
-                Some(ground.redis_url),
-            )?,
-            Self::AxumMoka | Self::AxumRedis => {
-                let mut command = Command::new(std::env::current_exe()?);
-                command
-                    .args([
-                        "peer",
-                        self.name(),
-                        "--latency-ms",
-                        "0",
-                        "--ttl-seconds",
-                        TTL_SECONDS,
-                    ])
-                    .args(["--listen", &listen.to_string()])
-                    .args(["--redis", ground.redis_url, "--text", ground.text]);
-                command
-            }
-            Self::Fastapi => fastapi_command(options, ground, listen)?,
-        };
-        Ok((
-            Server::start(self.name(), core, &directory, command)?,
+        let larder = |key, redis| larder_command(options, &directory, ground, listen, key, redis);
+        let scripted = languages::Setting {
             listen,
-        ))
+            redis_url: ground.redis_url,
+            text: ground.text,
+            ttl_seconds: TTL_SECONDS,
+        };
+        let origin = || ground.origin.context("a proxy has an origin");
+        let command = match self {
+            Self::LarderMemory => larder(Key::Policy, None)?,
+            Self::LarderMemoryNative => larder(Key::Native, None)?,
+            Self::LarderRedis => larder(Key::Policy, Some(ground.redis_url))?,
+            Self::EpollMemory
+            | Self::HyperMemory
+            | Self::AxumMoka
+            | Self::EpollRedis
+            | Self::HyperRedis
+            | Self::AxumRedisCurrent
+            | Self::AxumRedis => peer_command(self.name(), listen, ground)?,
+            Self::Nginx => proxies::nginx(&directory, listen, origin()?, false)?,
+            Self::NginxSendfile => proxies::nginx(&directory, listen, origin()?, true)?,
+            Self::Varnish => proxies::varnish(&directory, listen, origin()?)?,
+            Self::NodeIoredis => options.scripts.node("ioredis.js", &scripted)?,
+            Self::NodeBentocache => options.scripts.node("bentocache.js", &scripted)?,
+            Self::FastapiCashews => options.scripts.cashews(&scripted)?,
+            Self::Fastapi => options.scripts.fastapi(&scripted)?,
+        };
+        let server = Server::start(self.name(), core, &directory, command)?;
+        Ok((server, listen))
     }
 }
 
@@ -135,7 +186,27 @@ impl Contestant {
 pub(crate) struct Ground<'a> {
     pub(crate) directory: &'a Path,
     pub(crate) redis_url: &'a str,
+    /// What proxies have behind them, if one takes part.
+    pub(crate) origin: Option<SocketAddr>,
     pub(crate) text: &'a str,
+}
+
+/// Starts what proxies have behind them.
+pub(crate) fn start_origin(core: usize, ground: &Ground<'_>) -> Result<(Server, SocketAddr)> {
+    let listen = free_port()?;
+    let command = peer_command("origin", listen, ground)?;
+    let server = Server::start("origin", core, ground.directory, command)?;
+    Ok((server, listen))
+}
+
+/// A hand-written peer, which this program is itself.
+fn peer_command(name: &str, listen: SocketAddr, ground: &Ground<'_>) -> Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command
+        .args(["peer", name, "--listen", &listen.to_string()])
+        .args(["--latency-ms", "0", "--ttl-seconds", TTL_SECONDS])
+        .args(["--redis", ground.redis_url, "--text", ground.text]);
+    Ok(command)
 }
 
 fn larder_command(
@@ -155,39 +226,4 @@ fn larder_command(
     };
     let config = larder::write(directory, &options.plugins_dist, &setting)?;
     larder::serve(&options.larder()?, &config)
-}
-
-/// uvicorn with uvloop and httptools, one worker and no access log, as its documentation advises.
-fn fastapi_command(options: &Options, ground: &Ground<'_>, listen: SocketAddr) -> Result<Command> {
-    // Not canonicalised: a virtual environment is found by the path of its own link.
-    let python = std::path::absolute(&options.python)?;
-    ensure!(
-        python.is_file(),
-        "{} is not there: `.ci/setup bench` makes the virtual environment",
-        python.display()
-    );
-    let app = options.tutorial.canonicalize().with_context(|| {
-        format!(
-            "{} is not there: run from the repository's root",
-            options.tutorial.display()
-        )
-    })?;
-    let mut command = Command::new(python);
-    command
-        .args(["-m", "uvicorn", "app:app", "--app-dir"])
-        .arg(app)
-        .args(["--host", "127.0.0.1", "--port", &listen.port().to_string()])
-        .args(["--loop", "uvloop", "--http", "httptools"])
-        .args([
-            "--workers",
-            "1",
-            "--no-access-log",
-            "--log-level",
-            "warning",
-        ])
-        .env("REDIS_URL", ground.redis_url)
-        .env("TEXT", ground.text)
-        .env("LATENCY_MS", "0")
-        .env("TTL_SECONDS", TTL_SECONDS);
-    Ok(command)
 }

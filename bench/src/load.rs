@@ -18,6 +18,8 @@ use crate::{body::KEYS, client::TENANT, process};
 pub(crate) struct Load {
     wrk: PathBuf,
     script: PathBuf,
+    /// What the script is given.
+    walked: String,
     core: usize,
     connections: u32,
 }
@@ -43,8 +45,33 @@ impl Load {
         Ok(Self {
             wrk,
             script,
+            walked: KEYS.to_string(),
             core,
             connections,
+        })
+    }
+
+    /// How many requests are on their way at once.
+    pub(crate) fn connections(&self) -> u32 {
+        self.connections
+    }
+
+    /// The same for other paths than the usual ones, each in turn. `name` tells it from others of the directory.
+    pub(crate) fn of_paths(
+        core: usize,
+        connections: u32,
+        directory: &Path,
+        name: &str,
+        paths: &[String],
+    ) -> Result<Self> {
+        let script = directory.join("paths.lua");
+        fs::write(&script, include_str!("paths.lua"))?;
+        let list = directory.join(name).with_extension("paths");
+        fs::write(&list, paths.join("\n"))?;
+        Ok(Self {
+            script,
+            walked: list.display().to_string(),
+            ..Self::new(core, connections, directory)?
         })
     }
 
@@ -63,7 +90,7 @@ impl Load {
             .args(["--header", &format!("{}: {}", TENANT.0, TENANT.1)])
             .arg("--script")
             .arg(&self.script)
-            .args([&format!("http://{address}/"), "--", &KEYS.to_string()])
+            .args([&format!("http://{address}/"), "--", &self.walked])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

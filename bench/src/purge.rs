@@ -1,5 +1,5 @@
-//! What a purge of a tag costs, by how many entries it covers: two routes of one Larder with Redis, whose entries carry one
-//! tag each. In each round both are filled anew, and purged one after the other, in turns of who is first.
+//! What a purge costs, of a tag and of a route, by how many entries it covers: two routes of one Larder with Redis, whose
+//! entries carry one tag each. In each round both are filled anew, and purged one after the other, in turns of who is first.
 //! Must not know how anything is stored.
 
 use std::{
@@ -12,25 +12,30 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use hyper::StatusCode;
+use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use crate::{
     client::Client,
+    finding::{Finding, Goal, median},
+    fixture::fill,
     larder,
     process::{Cores, Server},
     redis_server::{RedisServer, free_port},
 };
 
 const START: Duration = Duration::from_secs(60);
-/// Connections that fill at once.
-const FILLERS: usize = 32;
+/// How much longer the purge of much may take.
+const FLAT: f64 = 1.05;
+/// Purges before those that are measured.
+const WARMING: usize = 10;
 /// Every n-th key is asked for after a purge, to see that it is gone.
 const SAMPLES: usize = 100;
 
 /// The settings of a run.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub(crate) struct Options {
-    /// Entries that the one tag covers.
+    /// Entries that the one purge covers.
     #[arg(long, default_value_t = 100_000)]
     many: usize,
     /// Entries that the other covers.
@@ -39,6 +44,9 @@ pub(crate) struct Options {
     /// How often both are filled and purged.
     #[arg(long, default_value_t = 7)]
     rounds: usize,
+    /// One round, and a hundredth of the entries: shows that everything runs, not how fast.
+    #[arg(long)]
+    quick: bool,
     /// The host to measure; `larder` beside this program if left out.
     #[arg(long, env = "LARDER_BIN")]
     larder: Option<PathBuf>,
@@ -54,55 +62,96 @@ struct Covered {
     entries: usize,
 }
 
-/// Measures and prints.
-pub(crate) async fn run(options: Options) -> Result<()> {
+/// By what is purged.
+#[derive(Clone, Copy)]
+enum By {
+    Tag,
+    Route,
+}
+
+impl By {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tag => "tag",
+            Self::Route => "route",
+        }
+    }
+
+    /// The purge of all entries of one of the two.
+    fn purge(self, name: &str) -> String {
+        match self {
+            Self::Tag => format!("{{\"tag\": \"{name}\"}}"),
+            Self::Route => format!("{{\"route\": \"{}\"}}", pattern(name)),
+        }
+    }
+}
+
+fn pattern(name: &str) -> String {
+    format!("/{name}/{{key}}")
+}
+
+/// Measures.
+pub(crate) async fn measure(options: &Options) -> Result<Vec<Finding>> {
     ensure!(options.rounds > 0, "a run has at least one round");
+    let (rounds, many) = match options.quick {
+        true => (1, options.many.div_ceil(100)),
+        false => (options.rounds, options.many),
+    };
     let cores = Cores::allowed()?;
     let directory = tempfile::tempdir()?;
     let redis = RedisServer::start(cores.load, directory.path()).await?;
     let (listen, admin) = (free_port()?, free_port()?);
-    let config = write(directory.path(), &options, (listen, admin), &redis.url)?;
+    let config = write(directory.path(), options, (listen, admin), &redis.url)?;
     let command = larder::serve(&larder::program(options.larder.as_deref())?, &config)?;
     let mut server = Server::start("larder", cores.server, directory.path(), command)?;
     wait_until_it_answers(&mut server, listen).await?;
-    let both = [
-        Covered {
-            name: "many",
-            entries: options.many,
-        },
-        Covered {
-            name: "few",
-            entries: options.few,
-        },
-    ];
+    let both = [("many", many), ("few", options.few)];
+    let both = both.map(|(name, entries)| Covered { name, entries });
     let mut admin = Client::connect(admin).await?;
-    let mut pairs = Vec::new();
-    // Round 0 warms up and is thrown away.
-    for round in 0..=options.rounds {
-        for covered in both {
-            fill(listen, covered).await?;
+    let mut findings = Vec::new();
+    for by in [By::Tag, By::Route] {
+        let mut pairs = Vec::new();
+        // Round 0 warms up and is thrown away.
+        for round in 0..=rounds {
+            let took = one_round(by, both, round, listen, &mut admin).await?;
+            if round > 0 {
+                pairs.push(took);
+            }
+            eprintln!("by {}: round {round} of {rounds} done", by.name());
         }
-        // After the filling the connection and the caches of the processor are cold: whoever came first would pay for it.
-        for _ in 0..10 {
-            purge(&mut admin, "neither").await?;
-        }
-        let mut took = [Duration::ZERO; 2];
-        for turn in 0..2 {
-            let which = (round + turn) % 2;
-            took[which] = purge(&mut admin, both[which].name).await?;
-        }
-        for covered in both {
-            gone(listen, covered).await?;
-        }
-        if round > 0 {
-            pairs.push(took);
-        }
-        eprintln!("round {round} of {} done", options.rounds);
+        findings.push(finding(by, both, &pairs));
     }
     server.stop().await;
     redis.stop().await;
-    print!("{}", table(both, &pairs));
-    Ok(())
+    Ok(findings)
+}
+
+async fn one_round(
+    by: By,
+    both: [Covered; 2],
+    round: usize,
+    listen: SocketAddr,
+    admin: &mut Client,
+) -> Result<[Duration; 2]> {
+    for Covered { name, entries } in both {
+        // Each is loaded, and then found: an entry that was not kept would be covered by no purge.
+        for from in ["", "; hit;"] {
+            fill(listen, entries, move |key| format!("/{name}/{key}"), from).await?;
+        }
+    }
+    // After the filling the connection and the caches of the processor are cold: whoever came first would pay for it.
+    for _ in 0..WARMING {
+        purge(admin, By::Tag.purge("neither")).await?;
+    }
+    let mut took = [Duration::ZERO; 2];
+    for turn in 0..2 {
+        let which = (round + turn) % 2;
+        took[which] = purge(admin, by.purge(both[which].name)).await?;
+    }
+    for covered in both {
+        gone(listen, covered).await?;
+    }
+    Ok(took)
 }
 
 async fn wait_until_it_answers(server: &mut Server, listen: SocketAddr) -> Result<()> {
@@ -138,7 +187,8 @@ fn write(
         let sidecar = format!("[config]\nlatency_ms = 0\ntags = [\"{name}\"]\n");
         fs::write(plugins.join(name).with_extension("toml"), sidecar)?;
         toml.push_str(&format!(
-            "[[routes]]\npath = \"/{name}/{{key}}\"\nloader = \"{name}\"\nttl = \"1h\"\n"
+            "[[routes]]\npath = \"{}\"\nloader = \"{name}\"\nttl = \"1h\"\n",
+            pattern(name)
         ));
     }
     let file = directory.join("larder.toml");
@@ -146,34 +196,7 @@ fn write(
     Ok(file)
 }
 
-/// Loads every entry, and asks for it once more: it must be a hit.
-async fn fill(listen: SocketAddr, covered: Covered) -> Result<()> {
-    let mut fillers = tokio::task::JoinSet::new();
-    for filler in 0..FILLERS {
-        fillers.spawn(async move {
-            let mut client = Client::connect(listen).await?;
-            for key in (filler..covered.entries).step_by(FILLERS) {
-                let path = format!("/{}/{key}", covered.name);
-                client.get(&path).await?;
-                let again = client.get(&path).await?;
-                ensure!(
-                    again.status == StatusCode::OK && again.cache_status().contains("hit"),
-                    "GET {path} was answered with {} and `Cache-Status: {}`, not as a hit",
-                    again.status,
-                    again.cache_status()
-                );
-            }
-            anyhow::Ok(())
-        });
-    }
-    while let Some(filled) = fillers.join_next().await {
-        filled??;
-    }
-    Ok(())
-}
-
-async fn purge(admin: &mut Client, tag: &str) -> Result<Duration> {
-    let body = format!("{{\"tag\": \"{tag}\"}}");
+async fn purge(admin: &mut Client, body: String) -> Result<Duration> {
     let started = Instant::now();
     let answer = admin.post("/purge", body).await?;
     let took = started.elapsed();
@@ -200,44 +223,68 @@ async fn gone(listen: SocketAddr, covered: Covered) -> Result<()> {
     Ok(())
 }
 
-fn table([many, few]: [Covered; 2], pairs: &[[Duration; 2]]) -> String {
+fn finding(by: By, [many, few]: [Covered; 2], pairs: &[[Duration; 2]]) -> Finding {
     let micros = |which: usize| median(pairs.iter().map(|pair| pair[which].as_secs_f64() * 1e6));
     let ratio = median(
         pairs
             .iter()
-            .map(|pair| pair[0].as_secs_f64() / pair[1].as_secs_f64()),
+            .map(|[many, few]| many.as_secs_f64() / few.as_secs_f64()),
     );
-    format!(
-        "| a tag that covers | median of {} purges | to the other, paired by round |\n|---:|---:|---:|\n\
+    let table = format!(
+        "| a {} that covers | median of {} purges | to the other, paired by round |\n|---:|---:|---:|\n\
          | {} | {:.0} µs | |\n| {} | {:.0} µs | {ratio:.2} |\n",
+        by.name(),
         pairs.len(),
         few.entries,
         micros(1),
         many.entries,
         micros(0),
-    )
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    );
+    let samples = pairs.iter().enumerate().map(|(round, [many, few])| {
+        json!({
+            "round": round + 1,
+            "by": by.name(),
+            "many_micros": many.as_secs_f64() * 1e6,
+            "few_micros": few.as_secs_f64() * 1e6,
+        })
+    });
+    Finding {
+        title: format!("Purging a {}", by.name()),
+        table,
+        goals: vec![Goal::at_most(
+            format!(
+                "time of a purge that covers {}, to one that covers {}",
+                many.entries, few.entries
+            ),
+            ratio,
+            FLAT,
+        )],
+        samples: samples.collect(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Covered, Duration, table};
+    use super::*;
 
     #[test]
     fn the_ratio_is_paired_by_round() {
         let [many, few] =
             [("many", 9), ("few", 2)].map(|(name, entries)| Covered { name, entries });
         let round = |many, few| [many, few].map(Duration::from_micros);
-        let text = table(
+        let found = finding(
+            By::Tag,
             [many, few],
             &[round(100, 100), round(300, 200), round(200, 50)],
         );
+        let text = &found.table;
         assert!(text.contains("| 9 | 200 µs | 1.50 |"), "{text}");
         assert!(text.contains("| 2 | 100 µs | |"), "{text}");
+        assert!(!found.goals[0].is_reached());
+    }
+
+    #[test]
+    fn a_route_is_purged_by_its_pattern() {
+        assert_eq!(By::Route.purge("few"), r#"{"route": "/few/{key}"}"#);
     }
 }

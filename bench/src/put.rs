@@ -168,7 +168,7 @@ async fn read(stream: &mut TcpStream, answer: &mut Vec<u8>) -> Result<u16> {
 }
 
 /// The status of an answer and how long it is with its body; none: its head is not whole yet.
-fn parse(answer: &[u8]) -> Result<Option<(u16, usize)>> {
+pub(crate) fn parse(answer: &[u8]) -> Result<Option<(u16, usize)>> {
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut head = httparse::Response::new(&mut headers);
     let httparse::Status::Complete(len) = head.parse(answer)? else {

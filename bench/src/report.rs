@@ -1,10 +1,15 @@
-//! Medians, ratios paired by round, and the table. Pure but for printing; must not know how samples are made.
+//! Medians, ratios paired by round, the table and what has to be reached. Pure; must not know how samples are made.
 
 use std::fmt::Write;
 
-use serde::Serialize;
+use clap::ValueEnum;
+use serde_json::json;
 
-use crate::contestant::Contestant;
+use crate::{
+    contestant::Contestant,
+    finding::{Finding, Goal},
+    plot::Bars,
+};
 
 /// One contestant in one round.
 #[derive(Clone, Copy)]
@@ -14,6 +19,8 @@ pub(crate) struct Sample {
     pub(crate) requests: u64,
     pub(crate) seconds: f64,
     pub(crate) cpu_seconds: f64,
+    /// How often a thread of it has left the core.
+    pub(crate) switches: u64,
     pub(crate) p50_us: u64,
     pub(crate) p99_us: u64,
 }
@@ -26,75 +33,110 @@ impl Sample {
     fn per_cpu_second(&self) -> f64 {
         self.requests as f64 / self.cpu_seconds
     }
-}
 
-/// A sample as it is kept, one JSON object a line.
-#[derive(Serialize)]
-struct Raw {
-    body: usize,
-    round: usize,
-    contestant: &'static str,
-    requests: u64,
-    seconds: f64,
-    cpu_seconds: f64,
-    p50_us: u64,
-    p99_us: u64,
-}
-
-/// All samples as NDJSON.
-pub(crate) fn raw(body: usize, samples: &[Sample]) -> serde_json::Result<String> {
-    let mut text = String::new();
-    for sample in samples {
-        let raw = Raw {
-            body,
-            round: sample.round,
-            contestant: sample.contestant.name(),
-            requests: sample.requests,
-            seconds: sample.seconds,
-            cpu_seconds: sample.cpu_seconds,
-            p50_us: sample.p50_us,
-            p99_us: sample.p99_us,
-        };
-        text.push_str(&serde_json::to_string(&raw)?);
-        text.push('\n');
+    /// Context switches for each thousand requests.
+    fn switches(&self) -> f64 {
+        self.switches as f64 * 1_000.0 / self.requests as f64
     }
-    Ok(text)
 }
 
 /// What a Larder is held against, and the ratio to reach.
-struct Goal {
+struct Held {
+    /// The size of the bodies.
+    body: usize,
     larder: Contestant,
-    reference: Contestant,
+    /// Of several, the best counts.
+    references: &'static [Contestant],
     ratio: f64,
 }
 
-/// The ratios this version has to reach, in requests per CPU-second.
-const GOALS: [Goal; 2] = [
-    Goal {
-        larder: Contestant::LarderMemory,
-        reference: Contestant::AxumMoka,
-        ratio: 0.70,
-    },
-    Goal {
-        larder: Contestant::LarderRedis,
-        reference: Contestant::AxumRedis,
-        ratio: 0.85,
-    },
+const NGINX: &[Contestant] = &[Contestant::Nginx, Contestant::NginxSendfile];
+
+/// The ratios to reach, in requests per CPU-second.
+const GOALS: [Held; 7] = [
+    Held::memory(300, &[Contestant::AxumMoka], 1.10),
+    Held::redis(300, &[Contestant::AxumRedis], 1.15),
+    Held::memory(300, NGINX, 1.4),
+    Held::memory(300, &[Contestant::Varnish], 2.4),
+    Held::memory(300, &[Contestant::Fastapi], 33.0),
+    Held::memory(16_384, &[Contestant::AxumMoka], 1.05),
+    Held::redis(16_384, &[Contestant::AxumRedis], 1.10),
 ];
 
-/// The table in Markdown, and a line for each goal.
-pub(crate) fn table(body: usize, contestants: &[Contestant], samples: &[Sample]) -> String {
-    let mut text = format!(
-        "\n### Bodies of {body} bytes\n\n\
-         | | requests per CPU-second | to axum + moka | to axum + redis-rs | requests/s | p50 | p99 |\n\
-         |---|---:|---:|---:|---:|---:|---:|\n"
+impl Held {
+    const fn memory(body: usize, references: &'static [Contestant], ratio: f64) -> Self {
+        let larder = Contestant::LarderMemory;
+        Self {
+            body,
+            larder,
+            references,
+            ratio,
+        }
+    }
+
+    const fn redis(body: usize, references: &'static [Contestant], ratio: f64) -> Self {
+        let larder = Contestant::LarderRedis;
+        Self {
+            body,
+            larder,
+            references,
+            ratio,
+        }
+    }
+
+    /// What was reached of it, if everyone it names took part.
+    fn goal(&self, samples: &[Sample]) -> Option<Goal> {
+        let ratios: Option<Vec<(f64, Contestant)>> = self
+            .references
+            .iter()
+            .map(|&reference| Some((ratio(samples, self.larder, reference)?, reference)))
+            .collect();
+        let (reached, reference) = ratios?.into_iter().min_by(|a, b| a.0.total_cmp(&b.0))?;
+        let what = format!(
+            "{}, to {}, {} bytes",
+            plain(self.larder.title()),
+            plain(reference.title()),
+            thousands(Some(self.body as f64))
+        );
+        Some(Goal::at_least(what, reached, self.ratio))
+    }
+}
+
+/// What was found with bodies of one size.
+pub(crate) fn finding(body: usize, contestants: &[Contestant], samples: &[Sample]) -> Finding {
+    let held = GOALS.iter().filter(|held| held.body == body);
+    Finding {
+        title: format!("Bodies of {} bytes", thousands(Some(body as f64))),
+        table: table(contestants, samples),
+        goals: held.filter_map(|held| held.goal(samples)).collect(),
+        samples: samples.iter().map(|sample| raw(body, sample)).collect(),
+    }
+}
+
+fn raw(body: usize, sample: &Sample) -> serde_json::Value {
+    json!({
+        "body": body,
+        "round": sample.round,
+        "contestant": sample.contestant.name(),
+        "requests": sample.requests,
+        "seconds": sample.seconds,
+        "cpu_seconds": sample.cpu_seconds,
+        "switches": sample.switches,
+        "p50_us": sample.p50_us,
+        "p99_us": sample.p99_us,
+    })
+}
+
+fn table(contestants: &[Contestant], samples: &[Sample]) -> String {
+    let mut text = String::from(
+        "| | requests per CPU-second | to axum + moka | to axum + redis-rs | requests/s | p50 | p99 | switches per 1,000 |\n\
+         |---|---:|---:|---:|---:|---:|---:|---:|\n",
     );
     for &contestant in contestants {
-        let figure =
-            |of: fn(&Sample) -> f64| median(of_contestant(samples, contestant).map(of).collect());
+        let figure = |of: fn(&Sample) -> f64| figure(samples, contestant, of);
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} |",
             contestant.title(),
             thousands(figure(Sample::per_cpu_second)),
             two_places(ratio(samples, contestant, Contestant::AxumMoka)),
@@ -102,26 +144,33 @@ pub(crate) fn table(body: usize, contestants: &[Contestant], samples: &[Sample])
             thousands(figure(Sample::per_second)),
             milliseconds(figure(|sample| sample.p50_us as f64)),
             milliseconds(figure(|sample| sample.p99_us as f64)),
+            thousands(figure(Sample::switches)),
         );
     }
-    text.push('\n');
-    for goal in &GOALS {
-        if let Some(reached) = ratio(samples, goal.larder, goal.reference) {
-            let _ = writeln!(
-                text,
-                "- {}: {reached:.2} of {} (to reach: {:.2}){}",
-                goal.larder.title(),
-                goal.reference.title(),
-                goal.ratio,
-                if reached < goal.ratio {
-                    ", NOT reached"
-                } else {
-                    ""
-                }
-            );
-        }
-    }
     text
+}
+
+/// The bars of one size, for the plot.
+pub(crate) fn bars(body: usize, samples: &[Sample]) -> Bars {
+    let everyone = Contestant::value_variants().iter();
+    let bar = |contestant: &Contestant| {
+        let value = figure(samples, *contestant, Sample::per_cpu_second)?;
+        Some((plain(contestant.title()), value))
+    };
+    Bars {
+        name: format!("{} bytes", thousands(Some(body as f64))),
+        bars: everyone.filter_map(bar).collect(),
+    }
+}
+
+/// A title where Markdown is not read.
+fn plain(title: &str) -> String {
+    title.replace("**", "").replace('`', "")
+}
+
+/// The median over the rounds.
+fn figure(samples: &[Sample], contestant: Contestant, of: fn(&Sample) -> f64) -> Option<f64> {
+    median(of_contestant(samples, contestant).map(of).collect())
 }
 
 fn of_contestant(samples: &[Sample], contestant: Contestant) -> impl Iterator<Item = &Sample> {
@@ -191,6 +240,7 @@ mod tests {
             requests,
             seconds: 2.0,
             cpu_seconds: 1.0,
+            switches: 900,
             p50_us: 500,
             p99_us: 1_000,
         }
@@ -222,23 +272,61 @@ mod tests {
     }
 
     #[test]
-    fn the_table_says_when_a_goal_is_missed() {
+    fn the_table_has_a_line_for_everyone_and_says_what_is_missed() {
         let samples = [
             sample(0, Contestant::LarderMemory, 60_000),
             sample(0, Contestant::AxumMoka, 100_000),
         ];
-        let text = table(
-            300,
-            &[Contestant::LarderMemory, Contestant::AxumMoka],
-            &samples,
-        );
+        let who = [Contestant::LarderMemory, Contestant::AxumMoka];
+        let finding = finding(300, &who, &samples);
         assert!(
-            text.contains("| 60,000 | 0.60 | – | 30,000 | 0.50 ms | 1.00 ms |"),
-            "{text}"
+            finding
+                .table
+                .contains("| 60,000 | 0.60 | – | 30,000 | 0.50 ms | 1.00 ms | 15 |"),
+            "{}",
+            finding.table
         );
-        assert!(
-            text.contains("0.60 of axum + moka, bare (to reach: 0.70), NOT reached"),
-            "{text}"
+        let [goal] = &finding.goals[..] else {
+            panic!(
+                "one pair took part, and {} goals are judged",
+                finding.goals.len()
+            );
+        };
+        assert!(!goal.is_reached());
+        assert_eq!(
+            goal.what,
+            "Larder, memory hit, key policy in Wasm, to axum + moka, bare, 300 bytes"
         );
+    }
+
+    #[test]
+    fn of_two_references_the_better_counts() {
+        let samples = [
+            sample(0, Contestant::LarderMemory, 120),
+            sample(0, Contestant::Nginx, 100),
+            sample(0, Contestant::NginxSendfile, 60),
+        ];
+        let held = GOALS.iter().find(|held| held.references == NGINX).unwrap();
+        let goal = held.goal(&samples).unwrap();
+        assert!((goal.reached - 1.2).abs() < 1e-9, "{}", goal.reached);
+        assert!(held.goal(&samples[..2]).is_none());
+    }
+
+    #[test]
+    fn a_plain_title_has_no_marks() {
+        let title = plain(Contestant::Nginx.title());
+        assert_eq!(title, "nginx proxy_cache hit, sendfile off");
+    }
+
+    #[test]
+    fn everyone_who_was_measured_has_a_bar() {
+        let samples = [
+            sample(0, Contestant::LarderMemory, 120),
+            sample(1, Contestant::LarderMemory, 140),
+        ];
+        let bars = bars(16_384, &samples);
+        assert_eq!(bars.name, "16,384 bytes");
+        let title = "Larder, memory hit, key policy in Wasm".to_owned();
+        assert_eq!(bars.bars, [(title, 130.0)]);
     }
 }

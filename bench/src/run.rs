@@ -11,9 +11,12 @@ use tokio::time::{Instant, sleep};
 use crate::{
     body,
     client::{Answer, Client},
-    contestant::{Contestant, Ground, Tier},
+    contestant::{Contestant, Ground, Tier, start_origin},
+    finding::Finding,
+    languages::Places,
     larder,
     load::Load,
+    plot,
     process::{Cores, Server},
     redis_server::RedisServer,
     report::{self, Sample},
@@ -29,35 +32,34 @@ pub(crate) struct Options {
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Contestant>,
     /// The size of an answer in bytes; may be given more than once.
-    #[arg(long, default_values_t = [300])]
+    #[arg(long, default_values_t = [300, 16_384])]
     body: Vec<usize>,
     /// How often everyone has a turn.
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, default_value_t = 8)]
     rounds: usize,
     /// How long a turn is. Short turns keep the pairs of a round close together in time.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 2)]
     seconds: u64,
     /// Connections of the load.
     #[arg(long, default_value_t = 64)]
     connections: u32,
     /// One round of one second: shows that everything runs, not how fast.
     #[arg(long)]
-    quick: bool,
+    pub(crate) quick: bool,
     /// Where to keep the raw samples, one JSON object a line.
     #[arg(long)]
     samples: Option<PathBuf>,
+    /// Where to draw the figures of all sizes, as SVG.
+    #[arg(long)]
+    pub(crate) plot: Option<PathBuf>,
     /// The host to measure; `larder` beside this program if left out.
     #[arg(long, env = "LARDER_BIN")]
     larder: Option<PathBuf>,
     /// Where `demo.wasm` and `tenant-key.wasm` are.
     #[arg(long, env = "PLUGINS_DIST", default_value = "plugins/dist")]
     pub(crate) plugins_dist: PathBuf,
-    /// The Python of the tutorial's app.
-    #[arg(long, default_value = "bench/.venv/bin/python")]
-    pub(crate) python: PathBuf,
-    /// The directory of the tutorial's app.
-    #[arg(long, default_value = "bench/tutorial")]
-    pub(crate) tutorial: PathBuf,
+    #[command(flatten)]
+    pub(crate) scripts: Places,
 }
 
 impl Options {
@@ -79,24 +81,38 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     // Dropping the run drops its children, which kills them.
     tokio::select! {
-        result = measure_all(&options) => result,
+        result = print(&options) => result,
         _ = tokio::signal::ctrl_c() => bail!("interrupted"),
         _ = terminate.recv() => bail!("terminated"),
     }
 }
 
-async fn measure_all(options: &Options) -> Result<()> {
+async fn print(options: &Options) -> Result<()> {
     let mut raw = String::new();
-    for &size in &options.body {
-        let contestants = options.contestants();
-        let samples = measure(options, &contestants, size).await?;
-        print!("{}", report::table(size, &contestants, &samples));
-        raw.push_str(&report::raw(size, &samples)?);
+    for finding in measure(options).await? {
+        print!("{}", finding.markdown());
+        raw.push_str(&finding.ndjson());
     }
     if let Some(file) = &options.samples {
         fs::write(file, raw).with_context(|| format!("cannot write {}", file.display()))?;
     }
     Ok(())
+}
+
+/// Measures everyone with bodies of each size, and draws it.
+pub(crate) async fn measure(options: &Options) -> Result<Vec<Finding>> {
+    let contestants = options.contestants();
+    let (mut findings, mut bars) = (Vec::new(), Vec::new());
+    for &size in &options.body {
+        let samples = measure_size(options, &contestants, size).await?;
+        findings.push(report::finding(size, &contestants, &samples));
+        bars.push(report::bars(size, &samples));
+    }
+    if let Some(file) = &options.plot {
+        let picture = plot::svg("Requests per CPU-second of the server", &bars);
+        fs::write(file, picture).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(findings)
 }
 
 /// A contestant that runs.
@@ -107,7 +123,7 @@ struct Entrant {
 }
 
 /// One table's worth of samples.
-async fn measure(
+async fn measure_size(
     options: &Options,
     contestants: &[Contestant],
     size: usize,
@@ -118,11 +134,24 @@ async fn measure(
     let load = Load::new(cores.load, options.connections, directory.path())?;
     let mut redis = RedisServer::start(cores.load, directory.path()).await?;
     let redis_url = redis.url.clone();
-    let ground = Ground {
+    let mut ground = Ground {
         directory: directory.path(),
         redis_url: &redis_url,
+        origin: None,
         text: &text,
     };
+    let mut origin = None;
+    if contestants
+        .iter()
+        .any(|contestant| contestant.asks_origin())
+    {
+        let (mut server, address) = start_origin(cores.load, &ground)?;
+        server
+            .until(START, async || first_answer(address).await)
+            .await?;
+        ground.origin = Some(address);
+        origin = Some(server);
+    }
 
     let mut entrants = Vec::new();
     for &contestant in contestants {
@@ -134,13 +163,16 @@ async fn measure(
         };
         entrant.wait_until_it_answers().await?;
         entrant.walk(&text, Expect::Filled).await?;
-        entrant.walk(&text, Expect::Hit).await?;
-        eprintln!(
-            "{}: filled with {} keys, answers checked",
-            contestant.name(),
-            body::KEYS
-        );
         entrants.push(entrant);
+    }
+    // From now on proxies have nothing but what they keep.
+    if let Some(origin) = origin {
+        origin.stop().await;
+    }
+    for entrant in &entrants {
+        entrant.walk(&text, Expect::Hit).await?;
+        let name = entrant.contestant.name();
+        eprintln!("{name}: filled with {} keys, answers checked", body::KEYS);
     }
 
     let (rounds, length) = match options.quick {
@@ -150,7 +182,8 @@ async fn measure(
     let mut samples = Vec::new();
     // Round 0 warms up (branch predictors, allocators, the machine's clock) and is thrown away.
     for round in 0..=rounds {
-        for entrant in &entrants {
+        for at in order(entrants.len(), round) {
+            let entrant = &entrants[at];
             let sample = entrant.turn(&load, &mut redis, round, length).await?;
             if round > 0 {
                 samples.push(sample);
@@ -159,12 +192,23 @@ async fn measure(
         eprintln!("round {round} of {rounds} done");
     }
 
-    for mut entrant in entrants {
+    for entrant in entrants {
         entrant.walk(&text, Expect::Hit).await?;
         entrant.server.stop().await;
     }
     redis.stop().await;
     Ok(samples)
+}
+
+/// Who has the turns of a round, one after another: everyone begins once, and every other round goes the other way.
+/// Neighbours stay neighbours.
+fn order(count: usize, round: usize) -> Vec<usize> {
+    let turn = |at: usize| (at + round) % count;
+    let order = (0..count).map(turn);
+    match round % 2 {
+        0 => order.collect(),
+        _ => order.rev().collect(),
+    }
 }
 
 /// What a walk over all keys must find.
@@ -201,7 +245,7 @@ impl Entrant {
     }
 
     /// Asks for every key once and compares the answers byte for byte.
-    async fn walk(&mut self, text: &str, expect: Expect) -> Result<()> {
+    async fn walk(&self, text: &str, expect: Expect) -> Result<()> {
         let name = self.contestant.name();
         let mut client = Client::connect(self.address).await?;
         for number in 0..body::KEYS {
@@ -237,25 +281,28 @@ impl Entrant {
     ) -> Result<Sample> {
         let name = self.contestant.name();
         let found = redis.keys_found().await?;
+        let switches = self.server.switches();
         let cpu = self.server.cpu()?;
         let slice = load
             .slice(self.address, length)
             .await
             .with_context(|| name.to_owned())?;
         let cpu = self.server.cpu()? - cpu;
+        let switches = self.server.switches().saturating_sub(switches);
         let found = redis.keys_found().await? - found;
 
-        // Redis counts the keys it found, which shows without a word from the contestant where its answers came
-        // from. A few may be missing where concurrent requests share a look-up.
-        let per_request = found as f64 / slice.requests as f64;
+        // Redis counts the keys it found, which shows without a word from the contestant where its answers came from. A
+        // few may be missing where concurrent requests share a look-up, and a few too many may be those that the load
+        // had not waited for at the end of the turn before.
+        let requests = slice.requests as f64;
         match self.contestant.tier() {
             Tier::Memory => ensure!(
-                per_request < 0.01,
-                "{name} asked Redis instead of its memory"
+                found as f64 <= requests * 0.01 + f64::from(load.connections()),
+                "{name} asked Redis instead of its memory: {found} keys for {requests} requests"
             ),
             Tier::Redis => ensure!(
-                per_request > 0.9,
-                "{name} found {per_request:.2} keys in Redis per request: it did not answer from Redis"
+                found as f64 > requests * 0.9,
+                "{name} found {found} keys in Redis for {requests} requests: it did not answer from Redis"
             ),
         }
         Ok(Sample {
@@ -264,6 +311,7 @@ impl Entrant {
             requests: slice.requests,
             seconds: slice.duration_us as f64 / 1e6,
             cpu_seconds: cpu.as_secs_f64(),
+            switches,
             p50_us: slice.p50_us,
             p99_us: slice.p99_us,
         })
@@ -272,4 +320,24 @@ impl Entrant {
 
 async fn first_answer(address: SocketAddr) -> Result<Answer> {
     Client::connect(address).await?.get(&body::path(0)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::order;
+
+    #[test]
+    fn everyone_has_one_turn_and_neighbours_stay_together() {
+        for round in 0..10 {
+            let order = order(5, round);
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, [0, 1, 2, 3, 4]);
+            let apart = |pair: &[usize]| pair[0].abs_diff(pair[1]);
+            assert!(order.windows(2).all(|pair| matches!(apart(pair), 1 | 4)));
+        }
+        assert_eq!(order(3, 0), [0, 1, 2]);
+        assert_eq!(order(3, 1), [0, 2, 1]);
+        assert_eq!(order(3, 2), [2, 0, 1]);
+    }
 }

@@ -5,31 +5,55 @@ mod axum_bounded;
 mod axum_moka;
 pub(crate) mod axum_postgres;
 mod axum_redis;
+mod bare_hyper;
+mod epoll;
+mod epoll_memory;
+mod epoll_redis;
+mod hyper_memory;
+mod hyper_redis;
+mod origin;
+mod resp;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{SocketAddr, ToSocketAddrs},
+    time::Duration,
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use axum::{Router, serve::ListenerExt};
 use clap::{Args, ValueEnum};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, runtime::Builder, task::LocalSet};
 
 use crate::body;
 
 /// Which handler is served.
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
+    /// A bare epoll loop, and a map.
+    EpollMemory,
+    /// hyper without a router, and a map.
+    HyperMemory,
     /// axum, and a moka cache in the process.
     #[value(name = "axum-moka")]
     Moka,
+    /// A bare epoll loop that asks Redis.
+    EpollRedis,
+    /// hyper without a router, and its own connection to Redis.
+    HyperRedis,
     /// axum, and cache-aside over redis-rs.
     #[value(name = "axum-redis")]
     Redis,
+    /// The same on a runtime of one thread.
+    #[value(name = "axum-redis-current")]
+    RedisCurrent,
     /// axum, and a semaphore before the source.
     #[value(name = "axum-semaphore")]
     Semaphore,
     /// axum, and upserts with tokio-postgres.
     #[value(name = "axum-postgres")]
     Postgres,
+    /// axum, and the source alone: what a proxy asks.
+    Origin,
 }
 
 /// The settings of a peer.
@@ -75,24 +99,87 @@ impl Source {
         }
         body::render(&self.text, key)
     }
+
+    /// For a loop that can wait for nothing; see `at_once`.
+    fn load_at_once(&self, key: &str) -> Vec<u8> {
+        body::render(&self.text, key)
+    }
 }
 
 /// Serves until the process is killed.
-pub(crate) async fn serve(options: Options) -> Result<()> {
-    let source = Arc::new(Source {
+pub(crate) fn serve(options: Options) -> Result<()> {
+    let Options { listen, redis, .. } = options;
+    let source = Source {
         text: options.text,
         latency: Duration::from_millis(options.latency_ms),
-    });
-    let ttl = Duration::from_secs(options.ttl_seconds);
-    let router: Router = match options.kind {
-        Kind::Moka => axum_moka::router(source, ttl),
-        Kind::Redis => axum_redis::router(source, ttl, &options.redis).await?,
-        Kind::Semaphore => axum_bounded::router(source, options.at_once),
-        Kind::Postgres => axum_postgres::router(&options.postgres, options.connections).await?,
     };
-    let listener = TcpListener::bind(options.listen)
+    let ttl = Duration::from_secs(options.ttl_seconds);
+    match options.kind {
+        Kind::EpollMemory => epoll_memory::serve(listen, at_once(source)?),
+        Kind::EpollRedis => epoll_redis::serve(listen, at_once(source)?, ttl, address(&redis)?),
+        Kind::HyperMemory => on_one_thread(hyper_memory::serve(listen, source)),
+        Kind::HyperRedis => {
+            on_one_thread(hyper_redis::serve(listen, source, ttl, address(&redis)?))
+        }
+        Kind::RedisCurrent => on_one_thread(async {
+            serve_axum(
+                listen,
+                axum_redis::router(source.into(), ttl, &redis).await?,
+            )
+            .await
+        }),
+        Kind::Redis => on_many_threads(async {
+            serve_axum(
+                listen,
+                axum_redis::router(source.into(), ttl, &redis).await?,
+            )
+            .await
+        }),
+        Kind::Moka => on_many_threads(serve_axum(listen, axum_moka::router(source.into(), ttl))),
+        Kind::Semaphore => {
+            let router = axum_bounded::router(source.into(), options.at_once);
+            on_many_threads(serve_axum(listen, router))
+        }
+        Kind::Postgres => on_many_threads(async {
+            let router = axum_postgres::router(&options.postgres, options.connections).await?;
+            serve_axum(listen, router).await
+        }),
+        Kind::Origin => on_many_threads(serve_axum(listen, origin::router(source.into()))),
+    }
+}
+
+fn on_one_thread(served: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(LocalSet::new().run_until(served))
+}
+
+fn on_many_threads(served: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(served)
+}
+
+/// A source for a loop that can wait for nothing.
+fn at_once(source: Source) -> Result<Source> {
+    ensure!(
+        source.latency.is_zero(),
+        "a bare loop cannot wait for its source: give it --latency-ms 0"
+    );
+    Ok(source)
+}
+
+/// Where a Redis is, for those who speak to it themselves.
+fn address(redis: &str) -> Result<SocketAddr> {
+    let authority = redis.strip_prefix("redis://");
+    authority
+        .map(|rest| rest.trim_end_matches('/'))
+        .and_then(|authority| authority.to_socket_addrs().ok()?.next())
+        .with_context(|| format!("--redis {redis} is not redis://HOST:PORT/"))
+}
+
+async fn serve_axum(listen: SocketAddr, router: Router) -> Result<()> {
+    let listener = TcpListener::bind(listen)
         .await
-        .with_context(|| format!("cannot listen on {}", options.listen))?
+        .with_context(|| format!("cannot listen on {listen}"))?
         // Without it a small answer can wait for the acknowledgement of the one before.
         .tap_io(|stream| {
             let _ = stream.set_nodelay(true);
