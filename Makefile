@@ -84,7 +84,11 @@ bench: bench-build ## makes every measurement of Larder beside others, for three
 bench-hits: bench-build ## measures hits of Larder beside what people would pick instead, and prints a table
 	$(TARGET)/release/larder-bench run $(BENCH)
 
-.PHONY: bench-build
+bench-one: bench-build ## makes one measurement: BENCH="start --starts 3"
+	bench/loaders/build
+	$(TARGET)/release/larder-bench $(BENCH)
+
+.PHONY: bench-build bench-hits bench-one
 bench-build: build
 	@.ci/setup bench
 	$(CARGO) build $(FLAGS) --manifest-path bench/Cargo.toml --target-dir $(TARGET)
