@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::{HeaderMap, HeaderName, Response};
+use http::{HeaderMap, HeaderName, Response, StatusCode};
 
 use super::accept::{Head, Read, Reads, Rendered, Waiting};
 use super::{Body, Service, behind, respond};
-use crate::cache::Answer;
 use crate::cache::entry::{Entry, EntryKind};
+use crate::cache::{Answer, TierName};
 use crate::route::fields::Fields;
 
 /// What answering asks of a request's fields after its derivation.
@@ -39,7 +40,8 @@ impl Reads for Arc<Service> {
             return Read::Hypers;
         }
         let snapshot = self.routes.load();
-        if snapshot.has_cors() && has(header::ORIGIN) {
+        if snapshot.has_cors() && has(header::ORIGIN) || snapshot.has_watch() && has(header::ACCEPT)
+        {
             return Read::Hypers;
         }
         let derived = match snapshot.derive(request.target, request, &self.metrics) {
@@ -51,21 +53,24 @@ impl Reads for Arc<Service> {
                 self.metrics.derivations_called.inc();
                 let path = request.target.split('?').next().unwrap_or_default();
                 let response = self.refused(Some(&route), &refusal, path);
-                let Rendered { head: lines, body } = render(response, self.cache.clock().now_ms());
-                head.extend_from_slice(&lines);
-                return Read::Answered(body);
+                return answered(response, self.cache.clock().now_ms(), head);
             }
         };
-        if derived.route.config.watch && has(header::ACCEPT) {
-            return Read::Hypers;
-        }
         self.metrics.derivations.inc();
         derived.route.metrics.request();
-        let held = self.at_hand(&derived);
-        if let Some(held) = held.filter(|held| is_ordinary(&held.entry)) {
+        if let Some(held) = self.at_hand(&derived) {
             self.hit(&derived, &held);
             let asked = self.asked(request, held.now_ms);
-            return Read::Answered(respond::lines(&derived, &held.into(), &asked, head));
+            if is_ordinary(&held.entry) {
+                return Read::Answered(respond::lines(&derived, &held.into(), &asked, head));
+            }
+            let answer = Answer::Hit {
+                entry: held.entry,
+                tier: TierName::Memory,
+                left_ms: held.left_ms,
+            };
+            let response = respond::respond(&derived, answer, &asked);
+            return answered(response, held.now_ms, head);
         }
         let (service, headers) = (Arc::clone(self), asked_after(request));
         waiting.set(async move {
@@ -114,10 +119,20 @@ fn asked_after(request: &Head<'_>) -> HeaderMap {
     headers
 }
 
+fn answered(response: Response<Body>, now_ms: u64, head: &mut Vec<u8>) -> Read {
+    let rendered = render(response, now_ms);
+    head.extend_from_slice(&rendered.head);
+    Read::Answered(rendered.body)
+}
+
 /// Any response with a body that is at hand, as HTTP/1.1 has it.
 fn render(response: Response<Body>, now_ms: u64) -> Rendered {
     let (parts, body) = response.into_parts();
-    let body = body.into_whole();
+    // A body that its status does not have would be the next response to whoever reads it; one from another node may.
+    let body = match parts.status {
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => Bytes::new(),
+        _ => body.into_whole(),
+    };
     let mut head = Vec::with_capacity(HEAD_BYTES_GUESS);
     respond::status_line(&mut head, parts.status);
     for (name, value) in &parts.headers {

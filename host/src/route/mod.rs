@@ -55,6 +55,8 @@ pub struct Snapshot {
     is_starting: bool,
     /// Whether pages of other origins may use any of them.
     has_cors: bool,
+    /// Whether any of them can be watched.
+    has_watch: bool,
     /// The API document of these routes, once it was asked for.
     document: OnceLock<Bytes>,
     /// What the configuration says of all of them together.
@@ -267,6 +269,7 @@ impl Snapshot {
                 router,
                 by_pattern: patterns.zip(0..).collect(),
                 has_cors: routes.iter().any(|route| route.config.cors.is_some()),
+                has_watch: routes.iter().any(|route| route.config.watch),
                 routes,
                 memo: Memo::new(),
                 is_starting: false,
@@ -287,6 +290,7 @@ impl Snapshot {
             memo: Memo::new(),
             is_starting: true,
             has_cors: false,
+            has_watch: false,
             document: OnceLock::new(),
             surface: Surface::of(config),
             plugins: Arc::default(),
@@ -301,6 +305,11 @@ impl Snapshot {
     /// Whether pages of other origins may use any of them.
     pub fn has_cors(&self) -> bool {
         self.has_cors
+    }
+
+    /// Whether any of them can be watched.
+    pub fn has_watch(&self) -> bool {
+        self.has_watch
     }
 
     /// The API document of these routes: `made` when it is first asked for.

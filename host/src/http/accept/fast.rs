@@ -20,6 +20,9 @@
 //! A request of which nobody can say here where it ends (chunks, `Expect`, what does not parse) is hyper's with all that
 //! follows it: the connection stays with hyper to its end.
 //!
+//! An answer that the socket does not take whole is sent by whichever of hyper's calls comes next. If that is a flush, whoever
+//! waited for it to be sent wakes the task, too.
+//!
 //! While an answer is waited for, what the client sends is held back, too; if it leaves, hyper is told so and ends the
 //! connection, and with it whoever waits.
 //!
@@ -97,11 +100,9 @@ impl Waiting {
         }
     }
 
-    /// Lets go of what has ended, or is not wanted any more: what it holds must not be held until the next.
+    /// Lets go of what nobody wants any more. What has ended holds nothing, and leaves its room to the next.
     fn clear(&mut self) {
-        if let Some(room) = &mut self.0 {
-            room.set(std::future::pending());
-        }
+        self.0 = None;
     }
 }
 
@@ -121,6 +122,8 @@ impl Reads for NoReads {
 
 /// Up to here a body goes into one buffer with its head: copying it costs less than a second part of a write.
 const COPIED_MAX: usize = 4 * 1024;
+/// What answers of a pipeline are put together before they are sent (law 12): a client that does not read is owed no more.
+const DRAFT_MAX: usize = 64 * 1024;
 /// A head that comes in more pieces is hyper's: looking at all of it again and again has an end.
 const PIECES_MAX: u32 = 8;
 /// Answers before others have their turn.
@@ -138,8 +141,8 @@ pub(super) struct Exchange {
     is_answered: AtomicBool,
     /// How many requests were answered here.
     answers: AtomicU64,
-    /// One is waited for.
-    is_waiting: AtomicBool,
+    /// One is waited for, or is not sent whole yet.
+    is_busy: AtomicBool,
 }
 
 /// The bytes of a connection, for hyper.
@@ -159,7 +162,10 @@ pub(super) struct Fast<T, R> {
     /// Where an answer is waited for, and whether one is.
     waiting: Waiting,
     is_waiting: bool,
+    /// hyper was given no bytes because something was to be sent first.
+    is_read_blocked: bool,
     is_gone: bool,
+    is_ending: bool,
 }
 
 /// Who is to look at what comes.
@@ -202,18 +208,25 @@ impl<T, R: Reads> Fast<T, R> {
             is_unflushed: false,
             waiting: Waiting::default(),
             is_waiting: false,
+            is_read_blocked: false,
             is_gone: false,
+            is_ending: false,
         }
     }
 
     fn wait(&mut self, is_waiting: bool) {
         self.is_waiting = is_waiting;
-        self.exchange
-            .is_waiting
-            .store(is_waiting, Ordering::Relaxed);
-        if !is_waiting {
-            self.waiting.clear();
+        self.tell_busy();
+    }
+
+    /// Says whether an answer is on its way, however slowly: nobody takes long over a head meanwhile.
+    fn tell_busy(&mut self) {
+        let is_busy = self.is_waiting || self.is_unflushed;
+        if self.exchange.is_busy.load(Ordering::Relaxed) && !is_busy {
+            // From here on a head is waited for.
+            self.answered(1);
         }
+        self.exchange.is_busy.store(is_busy, Ordering::Relaxed);
     }
 
     /// Counts what was answered here. Nobody else does.
@@ -262,6 +275,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin, R: Reads> Fast<T, R> {
         if self.is_unflushed {
             ready!(Pin::new(&mut self.io).poll_flush(context))?;
             self.is_unflushed = false;
+            self.tell_busy();
+        }
+        if std::mem::take(&mut self.is_read_blocked) {
+            // hyper flushes after it has asked for bytes: it does not ask again by itself.
+            context.waker().wake_by_ref();
         }
         Poll::Ready(Ok(()))
     }
@@ -291,7 +309,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin, R: Reads> Fast<T, R> {
             self.unsent_body = body;
             self.unsent_body.advance(sent - of_head);
         }
-        self.send_rest(context)
+        let rest = self.send_rest(context);
+        if rest.is_pending() {
+            self.tell_busy();
+        }
+        rest
     }
 
     /// Answers what was read, one request after the other, as far as it goes. What is left of it is moved to the front.
@@ -321,10 +343,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin, R: Reads> Fast<T, R> {
                             Read::Answered(body) => {
                                 at += length;
                                 answered += 1;
-                                if body.len() <= COPIED_MAX {
+                                let rest = if body.len() <= COPIED_MAX {
                                     draft.extend_from_slice(&body);
+                                    Bytes::new()
                                 } else {
-                                    let sent = self.send(context, draft, body);
+                                    body
+                                };
+                                if !rest.is_empty() || draft.len() >= DRAFT_MAX {
+                                    let sent = self.send(context, draft, rest);
                                     draft.clear();
                                     if sent?.is_pending() {
                                         break (
@@ -351,7 +377,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin, R: Reads> Fast<T, R> {
                 self.answered(answered);
             }
             if !draft.is_empty() {
-                let _ = self.send(context, draft, Bytes::new())?;
+                let sent = self.send(context, draft, Bytes::new());
+                draft.clear();
+                draft.shrink_to(4 * DRAFT_MAX);
+                let _ = sent?;
             }
             let end = read.filled().len();
             read.filled_mut().copy_within(at..end, 0);
@@ -378,9 +407,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin, R: Reads> Fast<T, R> {
     ) -> Poll<io::Result<()>> {
         for _ in 0..TURN {
             // One answer after the other: who does not take its answers gets no further ones.
-            ready!(self.send_rest(context))?;
+            self.is_read_blocked = false;
+            if self.send_rest(context)?.is_pending() {
+                self.is_read_blocked = true;
+                return Poll::Pending;
+            }
             if self.is_waiting {
-                if self.poll_waiting(context)?.is_pending() {
+                if self.poll_waiting(context)?.is_pending() && self.is_waiting {
                     return self.read_while_waiting(context, into);
                 }
                 continue;
@@ -425,11 +458,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin, R: Reads> Fast<T, R> {
 
     /// Waits for an answer, and sends it.
     fn poll_waiting(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Rendered { head, body } = ready!(self.waiting.poll(context));
+        let Rendered { mut head, body } = ready!(self.waiting.poll(context));
         self.wait(false);
         self.answered(1);
         if head.is_empty() {
             return Poll::Ready(Ok(()));
+        }
+        if self.is_ending {
+            head.truncate(head.len() - 2);
+            head.extend_from_slice(b"connection: close\r\n\r\n");
         }
         self.send(context, &head, body)
     }
@@ -445,6 +482,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin, R: Reads> Fast<T, R> {
             if into.filled().is_empty() {
                 self.is_gone = true;
                 self.wait(false);
+                self.waiting.clear();
                 return Poll::Ready(Ok(()));
             }
             self.hold_behind(0, into);
@@ -547,6 +585,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin, R: Reads + Unpin> AsyncWrite for Fast<T,
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.is_ending = true;
         if self.is_waiting && !self.is_gone {
             ready!(self.poll_waiting(context))?;
         }
@@ -639,7 +678,7 @@ impl Future for HeadSleep {
         loop {
             ready!(self.sleep.as_mut().poll(context));
             let answers = self.exchange.answers.load(Ordering::Relaxed);
-            if answers == self.answers && !self.exchange.is_waiting.load(Ordering::Relaxed) {
+            if answers == self.answers && !self.exchange.is_busy.load(Ordering::Relaxed) {
                 return Poll::Ready(());
             }
             // It was no head that took so long, there were several: counted from now on, twice as long at most.

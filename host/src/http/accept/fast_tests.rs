@@ -20,7 +20,7 @@ use super::*;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Answers by the first letter of a path: `/now` at once, `/later` when it is told to, `/never` not at all, others are hyper's.
+/// Answers by the begin of a path: `/now` at once, `/now/long` with a thousand letters more, `/later` when it is told to, `/never` not at all, others are hyper's.
 #[derive(Clone, Default)]
 struct Here {
     later: Arc<Notify>,
@@ -38,7 +38,9 @@ impl Reads for Here {
     }
 
     fn read(&self, request: &Head<'_>, head: &mut Vec<u8>, waiting: &mut Waiting) -> Read {
-        let body = format!("here {}", request.target);
+        let long = request.target.contains("long");
+        let more = "x".repeat(if long { 1000 } else { 0 });
+        let body = format!("here {}{more}", request.target);
         if request.target.starts_with("/now") {
             head.extend_from_slice(&response(&body));
             return Read::Answered(body.into());
@@ -373,4 +375,60 @@ async fn who_is_answered_here_is_no_idle_client_and_who_sends_half_a_head_is() {
     tokio::time::advance(LIMIT).await;
     let ended = (&mut stage.connection).await.unwrap();
     assert!(ended.is_err(), "three times the limit is long enough");
+}
+
+/// Who takes an answer slowly takes it: only who takes nothing is cut off, by who watches writes.
+#[tokio::test(start_paused = true)]
+async fn an_answer_may_take_as_long_as_its_client_goes_on_taking_it() {
+    let mut stage = Stage::with_room(64);
+    let request = get("/now/long");
+    let end = "x".repeat(1000);
+    let mut answer = Vec::new();
+    let (mut reader, mut writer) = tokio::io::split(&mut stage.client);
+    let sending = async { writer.write_all(request.as_bytes()).await.unwrap() };
+    let taking = async {
+        let mut room = [0; 64];
+        while !answer.ends_with(end.as_bytes()) {
+            let n = reader.read(&mut room).await.unwrap();
+            assert!(n > 0, "ended after {} bytes", answer.len());
+            answer.extend_from_slice(&room[..n]);
+            tokio::time::advance(LIMIT * 3 / 4).await;
+            settle().await;
+        }
+    };
+    tokio::join!(sending, taking);
+    stage.send(&get("/now/2")).await;
+    assert_eq!(stage.bodies().await, ["here /now/2"]);
+}
+
+/// What lies behind answers that are not taken waits in the stream, and not here; and all are answered once they are.
+#[tokio::test]
+async fn law_12_a_pipeline_that_is_not_read_is_not_answered_without_bound() {
+    const MANY: usize = 1000;
+    let stage = Stage::with_room(8 * 1024);
+    let sent = get("/now/long").repeat(MANY);
+    let (mut reader, mut writer) = tokio::io::split(stage.client);
+    let writing = tokio::spawn(async move { writer.write_all(sent.as_bytes()).await });
+    settle().await;
+    assert!(!writing.is_finished(), "a megabyte of answers is kept");
+    // A head may come in so many pieces that it is hyper's.
+    let hypers = tokio::spawn(async move {
+        loop {
+            stage.hypers.notify_one();
+            yield_now().await;
+        }
+    });
+    let mut taken = Vec::new();
+    let mut room = [0; 8 * 1024];
+    let answers = |bytes: &[u8]| {
+        String::from_utf8_lossy(bytes)
+            .matches("HTTP/1.1 200")
+            .count()
+    };
+    while taken.len() < MANY * 1000 && answers(&taken) < MANY {
+        let n = reader.read(&mut room).await.unwrap();
+        taken.extend_from_slice(&room[..n]);
+    }
+    hypers.abort();
+    writing.await.unwrap().unwrap();
 }

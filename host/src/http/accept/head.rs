@@ -12,6 +12,9 @@ use httparse::{Header, Request, Status};
 /// Fields of a head that is looked at here; one with more is hyper's.
 pub(super) const FIELDS_MAX: usize = 64;
 
+/// A longer target is hyper's to refuse.
+const TARGET_BYTES_MAX: usize = 32 * 1024;
+
 /// Room for the fields of a head.
 pub(super) type Room<'b> = [MaybeUninit<Header<'b>>; FIELDS_MAX];
 
@@ -118,7 +121,9 @@ fn is_plain_target(target: &str) -> bool {
         }
         plain
     };
-    target.starts_with('/') && target.bytes().all(|byte| PLAIN[usize::from(byte)])
+    target.len() <= TARGET_BYTES_MAX
+        && target.starts_with('/')
+        && target.bytes().all(|byte| PLAIN[usize::from(byte)])
 }
 
 #[cfg(test)]

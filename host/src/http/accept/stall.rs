@@ -29,6 +29,7 @@ pub(super) struct Watched<T> {
     first: Bytes,
     limit: Duration,
     stalled: bool,
+    is_cut: bool,
     deadline: Option<Pin<Box<Sleep>>>,
     cut: Counter,
     /// Since it was closed for writing: until when what comes is dropped, and how much has been.
@@ -43,6 +44,7 @@ impl<T> Watched<T> {
             first,
             limit,
             stalled: false,
+            is_cut: false,
             deadline: None,
             cut,
             lingers: None,
@@ -68,7 +70,11 @@ impl<T> Watched<T> {
             deadline.as_mut().reset(Instant::now() + limit);
         }
         ready!(deadline.as_mut().poll(context));
-        self.cut.inc();
+        // Whoever owns it may try once more before it goes.
+        if !self.is_cut {
+            self.is_cut = true;
+            self.cut.inc();
+        }
         Poll::Ready(Err(io::Error::new(
             io::ErrorKind::TimedOut,
             "the client takes nothing of what is written to it",
