@@ -509,7 +509,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin, R: Reads> Fast<T, R> {
         let taken = taken.min(into.filled().len());
         self.hold_behind(taken, into);
         if taken == 0 {
-            // What is held back is the next request: see the module's last paragraph but two for who wakes the task.
+            // What is held back is the next request: `poll_flush` wakes the task for it.
             return Poll::Pending;
         }
         if let Turn::Hyper { body, .. } = &mut self.turn {
