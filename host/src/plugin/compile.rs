@@ -58,6 +58,21 @@ pub struct Exports {
 }
 
 impl Exports {
+    /// Notes an interface of the contract by its name; one that this host does not know is ignored.
+    pub(super) fn add(&mut self, interface: &str) {
+        match interface {
+            "loader" => self.loader = true,
+            "blocking-loader" => self.blocking_loader = true,
+            "batch-loader" => self.batch_loader = true,
+            "key-policy" => self.key_policy = true,
+            "writer" => self.writer = true,
+            "change-feed" => self.change_feed = true,
+            "metadata" => self.metadata = true,
+            "lifecycle" => self.lifecycle = true,
+            _ => {}
+        }
+    }
+
     /// Whether routes may load through it.
     pub(super) const fn loads(&self) -> bool {
         self.loader || self.blocking_loader || self.batch_loader
@@ -130,7 +145,6 @@ impl Drop for Told<'_> {
 pub(super) struct Compiler {
     /// `None`: it cannot be kept from other users, so nothing is mapped from it.
     directory: Option<PathBuf>,
-    compatibility: u64,
     worker: Worker,
     turn: Semaphore,
     now: watch::Sender<Option<Compiling>>,
@@ -147,11 +161,7 @@ fn compatibility(engine: &wasmtime::Engine) -> u64 {
 
 impl Compiler {
     /// A cache in `directory`, which is made if need be and belongs to this user alone.
-    pub(super) fn new(
-        engine: &wasmtime::Engine,
-        directory: &Path,
-        worker: Worker,
-    ) -> anyhow::Result<Self> {
+    pub(super) fn new(directory: &Path, worker: Worker) -> anyhow::Result<Self> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -168,7 +178,6 @@ impl Compiler {
         }
         Ok(Self {
             directory: kept.then(|| directory.to_owned()),
-            compatibility: compatibility(engine),
             worker,
             turn: Semaphore::new(1),
             now: watch::Sender::new(None),
@@ -188,12 +197,9 @@ impl Compiler {
             let bytes = bytes.clone();
             aside(move || blake3::hash(&bytes).to_hex().to_string()).await?
         };
+        let compatibility = compatibility(engine);
         let file = self.directory.as_ref().map(|directory| {
-            directory.join(format!(
-                "{}-{:016x}.cwasm",
-                &digest[..32],
-                self.compatibility
-            ))
+            directory.join(format!("{}-{compatibility:016x}.cwasm", &digest[..32]))
         });
         if let Some(component) = self.mapped(engine, file.as_ref()).await? {
             return Ok((component, digest));
@@ -209,9 +215,7 @@ impl Compiler {
         let _told = Told::of(&self.now, name, bytes.len());
         let size = bytes.len();
         let worker = self.worker;
-        let code = worker
-            .compile(engine, self.compatibility, name, bytes)
-            .await?;
+        let code = worker.compile(engine, compatibility, name, bytes).await?;
         self.compiled.fetch_add(1, Ordering::Relaxed);
         let (engine, name) = (engine.clone(), name.to_owned());
         let component = aside(move || load(&engine, &name, size, &code, file.as_deref())).await??;
@@ -399,15 +403,15 @@ fn prune(directory: &Path) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::engine::{Waiting, config};
     use super::super::testing::guest;
     use super::*;
 
     #[tokio::test]
     async fn without_a_directory_of_its_own_every_component_is_compiled_and_runs() {
-        let engine = wasmtime::Engine::new(&super::super::engine::config(false)).unwrap();
+        let engine = wasmtime::Engine::new(&config(false, Waiting::Can)).unwrap();
         let compiler = Compiler {
             directory: None,
-            compatibility: compatibility(&engine),
             worker: Worker::Here,
             turn: Semaphore::new(1),
             now: watch::Sender::new(None),
@@ -430,20 +434,24 @@ mod tests {
     #[test]
     fn the_pool_does_not_change_what_is_compiled() {
         let [with, without] = [true, false].map(|pooling| {
-            let config = super::super::engine::config(pooling);
-            wasmtime::Engine::new(&config).map(|engine| compatibility(&engine))
+            Waiting::EACH.map(|waiting| {
+                let engine = wasmtime::Engine::new(&config(pooling, waiting));
+                engine.map(|engine| compatibility(&engine))
+            })
         });
-        // A machine without the address space has no pool to compare.
-        if let Ok(with) = with {
-            assert_eq!(with, without.unwrap());
+        for (with, without) in with.into_iter().zip(without) {
+            // A machine without the address space has no pool to compare.
+            if let Ok(with) = with {
+                assert_eq!(with, without.unwrap());
+            }
         }
     }
 
     #[tokio::test]
     async fn what_is_compiled_already_does_not_wait_for_what_is_being_compiled() {
         let storage = tempfile::tempdir().unwrap();
-        let engine = wasmtime::Engine::new(&super::super::engine::config(false)).unwrap();
-        let compiler = Compiler::new(&engine, storage.path(), Worker::Here).unwrap();
+        let engine = wasmtime::Engine::new(&config(false, Waiting::Can)).unwrap();
+        let compiler = Compiler::new(storage.path(), Worker::Here).unwrap();
         let ask = || compiler.compile(&engine, "echo", guest("echo"));
         ask().await.unwrap();
         let _turn = compiler.turn.acquire().await.unwrap();

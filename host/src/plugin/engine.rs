@@ -1,14 +1,19 @@
-//! The one wasmtime engine of the process: its settings, its two linkers, its ticker, its cache of compiled code.
+//! The engine of the process: wasmtime's settings, the linkers, the ticker, the cache of compiled code.
 //!
 //! Everything else of the plugin host runs on it. It starts no instance by itself: `lifecycle`, `driver`, `blocking` and
 //! `policy` do.
+//!
+//! # Two of wasmtime's
+//! Where guests can wait, wasmtime keeps a record of every call into one: who called, what it waits for. That is most of what
+//! a short call costs. Key policies never wait, so a component that is a key policy and nothing else is compiled for, and
+//! runs in, an engine of wasmtime's that cannot do that. One that is more runs in the other, whatever it is asked.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::watch;
-use wasmtime::component::Linker;
+use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use super::compile::{Compiled, Compiler, Compiling, Worker};
@@ -33,13 +38,33 @@ const PER_COMPONENT: u32 = 100;
 /// Elements of one table in the pool.
 pub(super) const TABLE_ELEMENTS: usize = 50_000;
 
-/// The one wasmtime engine of the process.
+/// Whether guests of an engine can wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waiting {
+    /// The component model's asynchronous functions, futures and streams are there.
+    Can,
+    /// They are not, and a call costs less.
+    Cannot,
+}
+
+impl Waiting {
+    /// Both.
+    pub(super) const EACH: [Self; 2] = [Self::Can, Self::Cannot];
+}
+
+/// The engine of the process.
 pub struct Engine {
-    wasmtime: wasmtime::Engine,
+    /// Whose guests can wait.
+    waiting: wasmtime::Engine,
+    /// Whose guests cannot.
+    pure: wasmtime::Engine,
     ticker: Ticker,
     compiler: Compiler,
     loaders: Linker<State>,
+    /// For key policies that are loaders, too.
     policies: Linker<State>,
+    /// For those that are nothing else.
+    pure_policies: Linker<State>,
     tally: Tally,
     turns: Turns,
 }
@@ -72,28 +97,18 @@ impl Engine {
     /// # Errors
     /// When wasmtime cannot be set up here or the directory cannot be made.
     pub fn new(storage: &Path, worker: Worker) -> anyhow::Result<Arc<Self>> {
-        let wasmtime = match wasmtime::Engine::new(&config(true)) {
-            Ok(engine) => engine,
-            Err(error) => {
-                // The pool reserves terabytes of address space, which a container or a ulimit may not give.
-                tracing::info!("no room for the pool of instances ({error}); allocating on demand");
-                wasmtime::Engine::new(&config(false)).map_err(|error| {
-                    anyhow::anyhow!("wasmtime cannot be set up on this machine: {error:#}")
-                })?
-            }
-        };
-        let loaders =
-            linkers::for_loaders(&wasmtime).map_err(|error| anyhow::anyhow!("{error:#}"))?;
-        let policies =
-            linkers::for_policies(&wasmtime).map_err(|error| anyhow::anyhow!("{error:#}"))?;
+        let (waiting, pure) = (pooled(Waiting::Can)?, pooled(Waiting::Cannot)?);
+        let unlinked = |error: wasmtime::Error| anyhow::anyhow!("{error:#}");
         Ok(Arc::new(Self {
-            ticker: Ticker::start(wasmtime.weak()),
-            compiler: Compiler::new(&wasmtime, &storage.join("compiled"), worker)?,
-            loaders,
-            policies,
+            ticker: Ticker::start([waiting.weak(), pure.weak()]),
+            compiler: Compiler::new(&storage.join("compiled"), worker)?,
+            loaders: linkers::for_loaders(&waiting).map_err(unlinked)?,
+            policies: linkers::for_policies(&waiting).map_err(unlinked)?,
+            pure_policies: linkers::for_policies(&pure).map_err(unlinked)?,
             tally: Tally::default(),
             turns: Turns::new(),
-            wasmtime,
+            waiting,
+            pure,
         }))
     }
 
@@ -106,12 +121,22 @@ impl Engine {
         name: &str,
         bytes: Bytes,
     ) -> Result<Arc<Compiled>, Refusal> {
+        let size = bytes.len();
+        let (component, digest) = self.component(name, bytes).await?;
+        examine::component(self, name, &component, digest, size).map(Arc::new)
+    }
+
+    /// The component, in the engine that suits it, and the digest of its bytes.
+    async fn component(&self, name: &str, bytes: Bytes) -> Result<(Component, String), Refusal> {
         examine::bytes(name, &bytes)?;
-        let (component, digest) = self
-            .compiler
-            .compile(&self.wasmtime, name, bytes.clone())
-            .await?;
-        examine::component(self, name, &component, digest, bytes.len()).map(Arc::new)
+        if examine::only_derives(&bytes) {
+            // It may have been built with parts that can wait, whether or not it uses them: then it is no component here.
+            let compiled = self.compiler.compile(&self.pure, name, bytes.clone()).await;
+            if compiled.is_ok() {
+                return compiled;
+            }
+        }
+        self.compiler.compile(&self.waiting, name, bytes).await
     }
 
     /// What is compiled now, one at a time.
@@ -124,11 +149,10 @@ impl Engine {
     /// # Errors
     /// It is no component.
     pub(super) async fn outline(&self, name: &str, bytes: Bytes) -> Result<Outline, Refusal> {
-        examine::bytes(name, &bytes)?;
-        let (component, _) = self.compiler.compile(&self.wasmtime, name, bytes).await?;
+        let (component, _) = self.component(name, bytes).await?;
         Ok(Outline {
-            exports: linkers::exports_of(&self.wasmtime, &component),
-            imports: linkers::imports_of(&self.wasmtime, &component),
+            exports: linkers::exports_of(&component),
+            imports: linkers::imports_of(&component),
         })
     }
 
@@ -151,19 +175,18 @@ impl Engine {
         launch::launch(self, spec).await
     }
 
-    /// The engine that components and stores belong to.
-    pub(super) fn wasmtime(&self) -> &wasmtime::Engine {
-        &self.wasmtime
-    }
-
     /// The linker of loaders.
     pub(super) fn loaders(&self) -> &Linker<State> {
         &self.loaders
     }
 
-    /// The linker of key policies.
-    pub(super) fn policies(&self) -> &Linker<State> {
-        &self.policies
+    /// The linker of key policies in the engine of this component.
+    pub(super) fn policies(&self, component: &Component) -> &Linker<State> {
+        if wasmtime::Engine::same(component.engine(), &self.pure) {
+            &self.pure_policies
+        } else {
+            &self.policies
+        }
     }
 
     /// The batches of all loaders.
@@ -188,17 +211,34 @@ impl Engine {
     }
 }
 
+/// An engine with a pool of instances, if there is room for one.
+fn pooled(waiting: Waiting) -> anyhow::Result<wasmtime::Engine> {
+    wasmtime::Engine::new(&config(true, waiting)).or_else(|error| {
+        // The pool reserves terabytes of address space, which a container or a ulimit may not give.
+        tracing::info!("no room for the pool of instances ({error}); allocating on demand");
+        wasmtime::Engine::new(&config(false, waiting)).map_err(|error| {
+            anyhow::anyhow!("wasmtime cannot be set up on this machine: {error:#}")
+        })
+    })
+}
+
 /// What a compiler and the engine that runs its code must agree on; the pool is the latter's alone.
-pub(super) fn config(pooling: bool) -> Config {
+pub(super) fn config(pooling: bool, waiting: Waiting) -> Config {
+    let can_wait = waiting == Waiting::Can;
     let mut config = Config::new();
     config
-        .wasm_component_model_async(true)
+        .concurrency_support(can_wait)
+        .wasm_component_model_async(can_wait)
         .epoch_interruption(true)
         .memory_init_cow(true)
         .max_wasm_stack(WASM_STACK)
         .async_stack_size(FIBER_STACK)
         // Where in the guest it happened is said by its own last lines; a symbol map of every component would cost memory.
-        .wasm_backtrace_details(wasmtime::WasmBacktraceDetails::Disable);
+        .wasm_backtrace_details(wasmtime::WasmBacktraceDetails::Disable)
+        // For the same reason. And no debugger of this process looks for the frames of guests: every component would register
+        // its own with the system's unwinder, which takes longer the more there are.
+        .generate_address_map(false)
+        .native_unwind_info(false);
     if pooling {
         let mut pool = PoolingAllocationConfig::new();
         pool.total_component_instances(POOL)

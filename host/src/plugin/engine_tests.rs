@@ -50,6 +50,30 @@ async fn a_component_is_compiled_once_and_mapped_afterwards_and_damage_is_notice
     assert_eq!(counts(&third), (1, 1), "and is replaced");
 }
 
+/// In the engine that keeps no record of calls, where it can wait for nothing.
+#[tokio::test]
+async fn what_is_a_key_policy_and_nothing_else_runs_where_calls_cost_less() {
+    let waits = async |name| {
+        let compiled = compiled(name).await;
+        let prepared = &compiled.prepared;
+        let pure = prepared.pure.as_ref().map(|pure| pure.pre.engine());
+        let worldly = prepared
+            .worldly
+            .as_ref()
+            .map(|worldly| worldly.pre.engine());
+        let runs_in = pure.or(worldly).expect("it is a plugin");
+        !wasmtime::Engine::same(runs_in, &engine().pure)
+    };
+    assert!(!waits("faulty-policy").await);
+    assert!(waits("echo").await, "it loads");
+    assert!(!super::super::examine::only_derives(&guest("echo")));
+    let policy = guest("faulty-policy");
+    assert!(super::super::examine::only_derives(&policy));
+    for cut in 0..policy.len().min(4096) {
+        assert!(!super::super::examine::only_derives(&policy[..cut]));
+    }
+}
+
 #[tokio::test]
 async fn exports_and_imports_are_told() {
     let echo = compiled("echo").await;

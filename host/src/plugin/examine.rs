@@ -1,5 +1,6 @@
 //! Is it a component, is it one of ours, and does the host offer what it asks for? Every refusal names the thing and says how to mend it.
 
+use wasmparser::{Chunk, Parser, Payload};
 use wasmtime::component::Component;
 
 use super::compile::{Compiled, Exports};
@@ -99,31 +100,25 @@ pub(super) fn component(
     digest: String,
     size: usize,
 ) -> Result<Compiled, Refusal> {
-    let exports = exports(engine.wasmtime(), name, component)?;
+    let exports = exports(name, component)?;
     let prepared =
         Prepared::new(engine, component, &exports).map_err(|error| unlinkable(name, &error))?;
     Ok(Compiled {
         digest,
         size: size as u64,
         exports,
-        imports: linkers::imports_of(engine.wasmtime(), component),
+        imports: linkers::imports_of(component),
         prepared,
     })
 }
 
-fn exports(
-    engine: &wasmtime::Engine,
-    name: &str,
-    component: &Component,
-) -> Result<Exports, Refusal> {
+fn exports(name: &str, component: &Component) -> Result<Exports, Refusal> {
     let mut exports = Exports::default();
-    let mut all = Vec::new();
-    for (export, _) in component.component_type().exports(engine) {
-        all.push(format!("`{export}`"));
-        let Some(ours) = export.strip_prefix(PACKAGE) else {
+    let all = linkers::exports_of(component);
+    for export in &all {
+        let Some((interface, version)) = interface(export) else {
             continue;
         };
-        let (interface, version) = ours.split_once('@').unwrap_or((ours, ""));
         if !compatible(version) {
             return Err(Refusal::new(
                 format!(
@@ -132,17 +127,7 @@ fn exports(
                 "build it against the contract that `larder wit` prints",
             ));
         }
-        match interface {
-            "loader" => exports.loader = true,
-            "blocking-loader" => exports.blocking_loader = true,
-            "batch-loader" => exports.batch_loader = true,
-            "key-policy" => exports.key_policy = true,
-            "writer" => exports.writer = true,
-            "change-feed" => exports.change_feed = true,
-            "metadata" => exports.metadata = true,
-            "lifecycle" => exports.lifecycle = true,
-            _ => {}
-        }
+        exports.add(interface);
     }
     if exports.is_useful() {
         return Ok(exports);
@@ -150,7 +135,8 @@ fn exports(
     let found = if all.is_empty() {
         "nothing".to_owned()
     } else {
-        all.join(", ")
+        let quoted: Vec<String> = all.iter().map(|export| format!("`{export}`")).collect();
+        quoted.join(", ")
     };
     Err(Refusal::new(
         format!(
@@ -160,6 +146,50 @@ fn exports(
         ),
         "build it against the contract that `larder wit` prints",
     ))
+}
+
+/// The interface and the version of an export that is one of ours.
+fn interface(export: &str) -> Option<(&str, &str)> {
+    let ours = export.strip_prefix(PACKAGE)?;
+    Some(ours.split_once('@').unwrap_or((ours, "")))
+}
+
+/// Whether these bytes are a component that can only be a key policy. Reads what it exports and skips what is in it: nothing
+/// is validated, so whoever compiles it comes to the same end either way.
+pub(super) fn only_derives(bytes: &[u8]) -> bool {
+    let mut exports = Exports::default();
+    let mut parser = Parser::new(0);
+    let mut rest = bytes;
+    loop {
+        let Ok(Chunk::Parsed { consumed, payload }) = parser.parse(rest, true) else {
+            return false;
+        };
+        let mut skip = 0;
+        match payload {
+            Payload::ModuleSection {
+                unchecked_range, ..
+            }
+            | Payload::ComponentSection {
+                unchecked_range, ..
+            } => skip = unchecked_range.len(),
+            Payload::ComponentExportSection(section) => {
+                for export in section {
+                    let Ok(export) = export else {
+                        return false;
+                    };
+                    if let Some((interface, _)) = interface(export.name.name) {
+                        exports.add(interface);
+                    }
+                }
+            }
+            Payload::End(_) => return exports.key_policy && !exports.is_worldly(),
+            _ => {}
+        }
+        let Some(left) = rest.get(consumed + skip..) else {
+            return false;
+        };
+        rest = left;
+    }
 }
 
 fn compatible(version: &str) -> bool {

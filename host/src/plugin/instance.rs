@@ -49,8 +49,13 @@ impl Mould {
     /// It trapped, passed its budget, or its `start` said no.
     pub(super) async fn begin(&self, meter: Meter) -> Result<Live, Failure> {
         let budget = self.kit.limits.lifecycle;
-        let mut store = state::store(&self.engine, &self.kit, Purity::Worldly, meter)
-            .map_err(|error| host(&self.kit, &error))?;
+        let mut store = state::store(
+            (&self.engine, self.worldly.pre.engine()),
+            &self.kit,
+            Purity::Worldly,
+            meter,
+        )
+        .map_err(|error| host(&self.kit, &error))?;
         let made = tokio::time::timeout(budget, {
             let meter = Arc::clone(&store.data().meter);
             let made = self.worldly.pre.instantiate_async(&mut store);

@@ -68,8 +68,8 @@ pub(super) async fn describe(
         ))
     };
     // Wall clock bounds it: it runs once per version, and nobody waits for it.
-    let mut store =
-        state::store(engine, &kit, purity, Meter::slice(budget)).map_err(|e| host(&e))?;
+    let mut store = state::store((engine, pre.engine()), &kit, purity, Meter::slice(budget))
+        .map_err(|e| host(&e))?;
     if purity == Purity::Pure {
         // Here a policy's component runs on a fiber, so it can be interrupted like any other.
         let pulse = Arc::clone(engine);

@@ -96,10 +96,10 @@ pub(super) fn for_policies(engine: &wasmtime::Engine) -> wasmtime::Result<Linker
 
 /// The linker of key policies, with a trap for every import of `component` that it does not answer.
 pub(super) fn with_traps(
-    engine: &wasmtime::Engine,
     pure: &Linker<State>,
     component: &Component,
 ) -> wasmtime::Result<Linker<State>> {
+    let engine = component.engine();
     let mut linker = pure.clone();
     let world = component.component_type();
     // The resources of the interfaces that are answered: others borrow them under names of their own, and a component
@@ -355,20 +355,22 @@ impl streams::HostInputStream for Still<'_> {
 }
 
 /// The interfaces that a component imports, in its order.
-pub(super) fn imports_of(engine: &wasmtime::Engine, component: &Component) -> Vec<String> {
+pub(super) fn imports_of(component: &Component) -> Vec<String> {
     let world = component.component_type();
     let mut seen = BTreeSet::new();
     world
-        .imports(engine)
+        .imports(component.engine())
         .map(|(name, _)| name.to_owned())
         .filter(|name| seen.insert(name.clone()))
         .collect()
 }
 
 /// What a component exports, in its own order.
-pub(super) fn exports_of(engine: &wasmtime::Engine, component: &Component) -> Vec<String> {
+pub(super) fn exports_of(component: &Component) -> Vec<String> {
     let world = component.component_type();
-    let names = world.exports(engine).map(|(name, _)| name.to_owned());
+    let names = world
+        .exports(component.engine())
+        .map(|(name, _)| name.to_owned());
     names.collect()
 }
 

@@ -95,8 +95,13 @@ impl Policy {
     fn instantiate(&self) -> Result<Deriver, Failure> {
         let meter = Meter::call(self.kit.limits.cpu);
         meter.enforce(true);
-        let mut store = state::store(&self.engine, &self.kit, Purity::Pure, meter)
-            .map_err(|error| instance::host(&self.kit, &error))?;
+        let mut store = state::store(
+            (&self.engine, self.pure.pre.engine()),
+            &self.kit,
+            Purity::Pure,
+            meter,
+        )
+        .map_err(|error| instance::host(&self.kit, &error))?;
         self.engine.pulse();
         let made = self
             .pure

@@ -67,7 +67,7 @@ impl Prepared {
             });
         }
         if exports.key_policy {
-            let linker = linkers::with_traps(engine.wasmtime(), engine.policies(), component)?;
+            let linker = linkers::with_traps(engine.policies(component), component)?;
             let pre = linker.instantiate_pre(component)?;
             // Looks the interface up; derivations use a typed function of their own, which lowers without copying.
             key_policy::GuestIndices::new(&pre)?;

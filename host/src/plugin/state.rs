@@ -116,9 +116,9 @@ pub(super) enum Purity {
     Pure,
 }
 
-/// A store for one instance of a plugin, its limits set.
+/// A store for one instance of a plugin in the engine of its component, its limits set.
 pub(super) fn store(
-    engine: &Arc<Engine>,
+    (engine, of_component): (&Arc<Engine>, &wasmtime::Engine),
     kit: &Arc<Kit>,
     purity: Purity,
     meter: Meter,
@@ -167,7 +167,7 @@ pub(super) fn store(
         kit: Arc::clone(kit),
     };
     kit.calls.alive.fetch_add(1, Ordering::Relaxed);
-    let mut store = Store::new(engine.wasmtime(), state);
+    let mut store = Store::new(of_component, state);
     store.limiter(|state| &mut state.memory);
     store.set_hostcall_fuel(kit.limits.handed);
     // Of the handles that a guest makes by itself (futures, streams, resources of its own) the host keeps a slot each.

@@ -16,7 +16,7 @@ pub(super) const EPOCH: Duration = Duration::from_millis(1);
 /// for a moment, and a key policy that is asked now and then (a sample of what is remembered) would keep it awake for good.
 const IDLE_EPOCHS: u32 = 4;
 
-/// The ticker of one engine. Ends with it.
+/// The ticker of engines. Ends with the first of them that does.
 pub(super) struct Ticker {
     shared: Arc<Shared>,
     thread: Thread,
@@ -30,8 +30,8 @@ struct Shared {
 }
 
 impl Ticker {
-    /// Starts the thread. It ends soon after the engine is dropped.
-    pub(super) fn start(engine: EngineWeak) -> Self {
+    /// Starts the thread. It ends soon after the engines are dropped.
+    pub(super) fn start<const N: usize>(engines: [EngineWeak; N]) -> Self {
         let shared = Arc::new(Shared {
             busy: AtomicBool::new(false),
             asleep: AtomicBool::new(false),
@@ -39,7 +39,7 @@ impl Ticker {
         let theirs = Arc::clone(&shared);
         let handle = thread::Builder::new()
             .name("epochs".to_owned())
-            .spawn(move || run(&engine, &theirs))
+            .spawn(move || run(&engines, &theirs))
             .expect("a thread can be started");
         Self {
             shared,
@@ -69,13 +69,15 @@ impl Drop for Ticker {
     }
 }
 
-fn run(engine: &EngineWeak, shared: &Shared) {
+fn run(engines: &[EngineWeak], shared: &Shared) {
     let mut idle = 0;
     loop {
         thread::park_timeout(EPOCH);
-        match engine.upgrade() {
-            Some(engine) => engine.increment_epoch(),
-            None => return,
+        for engine in engines {
+            match engine.upgrade() {
+                Some(engine) => engine.increment_epoch(),
+                None => return,
+            }
         }
         idle = if shared.busy.swap(false, Ordering::SeqCst) {
             0
@@ -91,10 +93,10 @@ fn run(engine: &EngineWeak, shared: &Shared) {
             shared.asleep.store(false, Ordering::SeqCst);
             continue;
         }
-        // Woken by a pulse or by the end of the engine; once in a while it looks by itself whether the engine still is.
+        // Woken by a pulse or by the end of the engines; once in a while it looks by itself whether the engines still are.
         while shared.asleep.load(Ordering::SeqCst) {
             thread::park_timeout(Duration::from_secs(5));
-            if engine.upgrade().is_none() {
+            if engines.iter().any(|engine| engine.upgrade().is_none()) {
                 return;
             }
         }

@@ -51,22 +51,18 @@ impl Default for Config {
 }
 
 /// Everything of `request` that may change the answer.
+///
+/// Called for every request that is not remembered: what can be moved is not copied.
 fn derive(request: Request, config: &Config) -> Result<Key, Error> {
-    let tenant = tenant(&request, &config.header.to_lowercase())?;
-    let matters = |name: &str| {
-        config
-            .query
-            .iter()
-            .any(|known| known.to_lowercase() == name)
-    };
+    let tenant = tenant(request.headers, &config.header)?;
     let mut query: Vec<Param> = request
         .query
         .into_iter()
+        .filter(|param| config.query.iter().any(|known| same(known, &param.name)))
         .map(|param| Param {
             name: param.name.to_lowercase(),
             value: param.value.to_lowercase(),
         })
-        .filter(|param| matters(&param.name))
         .collect();
     query.sort_by(|a, b| (&a.name, &a.value).cmp(&(&b.name, &b.value)));
     Ok(Key::new()
@@ -76,17 +72,26 @@ fn derive(request: Request, config: &Config) -> Result<Key, Error> {
         .private())
 }
 
-fn tenant(request: &Request, header: &str) -> Result<Param, Error> {
-    let named = |field: &&Param| field.name == header && !field.value.is_empty();
-    let mut tenants = request.headers.iter().filter(named);
+/// Whether two names differ in nothing but their case.
+fn same(a: &str, b: &str) -> bool {
+    a == b || a.to_lowercase() == b.to_lowercase()
+}
+
+fn tenant(headers: Vec<Param>, header: &str) -> Result<Param, Error> {
+    // A header's name is ASCII, and comes in lower case.
+    let named =
+        |field: &Param| field.name.eq_ignore_ascii_case(header) && !field.value.is_empty();
+    let mut tenants = headers.into_iter().filter(named);
     match (tenants.next(), tenants.next()) {
-        (Some(tenant), None) => Ok(tenant.clone()),
+        (Some(tenant), None) => Ok(tenant),
         (None, _) => {
+            let header = header.to_lowercase();
             let message = format!("the request names no tenant; send the header `{header}`");
             Err(Error::invalid_request(message).code("tenant-missing"))
         }
         // Taking the first would let a client say one thing here and another to whoever reads the last.
         (Some(_), Some(_)) => {
+            let header = header.to_lowercase();
             let message =
                 format!("the request names more than one tenant; send the header `{header}` once");
             Err(Error::invalid_request(message).code("tenant-ambiguous"))

@@ -13,7 +13,7 @@ use std::process::{Command, ExitCode};
 
 use rustix::process::{Resource, Rlimit, getrlimit, nice, setrlimit};
 
-use super::super::engine;
+use super::super::engine::{Waiting, config};
 use super::worker::{PROGRAM, Task, answer_of, exit};
 
 /// Requests in flight go before a component that is not served yet.
@@ -82,19 +82,7 @@ fn bound(task: Task) -> Result<(), Fault> {
 }
 
 fn compile(task: Task) -> Result<(), Fault> {
-    // Nothing is instantiated here, so there is no pool of instances: what is compiled is the same.
-    let engine = wasmtime::Engine::new(&engine::config(false)).map_err(|error| {
-        (
-            exit::UNABLE,
-            format!("the compiler cannot be set up: {error:#}"),
-        )
-    })?;
-    if super::compatibility(&engine) != task.compatibility {
-        return Err((
-            exit::UNABLE,
-            "the compiler is set up for another engine than the one that asks".to_owned(),
-        ));
-    }
+    let engine = engine_of(task.compatibility)?;
     let mut component = Vec::new();
     let mut input = io::stdin().lock().take(task.size as u64);
     input
@@ -120,6 +108,22 @@ fn compile(task: Task) -> Result<(), Fault> {
         .and_then(|()| out.write_all(code))
         .and_then(|()| out.flush())
         .map_err(unable("the code cannot be handed over"))
+}
+
+/// The engine that the code is for.
+fn engine_of(compatibility: u64) -> Result<wasmtime::Engine, Fault> {
+    for waiting in Waiting::EACH {
+        // Nothing is instantiated here, so there is no pool of instances: what is compiled is the same.
+        let engine = wasmtime::Engine::new(&config(false, waiting)).map_err(|error| {
+            let why = format!("the compiler cannot be set up: {error:#}");
+            (exit::UNABLE, why)
+        })?;
+        if super::compatibility(&engine) == compatibility {
+            return Ok(engine);
+        }
+    }
+    let why = "the compiler is set up for other engines than the one that asks";
+    Err((exit::UNABLE, why.to_owned()))
 }
 
 /// The host holds the other end of the input while it waits. However it goes away, nobody needs the code any more.
