@@ -28,6 +28,7 @@
 //! - [`fixture`]: a Larder with so many plugins and routes
 //! - [`start`]: the first answer, and memory when nobody asks
 //! - [`memory`]: what an entry takes in memory, and whom its tier keeps
+//! - [`flame`]: where the time of a request goes
 //! - [`flat`]: whether a request costs the same however much there is
 //! - [`finding`]: what a measurement has found, and what had to be reached
 //! - [`report`]: medians, ratios paired by round, the table
@@ -42,6 +43,7 @@ mod cores;
 mod cost;
 mod finding;
 mod fixture;
+mod flame;
 mod flat;
 mod generator;
 mod languages;
@@ -117,6 +119,8 @@ enum Command {
     HitRatio(With<memory::hit_ratio::Options>),
     /// Measures requests beside few and beside many routes, keys in Redis, and plugins.
     Flat(With<flat::Options>),
+    /// Samples the server under load: a flame graph, and system calls a request.
+    Flame(With<flame::Options>),
     /// Purges a tag and a route that cover many entries beside such that cover few.
     Purge(With<purge::Options>),
     /// Measures acknowledged writes and how fast a queue of them is made, and prints tables in Markdown.
@@ -151,6 +155,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
             show(async { memory::hit_ratio::measure(&options) }, &kept)
         }
         Command::Flat(With { options, kept }) => show(flat::measure(&options), &kept),
+        Command::Flame(With { options, kept }) => show(flame::measure(&options), &kept),
         Command::Purge(With { options, kept }) => show(purge::measure(&options), &kept),
         Command::Writes(options) => runtime()?.block_on(writes::run(options)),
         Command::Overload(options) => runtime()?.block_on(overload::run(options)),
