@@ -5,21 +5,22 @@ use std::time::Duration;
 
 use super::generations::Verdict;
 
-/// A route's freshness policy.
+/// A route's freshness policy. What every hit asks stands first: two cache lines, which come together.
 #[derive(Clone, Debug, PartialEq)]
+#[repr(C, align(128))]
 pub struct Policy {
-    /// How long a value is fresh when the loader does not say.
-    pub ttl: Duration,
     /// The longest time to live a loader may ask for.
     pub ttl_max: Duration,
-    /// 0.0–1.0 of the ttl, taken off at random.
-    pub jitter: f64,
-    /// When a hit reloads behind what is still fresh.
-    pub refresh_ahead: RefreshAhead,
+    /// How long a value is fresh when the loader does not say.
+    pub ttl: Duration,
     /// Counted from the end of the ttl.
     pub stale_while_revalidate: Duration,
     /// Counted from the end of the ttl.
     pub stale_if_error: Duration,
+    /// When a hit reloads behind what is still fresh.
+    pub refresh_ahead: RefreshAhead,
+    /// 0.0–1.0 of the ttl, taken off at random.
+    pub jitter: f64,
     /// How long an absence is remembered when the loader does not say.
     pub missing_ttl: Duration,
     /// How long a failure is remembered.

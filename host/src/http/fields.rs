@@ -111,6 +111,17 @@ pub(super) fn found<S: Sink, F: Fields>(
             None => (status, content.body.clone()),
         }
     };
+    if derived.route.has_own_fields {
+        of_route(sink, (derived, entry));
+    } else {
+        of_loader(sink, content, |_| false);
+    }
+    (status, body)
+}
+
+/// The headers of the loader, and the fields that the route is configured to add.
+fn of_route(sink: &mut impl Sink, (derived, entry): (&Derived, &Entry)) {
+    let content = &entry.content;
     let config = &derived.route.config;
     let tags_header = match (&config.tags_header, content.tags.is_empty()) {
         (Some(name), false) => HeaderName::from_bytes(name.as_bytes()).ok(),
@@ -126,7 +137,7 @@ pub(super) fn found<S: Sink, F: Fields>(
     }
     if let Some(text) = &config.cdn_cache_control {
         // RFC 9213 section 3.1: it stands over Cache-Control, so what is private says so in it too.
-        let is_shared = is_shared(entry, visibility) && entry.times.ttl_ms > 0;
+        let is_shared = is_shared(entry, derived.ask.visibility) && entry.times.ttl_ms > 0;
         let text = if is_shared { text.as_str() } else { "no-store" };
         sink.put(&CDN_CACHE_CONTROL, &[text]);
     }
@@ -134,7 +145,6 @@ pub(super) fn found<S: Sink, F: Fields>(
         let tags = tags(&content.tags, config.tags_header.as_deref());
         sink.put(&name, &[&tags]);
     }
-    (status, body)
 }
 
 /// Tags in one field: with commas where it is `Cache-Tag`, with spaces elsewhere, as those who read it expect. One that has

@@ -369,7 +369,7 @@ impl Route {
     /// Whether a remembered derivation is to be derived anew, to see whether the policy still says the same.
     #[inline]
     fn is_sample_due(&self) -> bool {
-        matches!(self.rule, Rule::Policy { .. })
+        self.has_policy
             && self.policy_hits.fetch_add(1, Ordering::Relaxed) % REMEMBERED_SAMPLED_EVERY
                 == REMEMBERED_SAMPLED_EVERY - 1
     }
