@@ -167,7 +167,8 @@ impl Pool {
         }
         let delay = self.backoff.lock().next_delay();
         tokio::time::sleep(delay).await;
-        let begun = self.mould.begin(meter(&self.mould)).await;
+        // Aside: it is seldom needed, and would make the future of every call three times as large.
+        let begun = Box::pin(self.mould.begin(meter(&self.mould))).await;
         *self.restarting.lock() = begun.as_ref().err().map(ToString::to_string);
         begun
     }
