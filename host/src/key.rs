@@ -175,6 +175,8 @@ pub struct Key {
     text: Arc<str>,
     hash: u64,
     resource: Resource,
+    /// Where in the text the parts begin; every hit asks for them.
+    parts_at: u32,
 }
 
 impl Key {
@@ -210,6 +212,8 @@ impl Key {
             text: text.into(),
             hash,
             resource: resource.clone(),
+            // The text is some hundred KiB at most, for its parts and the path of a request are bounded.
+            parts_at: start as u32,
         })
     }
 
@@ -220,7 +224,7 @@ impl Key {
 
     /// The parts as its text ends with them: which variant of its resource it is, whatever loaders answer it.
     pub fn variant(&self) -> &str {
-        variant_of(&self.text)
+        &self.text[self.parts_at as usize..]
     }
 
     /// The resource it is a variant of.
@@ -293,6 +297,16 @@ mod tests {
             text(&parts(&[("key", "42"), ("lang", "d e")])),
             "{%2Fdata%2F%7Bkey%7D:42}:demo~1:key=42&lang=d%20e"
         );
+    }
+
+    #[test]
+    fn a_variant_is_what_the_text_ends_with() {
+        let long = "x".repeat(2000);
+        for list in [&[][..], &[("key", "4:2")], &[("a", ""), ("key", &*long)]] {
+            let resource = Resource::new("/data/{key}", ["4:2", ""]);
+            let key = Key::new(&resource, "demo~1", &parts(list)).unwrap();
+            assert_eq!(key.variant(), variant_of(key.text()));
+        }
     }
 
     #[test]

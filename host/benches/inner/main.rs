@@ -155,7 +155,7 @@ fn respond_to_hit(bencher: Bencher, body: usize) {
     };
     bencher.bench_local(|| {
         let answer = Answer::Hit {
-            entry: Arc::clone(&entry),
+            entry: entry.clone(),
             tier: TierName::Memory,
             left_ms: 3_599_000,
         };

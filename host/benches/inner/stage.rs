@@ -83,7 +83,7 @@ impl Stage {
             metrics,
             _kept: (directory, registry),
         };
-        assert!(stage.entry().content.body.len() >= body);
+        assert!(stage.entry().len() >= body);
         stage
     }
 
@@ -94,7 +94,7 @@ impl Stage {
     }
 
     /// The entry that is in memory.
-    pub(crate) fn entry(&self) -> Arc<Entry> {
+    pub(crate) fn entry(&self) -> Entry {
         let entry = self.cache.memory().get(&self.hit.ask.key);
         entry.expect("it was loaded and stored")
     }

@@ -14,8 +14,8 @@ use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, MutexGuard};
 use shuttle::rand::Rng as _;
 
-use crate::cache::entry::Entry;
-use crate::cache::generations::{Checked, Generation, Generations, Mode, Scope, Verdict};
+use crate::cache::entry::{Draft, Entry};
+use crate::cache::generations::{Generation, Generations, Mode, Scope, Verdict};
 use crate::cache::tier::{
     Claim, Duty, Ended, Lease, Leasing, Lookup, Noted, Noting, Purged, Put, SharedTier, TierHealth,
 };
@@ -36,7 +36,7 @@ pub(crate) enum Word {
 pub(crate) struct Held {
     seq: u64,
     pub(crate) generations: HashMap<String, Generation>,
-    entries: HashMap<String, (Arc<Entry>, Instant)>,
+    entries: HashMap<String, (Entry, Instant)>,
     /// The token and the seq of the load's stamp.
     pub(crate) leases: HashMap<String, (u64, u64)>,
     tokens: u64,
@@ -69,8 +69,8 @@ impl NodeTier {
     }
 
     /// `store.lua`, and before it the head of the group.
-    async fn store(&self, key: &Key, entry: &Arc<Entry>, token: u64) -> Put {
-        let stamp = entry.stamp;
+    async fn store(&self, key: &Key, entry: &Entry, token: u64) -> Put {
+        let stamp = entry.stamp();
         if !self.generations.is_current(stamp) {
             return Put::Refused;
         }
@@ -93,7 +93,7 @@ impl Held {
     fn store(
         &mut self,
         key: &Key,
-        (entry, group_seq): (&Arc<Entry>, u64),
+        (entry, group_seq): (&Entry, u64),
         (token, by): (u64, usize),
     ) -> Put {
         if self
@@ -103,7 +103,7 @@ impl Held {
         {
             return Put::Refused;
         }
-        let (resource, seq) = (key.resource().text(), entry.stamp.seq);
+        let (resource, seq) = (key.resource().text(), entry.stamp().seq);
         match self.generations.get(resource) {
             Some(generation) if generation.judge(seq) != Verdict::Alive => return Put::Refused,
             Some(_) => {}
@@ -146,14 +146,12 @@ impl Held {
 }
 
 /// Another node's, as it comes out of bytes.
-fn copy_of(entry: &Entry) -> Arc<Entry> {
-    Arc::new(Entry {
-        content: Arc::clone(&entry.content),
-        times: entry.times,
-        stamp: entry.stamp,
-        checked: Checked::default(),
+fn copy_of(entry: &Entry) -> Entry {
+    let draft = Draft {
         as_of_ms: NOW_MS,
-    })
+        ..entry.draft()
+    };
+    draft.keep(&entry.key())
 }
 
 /// Gives a lease back when it is dropped, behind, unless it has ended.
@@ -191,7 +189,7 @@ impl SharedTier for NodeTier {
             let Some(((entry, _), generation)) = found else {
                 return Lookup::Absent;
             };
-            match generation.judge(entry.stamp.seq) {
+            match generation.judge(entry.stamp().seq) {
                 Verdict::Dead => Lookup::Absent,
                 verdict => Lookup::Found(copy_of(&entry), verdict),
             }
@@ -227,12 +225,7 @@ impl SharedTier for NodeTier {
         })
     }
 
-    fn put<'a>(
-        &'a self,
-        key: &'a Key,
-        entry: &'a Arc<Entry>,
-        lease: &'a Lease,
-    ) -> BoxFuture<'a, Put> {
+    fn put<'a>(&'a self, key: &'a Key, entry: &'a Entry, lease: &'a Lease) -> BoxFuture<'a, Put> {
         Box::pin(async move {
             let put = self.store(key, entry, lease.token).await;
             if put == Put::Stored {
@@ -285,7 +278,7 @@ impl SharedTier for NodeTier {
         Box::pin(async { Noted::Unavailable })
     }
 
-    fn variants<'a>(&'a self, _: &'a Resource) -> BoxFuture<'a, Vec<(String, Arc<Entry>)>> {
+    fn variants<'a>(&'a self, _: &'a Resource) -> BoxFuture<'a, Vec<(String, Entry)>> {
         Box::pin(async { Vec::new() })
     }
 

@@ -155,7 +155,7 @@ impl World {
             Answer::Failed { .. } => return None,
             other => panic!("there are no windows: {other:?}"),
         };
-        let text = std::str::from_utf8(&entry.content.body).expect("it is a number");
+        let text = std::str::from_utf8(entry.bytes()).expect("it is a number");
         let found: usize = text.parse().expect("it is a number");
         assert!(
             found >= floor,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Admin, Problem};
 use crate::cache::TierName;
-use crate::cache::entry::{Entry, EntryKind};
+use crate::cache::entry::{Entry, EntryKind, TagRoom};
 use crate::cache::freshness::Freshness;
 use crate::cache::generations::{Covered, Verdict};
 use crate::key::Resource;
@@ -58,17 +58,15 @@ fn entry_json(
         route: &route.pattern,
         resource,
         variant: crate::key::variant_of(key),
-        tags: &entry.content.tags,
+        tags: entry.tags(),
     };
     let verdict = admin
         .cache
         .generations()
-        .judge(entry.stamp, Some(&entry.checked), covered);
+        .judge(entry.stamp(), Some(entry.checked()), covered);
     let now_ms = admin.cache.clock().now_ms();
-    let freshness = match entry
-        .times
-        .freshness(now_ms, verdict, &route.binding.policy)
-    {
+    let times = entry.times();
+    let freshness = match times.freshness(now_ms, verdict, &route.binding.policy) {
         Freshness::Fresh { left_ms } => json!({"state": "fresh", "left_ms": left_ms}),
         Freshness::Stale {
             over_ms,
@@ -79,26 +77,26 @@ fn entry_json(
         }),
         Freshness::Dead => json!({"state": "dead"}),
     };
-    let content = &entry.content;
+    let mut room = TagRoom::default();
     json!({
         "key": key,
         "parts": parts(key),
         "tier": match tier { TierName::Memory => "memory", TierName::Redis => "redis" },
-        "kind": match content.kind { EntryKind::Found => "found", EntryKind::Missing => "missing" },
+        "kind": match entry.kind() { EntryKind::Found => "found", EntryKind::Missing => "missing" },
         "freshness": freshness,
         "purged": match verdict { Verdict::Alive => "no", Verdict::Expired => "expired", Verdict::Dead => "deleted" },
         "current": key.contains(&format!(":{}:", crate::key::encode(&route.identity))),
-        "status": content.status,
-        "content_type": content.content_type,
-        "bytes": content.body.len(),
-        "etag": content.etag,
-        "tags": content.tags,
-        "visibility": content.visibility,
-        "loader": content.maker,
-        "age_ms": entry.times.age_ms(now_ms),
-        "ttl_ms": entry.times.ttl_ms,
-        "stale_while_revalidate_ms": entry.times.swr_ms,
-        "stale_if_error_ms": entry.times.sie_ms,
-        "stamp": entry.stamp.seq,
+        "status": entry.status(),
+        "content_type": entry.content_type(),
+        "bytes": entry.len(),
+        "etag": entry.etag(&mut room),
+        "tags": entry.tags(),
+        "visibility": entry.visibility(),
+        "loader": entry.maker(),
+        "age_ms": times.age_ms(now_ms),
+        "ttl_ms": times.ttl_ms,
+        "stale_while_revalidate_ms": times.swr_ms,
+        "stale_if_error_ms": times.sie_ms,
+        "stamp": entry.stamp().seq,
     })
 }

@@ -1,19 +1,31 @@
 //! A stored value (or absence) with its times, stamp, tags, validator, visibility, status and headers.
 //!
-//! Made once per load from what the loader gave, shared by reference from then on: bodies are never copied.
+//! A [`Draft`] is what a load or a shared tier brings: plain, and to be changed. [`Draft::keep`] makes an [`Entry`] of it: one
+//! pointer, shared from then on, to one allocation.
+//!
+//! # What an entry takes
+//!
+//! Most entries are small, and there are many of them. So an entry is a head of fixed size, what its key does not have in common
+//! with those of its route, and its body; what it has in common with others is held once for all of them (see
+//! [`common`](super::common)), and what few have (headers, tags, a source's validator) is held apart. A body longer than
+//! [`INLINE_MAX`] stays where it is, is never copied, and is held apart too.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
+use once_cell::race::OnceBox;
+use triomphe::ThinArc;
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::common::{self, Common, View};
 use super::freshness::Times;
 use super::generations::{Checked, Stamp};
 use super::source::{Found, Validator};
-use super::variants::Variants;
+use super::variants::{Share, Variants};
 use crate::error::{Failure, FailureKind};
-use crate::key::{Param, Visibility};
+use crate::key::{Key, Param, Resource, Visibility};
 
 /// Whether there is a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -25,7 +37,7 @@ pub enum EntryKind {
     Missing,
 }
 
-/// What is kept of an answer besides its times: shared between an entry and its renewals.
+/// What is kept of an answer besides its times.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Content {
     /// Whether there is a value.
@@ -40,32 +52,237 @@ pub struct Content {
     pub body: Bytes,
     /// The source's validator, as it gave it.
     pub validator: Option<Validator>,
-    /// The entity tag as it goes on the wire, quotes included: the validator's, else a digest of the content.
-    pub etag: String,
+    /// The entity tag: the validator's, else a digest of the content.
+    pub etag: Etag,
     /// What a purge by tag finds it by.
     pub tags: Vec<String>,
     /// Who may share it.
     pub visibility: Visibility,
     /// The loader of the chain that made it: only that one is shown its validator.
     pub maker: String,
-    /// The body in other codings.
-    pub variants: Variants,
+    /// The body in other codings, where another entry with the same body has them.
+    pub variants: Option<Arc<Variants>>,
 }
 
-/// One stored answer.
-#[derive(Debug)]
-pub struct Entry {
+/// An entity tag.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Etag {
+    /// None, or any text as it goes on the wire, quotes included.
+    Text(String),
+    /// A digest that goes on the wire as [`TagRoom`] writes it.
+    Digest(u128),
+}
+
+impl Etag {
+    /// The tag that goes on the wire so.
+    pub fn of(text: &str) -> Self {
+        let hex = text
+            .strip_prefix(DIGEST_BEGINS)
+            .and_then(|rest| rest.strip_suffix('"'));
+        // Only as it would be written again: 32 digits, and none in upper case.
+        let is_digits = |hex: &&str| {
+            let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+            hex.len() == 32 && hex.bytes().all(is_digit)
+        };
+        hex.filter(is_digits)
+            .and_then(|hex| u128::from_str_radix(hex, 16).ok())
+            .map_or_else(|| Self::Text(text.to_owned()), Self::Digest)
+    }
+}
+
+/// The `~` marks it as Larder's own digest, not a validator of the source.
+const DIGEST_BEGINS: &str = "\"~";
+
+/// Where a digest is written down as an entity tag.
+pub struct TagRoom([u8; 35]);
+
+impl Default for TagRoom {
+    fn default() -> Self {
+        Self([b'"'; 35])
+    }
+}
+
+impl TagRoom {
+    /// `"~`, 32 hexadecimal digits, `"`. Every hit writes it: without a branch, so that it is done in vectors.
+    #[inline]
+    fn write(&mut self, digest: [u8; 16]) -> &str {
+        let digit = |nibble: u8| nibble + b'0' + u8::from(nibble > 9) * (b'a' - b'0' - 10);
+        self.0[1] = b'~';
+        let (pairs, _) = self.0[2..34].as_chunks_mut::<2>();
+        for (pair, byte) in pairs.iter_mut().zip(digest) {
+            *pair = [digit(byte >> 4), digit(byte & 15)];
+        }
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+/// An answer before it is kept.
+#[derive(Clone, Debug)]
+pub struct Draft {
     /// What it is.
-    pub content: Arc<Content>,
+    pub content: Content,
     /// When it was loaded and how long it lives.
     pub times: Times,
     /// The seq noted before its load began.
     pub stamp: Stamp,
-    /// Up to which seq this node knows it to be alive.
-    pub checked: Checked,
     /// When, by this node's clock, it was certainly not older than any purge: just before its source was asked, or the
     /// tier that nodes share was.
     pub as_of_ms: u64,
+}
+
+/// One stored answer. Cloning copies one pointer.
+#[derive(Clone)]
+pub struct Entry(ThinArc<Head, u8>);
+
+/// The longest body that is kept in the entry itself, in bytes. To copy as much is dearer than a second allocation, but not by
+/// much; whoever sends one puts it into one buffer with its head anyhow.
+pub const INLINE_MAX: usize = 4 * 1024;
+
+/// The part of an entry that has a fixed size. After it come the values of its key's resource, the parts of its key, and its body
+/// if that is short.
+struct Head {
+    common: Arc<Common>,
+    /// Made later if an entry without one turns out to need a body in another coding.
+    rare: OnceBox<Rare>,
+    /// The digest that its entity tag is, if it is one: the lowest byte last, as it is read.
+    digest: [u8; 16],
+    seq: u64,
+    sync: u32,
+    checked: Checked,
+    /// From when it was loaded; [`AS_OF_NEVER`]: it is too long before.
+    as_of_after_ms: i32,
+    /// Bytes of the resource's values, and of the parts.
+    values: u32,
+    parts: u16,
+    loaded_ms: U48,
+    ttl_ms: U48,
+    /// Whether it is the first with its [`Common`].
+    is_first: bool,
+}
+
+/// Its `as_of_ms` is 0, which is always right.
+const AS_OF_NEVER: i32 = i32::MIN;
+
+/// A number in six bytes. In milliseconds it goes to the year 10889, as a time and as a duration; what is more counts as that.
+#[derive(Clone, Copy)]
+struct U48([u16; 3]);
+
+impl U48 {
+    const MAX: u64 = (1 << 48) - 1;
+
+    fn new(number: u64) -> Self {
+        let number = number.min(Self::MAX);
+        Self([number as u16, (number >> 16) as u16, (number >> 32) as u16])
+    }
+
+    #[inline]
+    fn get(self) -> u64 {
+        let [low, middle, high] = self.0.map(u64::from);
+        low | middle << 16 | high << 32
+    }
+}
+
+/// What few entries have.
+#[derive(Default)]
+struct Rare {
+    /// Whether it counts in what its entry weighs, and not, because it was made later, in [`VARIANTS_BYTES`]: an entry must always
+    /// weigh the same.
+    is_counted: bool,
+    /// A body that is not in the entry itself; empty if it is.
+    body: Bytes,
+    /// The source's entity tag as it gave it, and as it goes on the wire if that differs.
+    given: Option<Box<str>>,
+    etag: Option<Box<str>>,
+    has_validator: bool,
+    last_modified_ms: Option<u64>,
+    headers: Box<[Param]>,
+    tags: Box<[String]>,
+    /// One too long to be held in common.
+    content_type: Option<Box<str>>,
+    variants: OnceLock<Arc<Variants>>,
+}
+
+impl Rare {
+    /// Of a content; none if it has nothing of it.
+    fn of(content: &mut Content) -> Option<Box<Self>> {
+        let is_long = content.body.len() > INLINE_MAX;
+        let etag = match &mut content.etag {
+            Etag::Text(text) if !text.is_empty() => Some(std::mem::take(text)),
+            _ => None,
+        };
+        let content_type = content
+            .content_type
+            .take_if(|text| text.len() > common::CONTENT_TYPE_MAX);
+        let is_needed = is_long
+            || etag.is_some()
+            || content_type.is_some()
+            || content.validator.is_some()
+            || content.variants.is_some()
+            || !content.headers.is_empty()
+            || !content.tags.is_empty();
+        if !is_needed {
+            return None;
+        }
+        let has_validator = content.validator.is_some();
+        let Validator {
+            etag: given,
+            last_modified_ms,
+        } = content.validator.take().unwrap_or_default();
+        Some(Box::new(Self {
+            is_counted: true,
+            body: match is_long {
+                true => std::mem::take(&mut content.body),
+                false => Bytes::new(),
+            },
+            etag: etag
+                .filter(|etag| given.as_ref() != Some(etag))
+                .map(Into::into),
+            given: given.map(Into::into),
+            has_validator,
+            last_modified_ms,
+            headers: std::mem::take(&mut content.headers).into(),
+            tags: std::mem::take(&mut content.tags).into(),
+            content_type: content_type.map(Into::into),
+            variants: content
+                .variants
+                .take()
+                .map_or_else(OnceLock::new, OnceLock::from),
+        }))
+    }
+
+    fn weight(&self) -> usize {
+        if !self.is_counted {
+            return 0;
+        }
+        let text = |text: &Option<Box<str>>| text.as_ref().map_or(0, |text| allocated(text.len()));
+        let headers = self.headers.iter();
+        let headers = headers.map(|h| allocated(h.name.len()) + allocated(h.value.len()));
+        let tags = self.tags.iter().map(|tag| allocated(tag.len()));
+        allocated(size_of::<Self>())
+            + allocated(self.body.len())
+            + text(&self.given)
+            + text(&self.etag)
+            + text(&self.content_type)
+            + allocated(size_of_val(&*self.headers))
+            + headers.sum::<usize>()
+            + allocated(size_of_val(&*self.tags))
+            + tags.sum::<usize>()
+    }
+}
+
+/// What an entry takes more, in bytes, once its body was asked for in another coding: that is after it was weighed.
+pub const VARIANTS_BYTES: usize =
+    allocated(size_of::<Rare>()) + allocated(size_of::<Variants>() + 16);
+
+/// What the allocator takes for so many bytes: it has four sizes for every power of two, up to half a mebibyte.
+pub(super) const fn allocated(bytes: usize) -> usize {
+    const LARGE: usize = 512 * 1024;
+    match bytes {
+        0 => 0,
+        1..=64 => bytes.next_multiple_of(16),
+        65..=LARGE => bytes.next_multiple_of((1 << (bytes - 1).ilog2()) / 4),
+        _ => bytes.next_multiple_of(4096),
+    }
 }
 
 /// A response with more would be refused by what stands before Larder, and every hit pays for each.
@@ -160,7 +377,10 @@ impl Content {
             .as_ref()
             .and_then(|validator| validator.etag.as_deref())
             .and_then(quoted)
-            .unwrap_or_else(|| content_etag(status, found.content_type.as_deref(), &found.body));
+            .map_or_else(
+                || Etag::Digest(digest(status, found.content_type.as_deref(), &found.body)),
+                Etag::Text,
+            );
         let content = Self {
             kind: EntryKind::Found,
             status,
@@ -172,7 +392,7 @@ impl Content {
             tags: found.tags,
             visibility,
             maker: maker.to_owned(),
-            variants: Variants::default(),
+            variants: None,
         };
         Ok((content, dropped))
     }
@@ -186,35 +406,367 @@ impl Content {
             headers: Vec::new(),
             body: Bytes::new(),
             validator: None,
-            etag: String::new(),
+            etag: Etag::Text(String::new()),
             tags,
             visibility,
             maker: maker.to_owned(),
-            variants: Variants::default(),
+            variants: None,
+        }
+    }
+}
+
+impl Draft {
+    /// What is kept of it under the key of this text.
+    pub fn keep(self, key: &str) -> Entry {
+        let Self {
+            mut content,
+            times,
+            stamp,
+            as_of_ms,
+        } = self;
+        let rare = Rare::of(&mut content);
+        let [before, values, between, parts] = pieces(key);
+        let digest = match content.etag {
+            Etag::Digest(digest) => Some(digest),
+            Etag::Text(_) => None,
+        };
+        let (common, is_first) = common::share(View {
+            before,
+            between,
+            content_type: content.content_type.as_deref(),
+            maker: &content.maker,
+            epoch: stamp.epoch,
+            swr_ms: times.swr_ms,
+            sie_ms: times.sie_ms,
+            status: content.status,
+            kind: content.kind,
+            visibility: content.visibility,
+            ttl_from_loader: times.ttl_from_loader,
+            is_digest: digest.is_some(),
+        });
+        let loaded_ms = U48::new(times.loaded_ms);
+        let as_of_after_ms = i128::from(as_of_ms) - i128::from(loaded_ms.get());
+        let head = Head {
+            common,
+            rare: rare.map_or_else(OnceBox::new, OnceBox::with_value),
+            digest: digest.unwrap_or_default().to_be_bytes(),
+            seq: stamp.seq,
+            sync: stamp.sync,
+            checked: Checked::default(),
+            as_of_after_ms: match i32::try_from(as_of_after_ms) {
+                Ok(after_ms) => after_ms,
+                // Earlier than it was is always right.
+                Err(_) if as_of_after_ms > 0 => i32::MAX,
+                Err(_) => AS_OF_NEVER,
+            },
+            values: values.len() as u32,
+            parts: parts.len() as u16,
+            loaded_ms,
+            ttl_ms: U48::new(times.ttl_ms),
+            is_first,
+        };
+        let body = &*content.body;
+        let mut tail = Vec::with_capacity(values.len() + parts.len() + body.len());
+        tail.extend_from_slice(values.as_bytes());
+        tail.extend_from_slice(parts.as_bytes());
+        tail.extend_from_slice(body);
+        Entry(ThinArc::from_header_and_slice(head, &tail))
+    }
+}
+
+/// The text of a key in four: what all keys of a route begin with, the values of the resource, what all keys of a route and its
+/// loaders have in the middle, and the parts. Put together they are the text, whatever it is.
+fn pieces(key: &str) -> [&str; 4] {
+    let end = key.find('}').unwrap_or(0);
+    let start = key[..end].find(':').unwrap_or(end);
+    let parts = key.rfind(':').map_or(key.len(), |at| at + 1).max(end);
+    // Parts are a digest if they are long; what else comes here as a key is held as something in common.
+    let parts = match key.len() - parts <= usize::from(u16::MAX) {
+        true => parts,
+        false => key.len(),
+    };
+    [
+        &key[..start],
+        &key[start..end],
+        &key[end..parts],
+        &key[parts..],
+    ]
+}
+
+impl Entry {
+    #[inline]
+    fn head(&self) -> &Head {
+        &self.0.header.header
+    }
+
+    #[inline]
+    fn rare(&self) -> Option<&Rare> {
+        self.head().rare.get()
+    }
+
+    /// Where the parts begin and where they end.
+    #[inline]
+    fn bounds(&self) -> (usize, usize) {
+        let head = self.head();
+        let values = head.values as usize;
+        (values, values + usize::from(head.parts))
+    }
+
+    /// Whether it is kept under this key.
+    #[inline]
+    pub fn is_of(&self, key: &Key) -> bool {
+        let (values, parts) = self.bounds();
+        let (common, tail) = (&self.head().common, &self.0.slice);
+        let text = key.text().as_bytes();
+        text.len() == common.before.len() + common.between.len() + parts
+            && text
+                .strip_prefix(common.before.as_bytes())
+                .and_then(|text| text.strip_prefix(&tail[..values]))
+                .and_then(|text| text.strip_prefix(common.between.as_bytes()))
+                .is_some_and(|text| *text == tail[values..parts])
+    }
+
+    /// The text of the key it is kept under.
+    pub fn key(&self) -> String {
+        let (values, parts) = self.bounds();
+        let (common, tail) = (&self.head().common, &self.0.slice);
+        let text = [
+            common.before.as_bytes(),
+            &tail[..values],
+            common.between.as_bytes(),
+            &tail[values..parts],
+        ];
+        String::from_utf8(text.concat()).expect("these are the pieces of a text")
+    }
+
+    /// Whether it is a variant of this resource.
+    pub fn is_variant_of(&self, resource: &Resource) -> bool {
+        let (values, _) = self.bounds();
+        let pattern = self.head().common.before.strip_prefix('{');
+        let rest = pattern.and_then(|pattern| resource.text().strip_prefix(pattern));
+        rest.is_some_and(|rest| *rest.as_bytes() == self.0.slice[..values])
+    }
+
+    /// Whether this is that very entry.
+    #[inline]
+    pub fn is_same(&self, other: &Self) -> bool {
+        std::ptr::eq(self.0.ptr(), other.0.ptr())
+    }
+
+    /// Whether there is a value.
+    #[inline]
+    pub fn kind(&self) -> EntryKind {
+        self.head().common.kind
+    }
+
+    /// The status to answer with.
+    #[inline]
+    pub fn status(&self) -> u16 {
+        self.head().common.status
+    }
+
+    /// The media type.
+    #[inline]
+    pub fn content_type(&self) -> Option<&str> {
+        let common = self.head().common.content_type.as_deref();
+        common.or_else(|| self.rare()?.content_type.as_deref())
+    }
+
+    /// Further headers, filtered.
+    #[inline]
+    pub fn headers(&self) -> &[Param] {
+        self.rare().map_or(&[], |rare| &rare.headers)
+    }
+
+    /// What a purge by tag finds it by.
+    #[inline]
+    pub fn tags(&self) -> &[String] {
+        self.rare().map_or(&[], |rare| &rare.tags)
+    }
+
+    /// The source's validator, as it gave it.
+    pub fn validator(&self) -> Option<Validator> {
+        let rare = self.rare().filter(|rare| rare.has_validator)?;
+        Some(Validator {
+            etag: rare.given.as_deref().map(str::to_owned),
+            last_modified_ms: rare.last_modified_ms,
+        })
+    }
+
+    /// Whether its source gave a validator.
+    pub fn has_validator(&self) -> bool {
+        self.rare().is_some_and(|rare| rare.has_validator)
+    }
+
+    /// The entity tag as it goes on the wire, quotes included: the validator's, else a digest of the content. Empty for an
+    /// absence.
+    #[inline]
+    pub fn etag<'a>(&'a self, room: &'a mut TagRoom) -> &'a str {
+        let head = self.head();
+        if head.common.is_digest {
+            return room.write(head.digest);
+        }
+        let etag = self.rare().and_then(|rare| {
+            let etag = rare.etag.as_deref();
+            etag.or(rare.given.as_deref())
+        });
+        etag.unwrap_or_default()
+    }
+
+    /// Who may share it.
+    #[inline]
+    pub fn visibility(&self) -> Visibility {
+        self.head().common.visibility
+    }
+
+    /// The loader of the chain that made it: only that one is shown its validator.
+    pub fn maker(&self) -> &str {
+        &self.head().common.maker
+    }
+
+    /// Bytes of the body.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.bytes().len()
+    }
+
+    /// Whether the body is empty.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The body, to be read.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        self.inline()
+            .unwrap_or_else(|| &self.rare().expect("it is apart").body)
+    }
+
+    /// The body, if it is no longer than [`INLINE_MAX`].
+    #[inline]
+    pub fn inline(&self) -> Option<&[u8]> {
+        let (_, parts) = self.bounds();
+        match self.rare() {
+            Some(rare) if !rare.body.is_empty() => None,
+            _ => Some(&self.0.slice[parts..]),
         }
     }
 
-    /// Bytes it takes, for the memory tier's bound: what is held, plus the fixed part.
+    /// The body, to be sent: not a copy of it.
+    pub fn body(&self) -> Bytes {
+        struct Inline(Entry);
+        impl AsRef<[u8]> for Inline {
+            fn as_ref(&self) -> &[u8] {
+                self.0.bytes()
+            }
+        }
+        match self.rare() {
+            Some(rare) if !rare.body.is_empty() => rare.body.clone(),
+            _ => Bytes::from_owner(Inline(self.clone())),
+        }
+    }
+
+    /// The body in other codings, if it was asked for in one.
+    #[inline]
+    pub fn variants(&self) -> Option<&Arc<Variants>> {
+        self.rare()?.variants.get()
+    }
+
+    /// Where the body in other codings is kept from now on. `share`: of [`VARIANTS_BYTES`].
+    pub fn variants_with(&self, share: Share) -> &Arc<Variants> {
+        let rare = self.head().rare.get_or_init(Box::default);
+        rare.variants
+            .get_or_init(|| Arc::new(Variants::with(share)))
+    }
+
+    /// When it was loaded and how long it lives.
+    #[inline]
+    pub fn times(&self) -> Times {
+        let head = self.head();
+        Times {
+            loaded_ms: head.loaded_ms.get(),
+            ttl_ms: head.ttl_ms.get(),
+            ttl_from_loader: head.common.ttl_from_loader,
+            swr_ms: head.common.swr_ms,
+            sie_ms: head.common.sie_ms,
+        }
+    }
+
+    /// The seq noted before its load began.
+    #[inline]
+    pub fn stamp(&self) -> Stamp {
+        let head = self.head();
+        Stamp {
+            epoch: head.common.epoch,
+            seq: head.seq,
+            sync: head.sync,
+        }
+    }
+
+    /// Up to which version of the record of purges this node knows it to be alive.
+    #[inline]
+    pub fn checked(&self) -> &Checked {
+        &self.head().checked
+    }
+
+    /// When, by this node's clock, it was certainly not older than any purge, or some time before that.
+    #[inline]
+    pub fn as_of_ms(&self) -> u64 {
+        let head = self.head();
+        match head.as_of_after_ms {
+            AS_OF_NEVER => 0,
+            after_ms => head.loaded_ms.get().saturating_add_signed(after_ms.into()),
+        }
+    }
+
+    /// What [`Draft::keep`] was given, for another to be made of it. A long body is not copied, nor are its variants.
+    pub fn draft(&self) -> Draft {
+        let mut room = TagRoom::default();
+        let content = Content {
+            kind: self.kind(),
+            status: self.status(),
+            content_type: self.content_type().map(str::to_owned),
+            headers: self.headers().to_vec(),
+            body: self.body(),
+            validator: self.validator(),
+            etag: Etag::of(self.etag(&mut room)),
+            tags: self.tags().to_vec(),
+            visibility: self.visibility(),
+            maker: self.maker().to_owned(),
+            variants: self.variants().map(Arc::clone),
+        };
+        Draft {
+            content,
+            times: self.times(),
+            stamp: self.stamp(),
+            as_of_ms: self.as_of_ms(),
+        }
+    }
+
+    /// Bytes it takes, with what the allocator adds, for the memory tier's bound. Not what it shares with others, but if it was
+    /// the first of them: who comes later may outlive it, so as many bytes as a [`Common`] has can go uncounted with each,
+    /// which are few, because nothing in it is longer than what a configuration says and a short media type.
     pub fn weight(&self) -> u64 {
-        let given = self
-            .validator
-            .as_ref()
-            .and_then(|validator| validator.etag.as_ref());
-        let texts = self.etag.len()
-            + given.map_or(0, String::len)
-            + self.maker.len()
-            + self.content_type.as_ref().map_or(0, String::len)
-            + self
-                .tags
-                .iter()
-                .map(|tag| tag.len() + size_of::<String>())
-                .sum::<usize>()
-            + self
-                .headers
-                .iter()
-                .map(|h| h.name.len() + h.value.len() + size_of::<Param>())
-                .sum::<usize>();
-        (size_of::<Self>() + size_of::<Entry>() + texts + self.body.len()) as u64
+        let head = self.head();
+        // Before the head, how often it is held and how long what follows it is.
+        let own = size_of::<[usize; 2]>() + size_of::<Head>() + self.0.slice.len();
+        let common = if head.is_first {
+            head.common.weight()
+        } else {
+            0
+        };
+        (allocated(own) + self.rare().map_or(0, Rare::weight) + common) as u64
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry")
+            .field("key", &self.key())
+            .field("status", &self.status())
+            .field("bytes", &self.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -248,16 +800,17 @@ pub fn quoted(etag: &str) -> Option<String> {
     Some(format!("{weak}\"{body}\""))
 }
 
-/// A strong entity tag from the content. The `~` marks it as Larder's own digest, not a validator of the source.
-fn content_etag(status: u16, content_type: Option<&str>, body: &[u8]) -> String {
+/// A strong entity tag from the content.
+fn digest(status: u16, content_type: Option<&str>, body: &[u8]) -> u128 {
     let kind = xxh3_128(content_type.unwrap_or_default().as_bytes());
-    let digest = xxh3_128(body) ^ kind.rotate_left(1) ^ u128::from(status);
-    format!("\"~{digest:032x}\"")
+    xxh3_128(body) ^ kind.rotate_left(1) ^ u128::from(status)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::variants::Budget;
+    use proptest::prelude::*;
 
     fn found(headers: &[(&str, &str)]) -> Found {
         Found {
@@ -285,6 +838,219 @@ mod tests {
         let (content, dropped) = Content::from_found(offered, "demo", Visibility::Public).unwrap();
         assert_eq!(content.headers, [Param::new("x-source", "db")]);
         assert_eq!(dropped, 5);
+    }
+
+    const KEY: &str = "{%2Fdata%2F%7Bkey%7D:42}:demo~1:key=42&lang=d%20e";
+
+    /// Of a content, under [`KEY`]: what it was made of comes out again.
+    fn kept(content: Content) -> Entry {
+        let draft = Draft {
+            content,
+            times: Times {
+                loaded_ms: 1_700_000_000_000,
+                ttl_ms: 60_000,
+                ttl_from_loader: true,
+                swr_ms: u64::MAX,
+                sie_ms: 3_600_000,
+            },
+            stamp: Stamp {
+                epoch: u64::MAX,
+                seq: u64::MAX - 1,
+                sync: 7,
+            },
+            as_of_ms: 1_699_999_999_000,
+        };
+        let entry = draft.clone().keep(KEY);
+        let again = entry.draft();
+        assert_eq!(again.content, draft.content);
+        assert_eq!((again.times, again.stamp), (draft.times, draft.stamp));
+        assert_eq!((again.as_of_ms, &*entry.key()), (draft.as_of_ms, KEY));
+        entry
+    }
+
+    fn content(found: Found) -> Content {
+        Content::from_found(found, "demo", Visibility::Private)
+            .unwrap()
+            .0
+    }
+
+    #[test]
+    fn what_is_kept_is_what_was_made_whatever_of_it_is_rare() {
+        let plain = kept(content(found(&[])));
+        assert!(plain.rare().is_none());
+        for rare in [
+            found(&[("x-source", "db")]),
+            Found {
+                tags: vec!["red".into(), "data:42".into()],
+                ..found(&[])
+            },
+            Found {
+                status: Some(203),
+                content_type: Some("x".repeat(common::CONTENT_TYPE_MAX + 1)),
+                ..found(&[])
+            },
+            Found {
+                body: vec![b'x'; INLINE_MAX + 1].into(),
+                ..found(&[])
+            },
+        ] {
+            assert!(kept(content(rare)).rare().is_some());
+        }
+        for etag in [None, Some("v1"), Some("\"v1\""), Some("no etag")] {
+            let validator = Some(Validator {
+                etag: etag.map(str::to_owned),
+                last_modified_ms: etag.is_none().then_some(7),
+            });
+            let entry = kept(content(Found {
+                validator: validator.clone(),
+                ..found(&[])
+            }));
+            assert_eq!(entry.validator(), validator);
+        }
+        let missing = Content::missing(vec!["red".into()], "demo", Visibility::Public);
+        assert_eq!(kept(missing).etag(&mut TagRoom::default()), "");
+    }
+
+    #[test]
+    fn a_body_is_in_the_entry_or_apart_and_neither_is_copied_to_be_sent() {
+        for length in [0, 1, INLINE_MAX, INLINE_MAX + 1] {
+            let body = Bytes::from(vec![b'x'; length]);
+            let entry = kept(content(Found {
+                body: body.clone(),
+                ..found(&[])
+            }));
+            assert_eq!((entry.bytes(), entry.len()), (&*body, length));
+            assert_eq!(entry.inline().is_some(), length <= INLINE_MAX);
+            assert_eq!(entry.body().as_ptr(), entry.bytes().as_ptr(), "{length}");
+        }
+        let long = Bytes::from(vec![b'x'; INLINE_MAX + 1]);
+        let at = long.as_ptr();
+        let entry = kept(content(Found {
+            body: long,
+            ..found(&[])
+        }));
+        assert_eq!(entry.draft().keep(KEY).bytes().as_ptr(), at);
+    }
+
+    #[test]
+    fn an_entry_is_found_under_its_own_key_alone() {
+        let entry = kept(content(found(&[])));
+        let key = |value: &str, identity: &str, parts: &[Param]| {
+            Key::new(&Resource::new("/data/{key}", [value]), identity, parts).unwrap()
+        };
+        let parts = [Param::new("key", "42"), Param::new("lang", "d e")];
+        let own = key("42", "demo~1", &parts);
+        assert!(own.text() == KEY && entry.is_of(&own));
+        assert!(entry.is_variant_of(own.resource()));
+        for other in [
+            key("4", "demo~1", &parts),
+            key("421", "demo~1", &parts),
+            key("42", "demo~2", &parts),
+            key("42", "demo~1", &parts[..1]),
+            key("42", "demo~1", &[]),
+        ] {
+            assert!(!entry.is_of(&other), "{}", other.text());
+        }
+        for other in [Resource::new("/data/{key}", ["4"]), Resource::new("/", [])] {
+            assert!(!entry.is_variant_of(&other), "{}", other.text());
+        }
+    }
+
+    #[test]
+    fn times_that_do_not_fit_are_never_longer_nor_later() {
+        let check = |loaded_ms: u64, as_of_ms: u64, wanted: u64| {
+            let mut draft = kept(content(found(&[]))).draft();
+            draft.times.loaded_ms = loaded_ms;
+            draft.as_of_ms = as_of_ms;
+            draft.times.ttl_ms = u64::MAX;
+            let entry = draft.keep(KEY);
+            assert_eq!(entry.as_of_ms(), wanted);
+            assert_eq!(entry.times().ttl_ms, U48::MAX);
+            assert_eq!(entry.times().loaded_ms, loaded_ms.min(U48::MAX));
+        };
+        const NOW: u64 = 1_700_000_000_000;
+        const FAR: u64 = i32::MAX as u64;
+        check(NOW, NOW + FAR, NOW + FAR);
+        check(NOW, NOW + FAR + 1, NOW + FAR);
+        check(NOW, NOW - FAR, NOW - FAR);
+        check(NOW, NOW - FAR - 2, 0);
+        check(u64::MAX, 0, 0);
+        check(0, 5, 5);
+    }
+
+    #[test]
+    fn an_entry_takes_little_beside_what_it_keeps() {
+        // Tens of millions have one each: a field that is added by mistake is to be noticed.
+        assert_eq!((size_of::<Entry>(), size_of::<Head>()), (8, 72));
+        for (bytes, size) in [
+            (0, 0),
+            (1, 16),
+            (64, 64),
+            (65, 80),
+            (128, 128),
+            (129, 160),
+            (217, 224),
+            (257, 320),
+            (5000, 5120),
+            (600_000, 602_112),
+        ] {
+            assert_eq!(allocated(bytes), size, "{bytes}");
+        }
+        let body = vec![b'x'; 100];
+        let entry = kept(content(Found {
+            body: body.into(),
+            ..found(&[])
+        }));
+        let alike = entry.draft().keep(KEY);
+        // The head, `:42`, `key=42&lang=d%20e` and the body are 208 bytes.
+        assert_eq!(alike.weight(), 224);
+    }
+
+    #[test]
+    fn an_entry_weighs_the_same_once_it_has_variants_and_what_is_made_of_it_has_them_too() {
+        let entry = kept(content(found(&[])));
+        let before = entry.weight();
+        assert!(entry.variants().is_none());
+        let budget = Budget::new(VARIANTS_BYTES as u64);
+        let share = || budget.take(VARIANTS_BYTES as u64);
+        let variants = Arc::clone(entry.variants_with(share().unwrap()));
+        assert_eq!(entry.weight(), before);
+        assert!(share().is_none(), "it is held as long as they are");
+        assert!(Arc::ptr_eq(&variants, entry.variants().unwrap()));
+        let renewed = entry.draft().keep(KEY);
+        drop(entry);
+        assert!(Arc::ptr_eq(&variants, renewed.variants().unwrap()));
+        drop((renewed, variants));
+        assert!(share().is_some());
+    }
+
+    #[test]
+    fn digests_are_written_as_they_are_read() {
+        for digest in [0, 1, u128::MAX, 0x0123_4567_89ab_cdef_fedc_ba98_7654_3210] {
+            let mut room = TagRoom::default();
+            let text = room.write(digest.to_be_bytes()).to_owned();
+            assert_eq!(text, format!("\"~{digest:032x}\""));
+            assert_eq!(Etag::of(&text), Etag::Digest(digest));
+        }
+        let hex = "0123456789abcdef0123456789abcdef";
+        for text in [
+            format!("\"~{}\"", hex.to_uppercase()),
+            format!("\"~+{}\"", &hex[1..]),
+            format!("\"~0{hex}\""),
+            format!("\"{hex}\""),
+            format!("W/\"~{hex}\""),
+            String::new(),
+        ] {
+            assert_eq!(Etag::of(&text), Etag::Text(text));
+        }
+    }
+
+    proptest! {
+        /// Of any text: a damaged list of keys or a test may name what no request becomes.
+        #[test]
+        fn the_pieces_of_a_key_are_its_text(text in "[{}:a&=é]{0,12}") {
+            prop_assert_eq!(pieces(&text).concat(), text);
+        }
     }
 
     #[test]

@@ -17,17 +17,15 @@
 //! before it is used. A change of [`Meta`] or of a type in it is a new version; the fixtures of the old ones stay.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::entry::{Content, Entry, EntryKind};
+use super::entry::{Content, Draft, Entry, EntryKind, Etag, TagRoom};
 use super::freshness::Times;
-use super::generations::{Checked, Stamp};
+use super::generations::Stamp;
 use super::source::Validator;
-use super::variants::Variants;
 use crate::key::{Param, Visibility};
 
 /// `LARDER` and the version.
@@ -83,27 +81,28 @@ struct Meta<'a> {
 
 /// The bytes of an entry stored under `key` at `now_ms` (this node's clock), with zeros where the time goes.
 pub fn encode(entry: &Entry, key: &str, now_ms: u64) -> Vec<u8> {
-    let content = &*entry.content;
+    let (times, stamp, body) = (entry.times(), entry.stamp(), entry.bytes());
+    let mut room = TagRoom::default();
     let meta = Meta {
         key: key.into(),
-        epoch: entry.stamp.epoch,
-        seq: entry.stamp.seq,
-        age_ms: entry.times.age_ms(now_ms),
-        ttl_ms: entry.times.ttl_ms,
-        ttl_from_loader: entry.times.ttl_from_loader,
-        swr_ms: entry.times.swr_ms,
-        sie_ms: entry.times.sie_ms,
-        kind: content.kind,
-        status: content.status,
-        visibility: content.visibility,
-        content_type: content.content_type.as_deref().map(Cow::Borrowed),
-        etag: (&*content.etag).into(),
-        maker: (&*content.maker).into(),
-        validator: content.validator.as_ref().map(Cow::Borrowed),
-        headers: (&*content.headers).into(),
-        tags: (&*content.tags).into(),
+        epoch: stamp.epoch,
+        seq: stamp.seq,
+        age_ms: times.age_ms(now_ms),
+        ttl_ms: times.ttl_ms,
+        ttl_from_loader: times.ttl_from_loader,
+        swr_ms: times.swr_ms,
+        sie_ms: times.sie_ms,
+        kind: entry.kind(),
+        status: entry.status(),
+        visibility: entry.visibility(),
+        content_type: entry.content_type().map(Cow::Borrowed),
+        etag: entry.etag(&mut room).into(),
+        maker: entry.maker().into(),
+        validator: entry.validator().map(Cow::Owned),
+        headers: entry.headers().into(),
+        tags: entry.tags().into(),
     };
-    let mut bytes = Vec::with_capacity(META_AT + 256 + key.len() + content.body.len());
+    let mut bytes = Vec::with_capacity(META_AT + 256 + key.len() + body.len());
     bytes.extend_from_slice(&MAGIC);
     bytes.extend_from_slice(&[b'0'; TIME_LEN]);
     bytes.extend_from_slice(&[0; META_AT - SUM_AT]);
@@ -112,7 +111,7 @@ pub fn encode(entry: &Entry, key: &str, now_ms: u64) -> Vec<u8> {
     // Truncation is impossible below 4 GiB of metadata, and would be a failed decode, not a wrong entry.
     let meta_len = (bytes.len() - META_AT) as u32;
     bytes[META_LEN_AT..META_AT].copy_from_slice(&meta_len.to_le_bytes());
-    bytes.extend_from_slice(&content.body);
+    bytes.extend_from_slice(body);
     let sum = checksum(&bytes);
     bytes[SUM_AT..META_LEN_AT].copy_from_slice(&sum.to_le_bytes());
     bytes
@@ -123,7 +122,7 @@ pub fn encode(entry: &Entry, key: &str, now_ms: u64) -> Vec<u8> {
 ///
 /// # Errors
 /// [`Foreign`], for any bytes that [`encode`] did not make for this key.
-pub fn decode(bytes: Bytes, key: &str, now_ms: u64, offset_ms: i64) -> Result<Entry, Foreign> {
+pub fn decode(bytes: Bytes, key: &str, now_ms: u64, offset_ms: i64) -> Result<Draft, Foreign> {
     if bytes.len() < META_AT {
         return Err(foreign("shorter than an envelope"));
     }
@@ -175,18 +174,17 @@ pub fn decode(bytes: Bytes, key: &str, now_ms: u64, offset_ms: i64) -> Result<En
         content_type: meta.content_type.map(Cow::into_owned),
         headers: meta.headers.into_owned(),
         validator: meta.validator.map(Cow::into_owned),
-        etag: meta.etag.into_owned(),
+        etag: Etag::of(&meta.etag),
         tags: meta.tags.into_owned(),
         visibility: meta.visibility,
         maker: meta.maker.into_owned(),
-        variants: Variants::default(),
+        variants: None,
         body: bytes.slice(body_at..),
     };
-    Ok(Entry {
-        content: Arc::new(content),
+    Ok(Draft {
+        content,
         times,
         stamp,
-        checked: Checked::default(),
         as_of_ms: now_ms,
     })
 }
@@ -212,9 +210,9 @@ mod tests {
     const KEY: &str = "{%2Fdata%2F%7Bkey%7D:42}:demo~1:key=42&lang=d%20e";
     const NOW: u64 = 1_700_000_000_000;
 
-    fn found() -> Entry {
-        Entry {
-            content: Arc::new(Content {
+    fn found() -> Draft {
+        Draft {
+            content: Content {
                 kind: EntryKind::Found,
                 status: 203,
                 content_type: Some("application/json".into()),
@@ -227,12 +225,12 @@ mod tests {
                     etag: Some("v1".into()),
                     last_modified_ms: Some(1_600_000_000_000),
                 }),
-                etag: "\"v1\"".into(),
+                etag: Etag::of("\"v1\""),
                 tags: vec!["red".into(), "data:42".into()],
                 visibility: Visibility::Private,
                 maker: "demo".into(),
-                variants: Variants::default(),
-            }),
+                variants: None,
+            },
             times: Times {
                 loaded_ms: NOW - 250,
                 ttl_ms: 60_000,
@@ -245,18 +243,13 @@ mod tests {
                 seq: 7,
                 sync: 1,
             },
-            checked: Checked::default(),
             as_of_ms: NOW,
         }
     }
 
-    fn missing() -> Entry {
-        Entry {
-            content: Arc::new(Content::missing(
-                vec!["data:42".into()],
-                "demo",
-                Visibility::Public,
-            )),
+    fn missing() -> Draft {
+        Draft {
+            content: Content::missing(vec!["data:42".into()], "demo", Visibility::Public),
             times: Times {
                 loaded_ms: NOW,
                 ttl_ms: 5_000,
@@ -269,23 +262,22 @@ mod tests {
                 seq: 0,
                 sync: 1,
             },
-            checked: Checked::default(),
             as_of_ms: NOW,
         }
     }
 
     /// As the storing script leaves it.
-    fn stored(entry: &Entry, stored_ms: u64) -> Vec<u8> {
-        let mut bytes = encode(entry, KEY, NOW);
+    fn stored(draft: &Draft, stored_ms: u64) -> Vec<u8> {
+        let mut bytes = encode(&draft.clone().keep(KEY), KEY, NOW);
         bytes[TIME_AT..SUM_AT].copy_from_slice(format!("{stored_ms:016}").as_bytes());
         bytes
     }
 
-    fn decoded(bytes: impl Into<Bytes>) -> Result<Entry, Foreign> {
+    fn decoded(bytes: impl Into<Bytes>) -> Result<Draft, Foreign> {
         decode(bytes.into(), KEY, NOW, 0)
     }
 
-    fn assert_same(one: &Entry, other: &Entry) {
+    fn assert_same(one: &Draft, other: &Draft) {
         assert_eq!(one.content, other.content);
         assert_eq!(one.times, other.times);
         assert_eq!(

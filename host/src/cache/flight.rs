@@ -28,7 +28,7 @@ use crate::trace::Link;
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// The entry, to be judged by everyone who receives it.
-    pub entry: Arc<Entry>,
+    pub entry: Entry,
     /// Whether any tier took it.
     pub stored: bool,
     /// How the loader (or a tier) came to it.

@@ -119,9 +119,23 @@ impl Generation {
     }
 }
 
-/// At which version of the record an entry was found alive. One per entry: judged once per purge, not once per hit.
+/// At which version of the record an entry was found alive. One per entry: judged once per purge, not once per hit. In four bytes,
+/// for there are many entries: after so many purges that they are not enough, an entry is judged on every hit.
 #[derive(Debug, Default)]
-pub struct Checked(AtomicU64);
+pub struct Checked(AtomicU32);
+
+impl Checked {
+    #[inline]
+    fn is_at(&self, version: u64) -> bool {
+        u64::from(self.0.load(Ordering::Relaxed)) >= version
+    }
+
+    fn raise_to(&self, version: u64) {
+        if let Ok(version) = u32::try_from(version) {
+            self.0.fetch_max(version, Ordering::Relaxed);
+        }
+    }
+}
 
 /// Purges of routes, resources and tags that are remembered at once; older ones become a purge of everything (law 12).
 pub const REMEMBERED_MAX: usize = 1_000_000;
@@ -268,9 +282,7 @@ impl Generations {
         if stamp.epoch != self.epoch.load(Ordering::Acquire) {
             return Verdict::Dead;
         }
-        if stamp.seq >= seq
-            || checked.is_some_and(|checked| checked.0.load(Ordering::Relaxed) >= version)
-        {
+        if stamp.seq >= seq || checked.is_some_and(|checked| checked.is_at(version)) {
             return Verdict::Alive;
         }
         let verdict = self.look_up(stamp.seq, covered);
@@ -282,7 +294,7 @@ impl Generations {
         if verdict == Verdict::Alive
             && let Some(checked) = checked
         {
-            checked.0.fetch_max(version, Ordering::Relaxed);
+            checked.raise_to(version);
         }
         verdict
     }

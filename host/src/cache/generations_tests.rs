@@ -84,12 +84,21 @@ fn law_4_a_remembered_check_does_not_hide_a_later_purge() {
     case.purge(Scope::Tag("blue".into()), Mode::Delete);
     assert_eq!(case.judge(stamp, Some(&checked)), Verdict::Alive);
     assert_eq!(
-        checked.0.load(Ordering::Relaxed),
+        u64::from(checked.0.load(Ordering::Relaxed)),
         case.generations.version.load(Ordering::Relaxed),
         "judged once per purge"
     );
     case.purge(Scope::Tag("red".into()), Mode::Delete);
     assert_eq!(case.judge(stamp, Some(&checked)), Verdict::Dead);
+}
+
+#[test]
+fn after_more_purges_than_an_entry_can_count_it_is_judged_each_time() {
+    let checked = Checked::default();
+    let most = u64::from(u32::MAX);
+    checked.raise_to(most);
+    checked.raise_to(most + 1);
+    assert!(checked.is_at(most) && !checked.is_at(most + 1));
 }
 
 #[test]

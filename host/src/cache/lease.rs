@@ -38,7 +38,7 @@ pub(super) enum Taken {
     /// It loads, and may store in the shared tier.
     Lease(Right, Stamp),
     /// Another node has loaded.
-    Loaded(Arc<Entry>),
+    Loaded(Entry),
     /// It loads, and stores in this node's memory alone.
     Alone(Stamp),
 }
@@ -151,7 +151,7 @@ impl Cache {
         shared: &Arc<dyn SharedTier>,
         seen: Seen,
         patience: &mut Patience,
-    ) -> Option<Arc<Entry>> {
+    ) -> Option<Entry> {
         let mark = self.memory.mark();
         let found = patience.try_for(shared.get(&ask.key)).await;
         let Some(Lookup::Found(entry, by_tier)) = found else {

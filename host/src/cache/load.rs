@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::entry::{Content, Entry, EntryKind};
+use super::entry::{Content, Draft, Entry, EntryKind};
 use super::failures::Remembered;
 use super::flight::{FlightResult, Loaded, LoadedBy};
 use super::freshness::{Freshness, Times, jittered, millis};
-use super::generations::{Checked, Stamp, Verdict};
+use super::generations::{Stamp, Verdict};
 use super::lease::{Right, Taken};
 use super::memory::Mark;
 use super::path::Ask;
@@ -18,13 +18,13 @@ use super::tier::{Put, SharedTier};
 use super::underway::Pending;
 use super::{Cache, Counters, Link};
 use crate::error::{Failure, FailureKind, Origin};
-use crate::key::{Key, Visibility};
+use crate::key::Key;
 use crate::sync;
 use crate::trace::Span;
 
 /// The entry in hand when a load begins: its validator is shown to the loader that made it.
 pub(super) struct Known {
-    pub entry: Arc<Entry>,
+    pub entry: Entry,
 }
 
 /// What a flight's leader has seen of the tiers, so that it knows what another flight has stored since.
@@ -41,7 +41,7 @@ pub(super) struct Seen {
 impl Seen {
     /// Whether an entry may stand for the flight's own load, as far as its age goes.
     pub(super) fn is_news(self, entry: &Entry) -> bool {
-        entry.times.loaded_ms > self.until_ms
+        entry.times().loaded_ms > self.until_ms
     }
 }
 
@@ -97,8 +97,8 @@ impl Cache {
         let loaded = self.ask_source(ask, stamp, known.as_ref()).await;
         counters.took(started.elapsed());
         match loaded {
-            Ok((entry, by)) => {
-                let counter = match (by, entry.content.kind) {
+            Ok((draft, by)) => {
+                let counter = match (by, draft.content.kind) {
                     (LoadedBy::Revalidation, _) => &counters.loads_not_modified,
                     (LoadedBy::Pending, _) => &counters.loads_pending,
                     (_, EntryKind::Missing) => &counters.loads_missing,
@@ -106,7 +106,7 @@ impl Cache {
                 };
                 counter.fetch_add(1, Ordering::Relaxed);
                 self.failures.forget(&ask.key);
-                let entry = Arc::new(entry);
+                let entry = draft.keep(ask.key.text());
                 let mark = self.memory.mark();
                 let put = match right {
                     Some((shared, right, patience)) if self.may_store(ask, &entry) => {
@@ -129,7 +129,7 @@ impl Cache {
         }
     }
 
-    fn earlier(&self, ask: &Ask, entry: Arc<Entry>) -> Loaded {
+    fn earlier(&self, ask: &Ask, entry: Entry) -> Loaded {
         let counters = &ask.binding.counters;
         counters.loads_earlier.fetch_add(1, Ordering::Relaxed);
         Loaded {
@@ -139,7 +139,7 @@ impl Cache {
         }
     }
 
-    fn stored_meanwhile(&self, ask: &Ask, seen: Seen) -> Option<Arc<Entry>> {
+    fn stored_meanwhile(&self, ask: &Ask, seen: Seen) -> Option<Entry> {
         let entry = self.memory.get(&ask.key)?;
         if !seen.is_news(&entry) {
             return None;
@@ -150,9 +150,9 @@ impl Cache {
     }
 
     /// Puts the entry into the memory tier unless a purge overtook the load. Returns whether any tier holds it.
-    pub(super) fn keep(&self, ask: &Ask, entry: &Arc<Entry>, put: Option<Put>, mark: Mark) -> bool {
+    pub(super) fn keep(&self, ask: &Ask, entry: &Entry, put: Option<Put>, mark: Mark) -> bool {
         if put == Some(Put::Refused) || !self.may_store(ask, entry) {
-            if entry.times.ttl_ms > 0 {
+            if entry.times().ttl_ms > 0 {
                 ask.binding
                     .counters
                     .not_stored_purged
@@ -163,7 +163,7 @@ impl Cache {
         let in_memory = self.memory.insert_unless_dropped(mark, &ask.key, entry);
         // A resynchronisation may have cleared the tier between the check and the insertion; then this entry's stamp
         // is of before it. Clear, then insert, then this check: removed. Insert, then clear: gone either way.
-        if in_memory && !self.generations.is_current(entry.stamp) {
+        if in_memory && !self.generations.is_current(entry.stamp()) {
             self.memory.remove_if_same(&ask.key, entry);
             return false;
         }
@@ -171,8 +171,8 @@ impl Cache {
     }
 
     pub(super) fn may_store(&self, ask: &Ask, entry: &Entry) -> bool {
-        entry.times.ttl_ms > 0
-            && self.generations.is_current(entry.stamp)
+        entry.times().ttl_ms > 0
+            && self.generations.is_current(entry.stamp())
             && self.judge(&ask.binding, &ask.key, entry).0 == Verdict::Alive
     }
 
@@ -199,11 +199,11 @@ impl Cache {
     }
 
     /// Loads past every tier; for `bypass`.
-    pub(super) async fn load_uncached(&self, ask: &Ask) -> Result<Arc<Entry>, Arc<Failure>> {
+    pub(super) async fn load_uncached(&self, ask: &Ask) -> Result<Entry, Arc<Failure>> {
         let stamp = self.generations.stamp();
-        let (mut entry, _) = self.ask_source(ask, stamp, None).await.map_err(Arc::new)?;
-        entry.times.ttl_ms = 0;
-        Ok(Arc::new(entry))
+        let (mut draft, _) = self.ask_source(ask, stamp, None).await.map_err(Arc::new)?;
+        draft.times.ttl_ms = 0;
+        Ok(draft.keep(ask.key.text()))
     }
 
     /// Asks the source, unless a change is on its way there (see `underway`). `stamp` was noted before.
@@ -212,13 +212,13 @@ impl Cache {
         ask: &Ask,
         stamp: Stamp,
         known: Option<&Known>,
-    ) -> Result<(Entry, LoadedBy), Failure> {
+    ) -> Result<(Draft, LoadedBy), Failure> {
         let Some(underway) = &ask.binding.underway else {
             return self.ask_chain(ask, stamp, known).await;
         };
-        let unkept = |(mut entry, by): (Entry, LoadedBy)| {
-            entry.times.ttl_ms = 0;
-            (entry, by)
+        let unkept = |(mut draft, by): (Draft, LoadedBy)| {
+            draft.times.ttl_ms = 0;
+            (draft, by)
         };
         let timeout = ask.binding.policy.timeout;
         let looked = underway.of(ask.key.resource(), &ask.parts);
@@ -231,7 +231,7 @@ impl Cache {
             Pending::Known(outcome) => {
                 let as_of_ms = self.clock.now_ms();
                 let made = self.make_entry(ask, (stamp, as_of_ms), None, UNMADE, outcome);
-                made.map(|(entry, _)| unkept((entry, LoadedBy::Pending)))
+                made.map(|(draft, _)| unkept((draft, LoadedBy::Pending)))
             }
             Pending::Unmade(made) => {
                 if sync::timeout(timeout, made).await.is_err() {
@@ -249,7 +249,7 @@ impl Cache {
         ask: &Ask,
         stamp: Stamp,
         known: Option<&Known>,
-    ) -> Result<(Entry, LoadedBy), Failure> {
+    ) -> Result<(Draft, LoadedBy), Failure> {
         let mut last = None;
         for (place, link) in ask.binding.chain.iter().enumerate() {
             if place > 0 {
@@ -279,7 +279,7 @@ impl Cache {
         stamp: Stamp,
         known: Option<&Known>,
         link: &Link,
-    ) -> Result<(Entry, LoadedBy), Failure> {
+    ) -> Result<(Draft, LoadedBy), Failure> {
         let loader = match link {
             Link::Ready(loader) => loader,
             Link::NotLoaded { name, why } => {
@@ -292,7 +292,7 @@ impl Cache {
             }
         };
         let timeout = ask.binding.policy.timeout;
-        let known = known.filter(|known| known.entry.content.maker == loader.name());
+        let known = known.filter(|known| known.entry.maker() == loader.name());
         let load = Span::current();
         let span = if load.is_some() {
             load.call(format!("call {}", loader.name()))
@@ -304,7 +304,7 @@ impl Cache {
             parts: Arc::clone(&ask.parts),
             timeout,
             traceparent: span.traceparent(),
-            known: known.and_then(|known| known.entry.content.validator.clone()),
+            known: known.and_then(|known| known.entry.validator()),
             batching: ask.binding.batching,
         };
         let as_of_ms = self.clock.now_ms();
@@ -331,7 +331,7 @@ impl Cache {
         known: Option<&Known>,
         maker: &str,
         outcome: Outcome,
-    ) -> Result<(Entry, LoadedBy), Failure> {
+    ) -> Result<(Draft, LoadedBy), Failure> {
         let policy = &ask.binding.policy;
         let (content, given, default, by) = match outcome {
             Outcome::Found(found) => {
@@ -341,20 +341,19 @@ impl Cache {
                     .counters
                     .headers_dropped
                     .fetch_add(dropped as u64, Ordering::Relaxed);
-                (Arc::new(content), given, policy.ttl, LoadedBy::Loader)
+                (content, given, policy.ttl, LoadedBy::Loader)
             }
             Outcome::Missing(absence) => {
                 let content = Content::missing(absence.tags, maker, ask.visibility);
-                (
-                    Arc::new(content),
-                    absence.ttl,
-                    policy.missing_ttl,
-                    LoadedBy::Loader,
-                )
+                (content, absence.ttl, policy.missing_ttl, LoadedBy::Loader)
             }
             Outcome::NotModified(renewal) => match known {
-                Some(known) if known.entry.content.validator.is_some() => (
-                    renewed(&known.entry.content, ask.visibility),
+                Some(known) if known.entry.has_validator() => (
+                    Content {
+                        // What the key policy says of it now.
+                        visibility: ask.visibility,
+                        ..known.entry.draft().content
+                    },
                     renewal.ttl,
                     policy.ttl,
                     LoadedBy::Revalidation,
@@ -373,11 +372,10 @@ impl Cache {
         };
         let times = self.times(ask, content.kind, given, default);
         Ok((
-            Entry {
+            Draft {
                 content,
                 times,
                 stamp,
-                checked: Checked::default(),
                 as_of_ms,
             },
             by,
@@ -431,11 +429,11 @@ fn unmade(timeout: Duration) -> Failure {
 /// is stored behind, or not.
 pub(super) async fn put(
     shared: &Arc<dyn SharedTier>,
-    (key, entry): (&Key, &Arc<Entry>),
+    (key, entry): (&Key, &Entry),
     right: Right,
     mut patience: Patience,
 ) -> Option<Put> {
-    let (shared, key, entry) = (Arc::clone(shared), key.clone(), Arc::clone(entry));
+    let (shared, key, entry) = (Arc::clone(shared), key.clone(), entry.clone());
     let put = patience.wait(async move {
         let lease = right.lease().await?;
         Some(shared.put(&key, &entry, &lease).await)
@@ -444,15 +442,4 @@ pub(super) async fn put(
         Waited::Done(put) => put,
         Waited::Late(_) | Waited::Lost => None,
     }
-}
-
-/// The content of an entry that is still true, under what the key policy says of it now.
-fn renewed(content: &Arc<Content>, visibility: Visibility) -> Arc<Content> {
-    if content.visibility == visibility {
-        return Arc::clone(content);
-    }
-    Arc::new(Content {
-        visibility,
-        ..Content::clone(content)
-    })
 }

@@ -5,7 +5,7 @@
 //! - `load`: what a flight does: ask the chain, make the entry, store it.
 //! - [`flight`]: one load per key. [`places`]: how many at once, and of whom. [`generations`]: what a purge covers. [`freshness`]: what may be served when.
 //! - [`hot`]: which keys are asked for most. [`pace`]: many of them asked for, with restraint.
-//! - [`entry`]: what is stored. [`memory`]: the tier in this process. [`tier`]: the seam to the one that nodes share.
+//! - [`entry`]: what is stored; `common`: what many of them share. [`memory`]: the tier in this process. [`tier`]: the seam to the one that nodes share.
 //! - [`queue`]: the seam to a durable queue of changes.
 //! - [`redis`]: that tier; the only place that names Redis. [`envelope`]: an entry as bytes.
 //! - [`source`]: what a loader is asked and answers. [`underway`]: what is on its way to the source; [`queue`]: where it waits.
@@ -13,6 +13,7 @@
 //! Knows neither axum nor wasmtime; names its neighbours only through [`Loader`], [`tier::SharedTier`] and [`clock::Clock`].
 
 pub mod clock;
+mod common;
 pub mod entry;
 pub mod envelope;
 mod failures;
@@ -169,13 +170,13 @@ impl Cache {
     }
 
     /// Every variant of a resource that any tier holds, by key text, with the tier's name; for the operator.
-    pub async fn variants(&self, resource: &Resource) -> Vec<(String, TierName, Arc<Entry>)> {
+    pub async fn variants(&self, resource: &Resource) -> Vec<(String, TierName, Entry)> {
         const MOST: usize = 1000;
         let mut found: Vec<_> = self
             .memory
             .variants(resource, MOST)
             .into_iter()
-            .map(|(key, entry)| (key.text().to_owned(), TierName::Memory, entry))
+            .map(|entry| (entry.key(), TierName::Memory, entry))
             .collect();
         if let Some(shared) = &self.shared {
             found.extend(

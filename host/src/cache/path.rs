@@ -69,7 +69,7 @@ pub enum Answer {
     /// Fresh.
     Hit {
         /// What.
-        entry: Arc<Entry>,
+        entry: Entry,
         /// From where.
         tier: TierName,
         /// Milliseconds until the end of its ttl.
@@ -78,7 +78,7 @@ pub enum Answer {
     /// Past its ttl, inside a window.
     Stale {
         /// What.
-        entry: Arc<Entry>,
+        entry: Entry,
         /// Milliseconds since the end of its ttl.
         over_ms: u64,
         /// Why.
@@ -87,7 +87,7 @@ pub enum Answer {
     /// Loaded now.
     Miss {
         /// What.
-        entry: Arc<Entry>,
+        entry: Entry,
         /// What was in hand before.
         forward: Forward,
         /// Whether a tier took it.
@@ -102,7 +102,7 @@ pub enum Answer {
     /// Loaded past the cache, because the key policy said so.
     Bypass {
         /// What; never stored.
-        result: Result<Arc<Entry>, Arc<Failure>>,
+        result: Result<Entry, Arc<Failure>>,
     },
     /// No answer and nothing stale to give.
     Failed {
@@ -118,7 +118,7 @@ pub enum Answer {
 /// A fresh entry of the memory tier.
 pub struct AtHand {
     /// What.
-    pub entry: Arc<Entry>,
+    pub entry: Entry,
     /// Milliseconds until the end of its ttl.
     pub left_ms: u64,
     /// When that was.
@@ -128,7 +128,7 @@ pub struct AtHand {
 /// An entry in hand that is not fresh.
 #[derive(Clone)]
 struct Candidate {
-    entry: Arc<Entry>,
+    entry: Entry,
     /// What the tier it came from says of it, which this node may not know: a purge of before its start.
     by_tier: Verdict,
 }
@@ -205,7 +205,7 @@ impl Cache {
                         };
                     }
                     let newer = candidate.as_ref().is_none_or(|held: &Candidate| {
-                        held.entry.times.loaded_ms < entry.times.loaded_ms
+                        held.entry.times().loaded_ms < entry.times().loaded_ms
                     });
                     if verdict != Verdict::Dead && newer {
                         candidate = Some(Candidate { entry, by_tier });
@@ -237,7 +237,7 @@ impl Cache {
                 }
                 Some(_) => {}
             }
-            let entry = Arc::clone(&held.entry);
+            let entry = held.entry.clone();
             return Answer::Stale {
                 entry,
                 over_ms,
@@ -336,7 +336,7 @@ impl Cache {
         }
         match self.judge_held(ask, held) {
             Freshness::Stale { over_ms, .. } => {
-                let entry = Arc::clone(&held.entry);
+                let entry = held.entry.clone();
                 Err(Answer::Stale {
                     entry,
                     over_ms,
@@ -365,7 +365,7 @@ impl Cache {
                 ..
             } = self.judge_held(ask, held)
         {
-            let entry = Arc::clone(&held.entry);
+            let entry = held.entry.clone();
             return Answer::Stale {
                 entry,
                 over_ms,
@@ -377,7 +377,7 @@ impl Cache {
 
     /// Reloads behind what is still fresh for `left_ms` more, if its route wants that by now.
     #[inline]
-    pub fn refresh_ahead(self: &Arc<Self>, ask: &Ask, entry: &Arc<Entry>, left_ms: u64) {
+    pub fn refresh_ahead(self: &Arc<Self>, ask: &Ask, entry: &Entry, left_ms: u64) {
         if ask.binding.policy.refresh_ahead != RefreshAhead::Off {
             self.refresh_if_due(ask, entry, left_ms);
         }
@@ -385,13 +385,13 @@ impl Cache {
 
     /// One flight of all nodes reloads: a node that finds the lease taken waits for what comes of it, and one that comes
     /// late finds what was stored since its own entry was.
-    fn refresh_if_due(self: &Arc<Self>, ask: &Ask, entry: &Arc<Entry>, left_ms: u64) {
+    fn refresh_if_due(self: &Arc<Self>, ask: &Ask, entry: &Entry, left_ms: u64) {
         /// How far two readings of when one entry was loaded may lie apart: the offset between this node's clock and the
         /// tier's is known within half a round trip.
         const WOBBLE_MS: u64 = 100;
         let (policy, counters) = (&ask.binding.policy, &ask.binding.counters);
         let load_ms = counters.load_us.load(Ordering::Relaxed) as f64 / 1000.0;
-        let ttl_ms = entry.times.ttl_within(policy);
+        let ttl_ms = entry.times().ttl_within(policy);
         let ahead = policy.refresh_ahead;
         if !ahead.is_due(left_ms, ttl_ms, load_ms, rand::random())
             || self.remembered_failure(ask).is_some()
@@ -402,15 +402,15 @@ impl Cache {
             return;
         };
         counters.refreshed_ahead.fetch_add(1, Ordering::Relaxed);
-        let age = Duration::from_millis(entry.times.age_ms(self.clock.now_ms()));
+        let age = Duration::from_millis(entry.times().age_ms(self.clock.now_ms()));
         let now = Instant::now();
         let seen = Seen {
             asked: Some(now.checked_sub(age).unwrap_or(now)),
             waited: Duration::ZERO,
-            until_ms: entry.times.loaded_ms.saturating_add(WOBBLE_MS),
+            until_ms: entry.times().loaded_ms.saturating_add(WOBBLE_MS),
         };
         let held = Candidate {
-            entry: Arc::clone(entry),
+            entry: entry.clone(),
             by_tier: Verdict::Alive,
         };
         self.take_off(ask, Some(&held), guard, seen);
@@ -448,7 +448,7 @@ impl Cache {
         let known = held
             .filter(|held| self.judge_both(ask, &held.entry, held.by_tier).0 != Verdict::Dead)
             .map(|held| Known {
-                entry: Arc::clone(&held.entry),
+                entry: held.entry.clone(),
             });
         let (cache, ask) = (Arc::clone(self), ask.clone());
         let span = load_span(&ask);
@@ -504,7 +504,7 @@ impl Cache {
     /// one that a purge covers only if nothing was purged between the flight's stamp and the arrival: generations
     /// keep only their last purge, so an older one could hide behind it.
     fn is_for(&self, ask: &Ask, loaded: &Loaded, arrival: u64) -> bool {
-        let stamp = loaded.entry.stamp;
+        let stamp = loaded.entry.stamp();
         stamp.seq >= arrival && stamp.epoch == self.generations.epoch()
             || self.judge(&ask.binding, &ask.key, &loaded.entry).0 == Verdict::Alive
     }
@@ -532,13 +532,13 @@ impl Cache {
             route: &binding.route,
             resource: key.resource(),
             variant: key.variant(),
-            tags: &entry.content.tags,
+            tags: entry.tags(),
         };
         let mut verdict = self
             .generations
-            .judge(entry.stamp, Some(&entry.checked), covered);
+            .judge(entry.stamp(), Some(entry.checked()), covered);
         // Cut off from the other nodes, it may have been purged there: fit to fall back on, not to pass as fresh.
-        if verdict == Verdict::Alive && self.generations.is_overdue(entry.as_of_ms, now_ms) {
+        if verdict == Verdict::Alive && self.generations.is_overdue(entry.as_of_ms(), now_ms) {
             verdict = Verdict::Expired;
         }
         (verdict, self.freshness(binding, entry, verdict, now_ms))
@@ -571,8 +571,8 @@ impl Cache {
         verdict: Verdict,
         now_ms: u64,
     ) -> Freshness {
-        let freshness = entry.times.freshness(now_ms, verdict, &binding.policy);
-        match (entry.content.kind, freshness) {
+        let freshness = entry.times().freshness(now_ms, verdict, &binding.policy);
+        match (entry.kind(), freshness) {
             // An absence has no windows: past its ttl it is asked again.
             (EntryKind::Missing, Freshness::Stale { .. }) => Freshness::Dead,
             _ => freshness,

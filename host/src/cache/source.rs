@@ -64,7 +64,7 @@ pub struct Found {
     pub content_type: Option<String>,
     /// Further headers, filtered by the host before they are kept.
     pub headers: Vec<Param>,
-    /// The body, moved and never copied from here to the socket.
+    /// The body. A short one is copied once, into the entry; a long one is moved, and never copied from here to the socket.
     pub body: Bytes,
     /// The source's own validator, if it has one.
     pub validator: Option<Validator>,

@@ -18,7 +18,7 @@ use crate::key::{Key, Resource};
 pub enum Lookup {
     /// An entry, and what the tier's generation of its resource says of it. The reader judges by its own generations
     /// too: the worse of both counts.
-    Found(Arc<Entry>, Verdict),
+    Found(Entry, Verdict),
     /// Nothing there (or foreign bytes, which were counted: law 11).
     Absent,
     /// The tier is not to be had now; the breaker knows.
@@ -185,13 +185,8 @@ pub trait SharedTier: Send + Sync {
     fn lease<'a>(&'a self, key: &'a Key, claim: Claim) -> BoxFuture<'a, Leasing>;
 
     /// Stores an entry if its lease still stands and its resource was not purged since its stamp; says how long it
-    /// lives by `entry.times.life_ms()`.
-    fn put<'a>(
-        &'a self,
-        key: &'a Key,
-        entry: &'a Arc<Entry>,
-        lease: &'a Lease,
-    ) -> BoxFuture<'a, Put>;
+    /// lives by `entry.times().life_ms()`.
+    fn put<'a>(&'a self, key: &'a Key, entry: &'a Entry, lease: &'a Lease) -> BoxFuture<'a, Put>;
 
     /// Purges: raises the generation here and in the tier. Always succeeds on this node; what the tier could not be
     /// told is kept and sent later.
@@ -209,7 +204,7 @@ pub trait SharedTier: Send + Sync {
     ) -> BoxFuture<'a, Noted>;
 
     /// Every stored variant of a resource, for the operator; bounded.
-    fn variants<'a>(&'a self, resource: &'a Resource) -> BoxFuture<'a, Vec<(String, Arc<Entry>)>>;
+    fn variants<'a>(&'a self, resource: &'a Resource) -> BoxFuture<'a, Vec<(String, Entry)>>;
 
     /// How long a request waits for it at most, in all that it asks of it.
     fn patience(&self) -> Duration;

@@ -3,8 +3,8 @@
 //!
 //! # Why they are bounded
 //! A variant is made after its entry was weighed and put into the memory tier, so the tier cannot count it. Every variant holds
-//! instead a [`Share`] of one [`Budget`], for as long as it is there: with the budget used up none is made, and the body leaves
-//! as it is.
+//! instead a [`Share`] of one [`Budget`], for as long as it is there, and so does the place where they are kept: with the budget
+//! used up none is made, and the body leaves as it is.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU8, AtomicU64};
@@ -65,7 +65,7 @@ impl Budget {
 
     /// Takes some, if there are so many left. Two that ask at once never both get the last ones: the sum is added first, and
     /// taken back by whoever went over.
-    fn take(self: &Arc<Self>, bytes: u64) -> Option<Share> {
+    pub fn take(self: &Arc<Self>, bytes: u64) -> Option<Share> {
         let share = Share {
             budget: Arc::clone(self),
             bytes,
@@ -77,7 +77,7 @@ impl Budget {
 
 /// Bytes of the budget; given back when dropped.
 #[derive(Debug)]
-struct Share {
+pub struct Share {
     budget: Arc<Budget>,
     bytes: u64,
 }
@@ -97,6 +97,8 @@ struct Variant {
 /// The variants of one body. A body in a coding is made once: whoever [begins](Variants::begin) it is the only one.
 #[derive(Default)]
 pub struct Variants {
+    /// Of what they take themselves.
+    _share: Option<Share>,
     begun: AtomicU8,
     /// `None`: it was tried, and is no shorter, or there was no room.
     made: [OnceLock<Option<Variant>>; Coding::ALL.len()],
@@ -114,6 +116,14 @@ pub enum Made {
 }
 
 impl Variants {
+    /// None yet, and the share of what keeping them takes.
+    pub fn with(share: Share) -> Self {
+        Self {
+            _share: Some(share),
+            ..Self::default()
+        }
+    }
+
     /// What there is.
     pub fn get(&self, coding: Coding) -> Made {
         match self.made[coding as usize].get() {
@@ -151,13 +161,6 @@ impl Variants {
 impl std::fmt::Debug for Variants {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Variants")
-    }
-}
-
-/// A copy of a content begins with none.
-impl Clone for Variants {
-    fn clone(&self) -> Self {
-        Self::default()
     }
 }
 

@@ -1,6 +1,5 @@
 //! What a writer says that a read would now give, kept as a load's entry is.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::Cache;
@@ -26,18 +25,18 @@ impl Cache {
         (found, as_of_ms): (Found, u64),
         maker: &str,
         seq: Option<u64>,
-    ) -> Result<Arc<Entry>, Failure> {
+    ) -> Result<Entry, Failure> {
         let stamp = self.generations.stamp();
-        let (entry, _) =
+        let (draft, _) =
             self.make_entry(ask, (stamp, as_of_ms), None, maker, Outcome::Found(found))?;
-        let entry = Arc::new(entry);
+        let entry = draft.keep(ask.key.text());
         if seq == Some(stamp.seq) && self.may_store(ask, &entry) {
             self.keep_in_tiers(ask, &entry, stamp).await;
         }
         Ok(entry)
     }
 
-    async fn keep_in_tiers(&self, ask: &Ask, entry: &Arc<Entry>, stamp: Stamp) {
+    async fn keep_in_tiers(&self, ask: &Ask, entry: &Entry, stamp: Stamp) {
         let mark = self.memory.mark();
         let mut stored = None;
         if let Some(shared) = &self.shared {

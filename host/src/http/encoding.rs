@@ -8,8 +8,8 @@ use bytes::Bytes;
 use http::header;
 use tokio::sync::Semaphore;
 
-use crate::cache::entry::{Content, EntryKind};
-use crate::cache::variants::{Budget, Coding, Made};
+use crate::cache::entry::{Entry, EntryKind, VARIANTS_BYTES};
+use crate::cache::variants::{Budget, Coding, Made, Variants};
 use crate::route::fields::Fields;
 
 /// Shorter bodies fit one packet with their head: nothing is won by making them shorter.
@@ -42,18 +42,19 @@ impl Encoder {
     /// The best coding of the body that the request takes and that is there. What is not there is begun, if there is a turn.
     pub(super) fn choose(
         &self,
-        content: &Arc<Content>,
+        entry: &Entry,
         allowed: &[Coding],
         request: &impl Fields,
     ) -> Option<(Coding, Bytes)> {
         let field = request.all(&header::ACCEPT_ENCODING).next()?;
         let mut is_begun = false;
         for coding in accepted(std::str::from_utf8(field).ok()?, allowed) {
-            match content.variants.get(coding) {
+            let made = entry.variants();
+            match made.map_or(Made::Absent, |made| made.get(coding)) {
                 Made::Ready(body) => return Some((coding, body)),
                 // Those that the client likes less are made for who likes them best.
                 Made::Absent if !is_begun => {
-                    self.begin(content, coding);
+                    self.begin(entry, coding);
                     is_begun = true;
                 }
                 Made::Absent | Made::Useless => {}
@@ -62,34 +63,45 @@ impl Encoder {
         None
     }
 
+    /// Where the variants of an entry are kept; none if there is no room left for that.
+    fn variants<'e>(&self, entry: &'e Entry) -> Option<&'e Arc<Variants>> {
+        entry.variants().or_else(|| {
+            let share = self.budget.take(VARIANTS_BYTES as u64)?;
+            Some(entry.variants_with(share))
+        })
+    }
+
     /// Makes one in the pool of threads that may block. With no turn left nothing is begun: a later request does.
-    fn begin(&self, content: &Arc<Content>, coding: Coding) {
-        if self.budget.max() == 0 || !content.variants.begin(coding) {
+    fn begin(&self, entry: &Entry, coding: Coding) {
+        let Some(variants) = self.variants(entry) else {
+            return;
+        };
+        if !variants.begin(coding) {
             return;
         }
         let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() else {
-            content.variants.leave(coding);
+            variants.leave(coding);
             return;
         };
-        let (content, budget) = (Arc::clone(content), Arc::clone(&self.budget));
+        let (variants, entry) = (Arc::clone(variants), entry.clone());
+        let budget = Arc::clone(&self.budget);
         tokio::task::spawn_blocking(move || {
             // What cannot be made is told as what is no shorter.
-            let made = encode(coding, &content.body).unwrap_or_else(|_| content.body.to_vec());
-            content
-                .variants
-                .keep(coding, content.body.len(), made, &budget);
+            let body = entry.bytes();
+            let made = encode(coding, body).unwrap_or_else(|_| body.to_vec());
+            variants.keep(coding, body.len(), made, &budget);
             drop(turn);
         });
     }
 }
 
 /// Whether the body can leave in more than one coding.
-pub(super) fn is_worth_it(content: &Content) -> bool {
-    content.kind == EntryKind::Found
-        && (BODY_MIN..=BODY_MAX).contains(&content.body.len())
-        && content.content_type.as_deref().is_some_and(shrinks)
-        && content
-            .headers
+pub(super) fn is_worth_it(entry: &Entry) -> bool {
+    entry.kind() == EntryKind::Found
+        && (BODY_MIN..=BODY_MAX).contains(&entry.len())
+        && entry.content_type().is_some_and(shrinks)
+        && entry
+            .headers()
             .iter()
             .all(|header| !header.name.eq_ignore_ascii_case("content-encoding"))
 }

@@ -1,14 +1,12 @@
 //! The fields of a response that gives an entry, and its body. Written once, into whatever takes them: hyper's map, or the
 //! lines of HTTP/1.1 as they are sent. Must not know why the entry is given.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, StatusCode};
 
 use super::encoding::{self, Encoder};
-use crate::cache::entry::{Content, Entry};
+use crate::cache::entry::{Entry, TagRoom};
 use crate::key::Visibility;
 use crate::route::derive::Derived;
 use crate::route::fields::Fields;
@@ -72,6 +70,16 @@ fn is_value(text: &str) -> bool {
     text.bytes().fold(true, |all, byte| all & fit(byte))
 }
 
+/// Which body goes with the fields.
+pub(super) enum Sent {
+    /// None: the client has it.
+    Nothing,
+    /// The entry's, as it is.
+    Whole,
+    /// The entry's in another coding.
+    Coded(Bytes),
+}
+
 /// Writes down the fields of a value that is there. `windows`: how long past `ttl_ms` it may be used downstream while it is
 /// asked for again, or if that fails.
 pub(super) fn found<S: Sink, F: Fields>(
@@ -80,54 +88,53 @@ pub(super) fn found<S: Sink, F: Fields>(
     cache_status: &[&str],
     asked: &Asked<'_, F>,
     (ttl_ms, windows): (u64, Option<(u64, u64)>),
-) -> (StatusCode, Bytes) {
-    let content = &entry.content;
+) -> (StatusCode, Sent) {
     sink.put(&CACHE_STATUS, cache_status);
     let visibility = derived.ask.visibility;
     caching(sink, entry, visibility, (ttl_ms, windows), asked.now_ms);
     let codings = &derived.route.codings;
     let mut variant = None;
-    if !codings.is_empty() && encoding::is_worth_it(content) {
+    if !codings.is_empty() && encoding::is_worth_it(entry) {
         sink.put(&header::VARY, &["accept-encoding"]);
-        variant = asked.encoder.choose(content, codings, asked.headers);
+        variant = asked.encoder.choose(entry, codings, asked.headers);
     }
-    let etag = match &variant {
-        Some((coding, _)) => Cow::Owned(encoding::tag(&content.etag, *coding)),
-        None => Cow::Borrowed(content.etag.as_str()),
-    };
-    sink.put(&header::ETAG, &[&etag]);
-    let not_modified = content.status == 200 && is_known(asked.headers, &content.etag);
+    let mut room = TagRoom::default();
+    let etag = entry.etag(&mut room);
+    match &variant {
+        Some((coding, _)) => sink.put(&header::ETAG, &[&encoding::tag(etag, *coding)]),
+        None => sink.put(&header::ETAG, &[etag]),
+    }
+    let not_modified = entry.status() == 200 && is_known(asked.headers, etag);
     let (status, body) = if not_modified {
         // RFC 9110 section 15.4.5: what describes the body stays away, the rest is as in the 200.
-        (StatusCode::NOT_MODIFIED, Bytes::new())
+        (StatusCode::NOT_MODIFIED, Sent::Nothing)
     } else {
-        sink.put(&header::CONTENT_TYPE, &[content_type(content)]);
-        let status = StatusCode::from_u16(content.status).unwrap_or(StatusCode::BAD_GATEWAY);
+        sink.put(&header::CONTENT_TYPE, &[content_type(entry)]);
+        let status = StatusCode::from_u16(entry.status()).unwrap_or(StatusCode::BAD_GATEWAY);
         match variant {
             Some((coding, body)) => {
                 sink.put(&header::CONTENT_ENCODING, &[coding.name()]);
-                (status, body)
+                (status, Sent::Coded(body))
             }
-            None => (status, content.body.clone()),
+            None => (status, Sent::Whole),
         }
     };
     if derived.route.has_own_fields {
         of_route(sink, (derived, entry));
     } else {
-        of_loader(sink, content, |_| false);
+        of_loader(sink, entry, |_| false);
     }
     (status, body)
 }
 
 /// The headers of the loader, and the fields that the route is configured to add.
 fn of_route(sink: &mut impl Sink, (derived, entry): (&Derived, &Entry)) {
-    let content = &entry.content;
     let config = &derived.route.config;
-    let tags_header = match (&config.tags_header, content.tags.is_empty()) {
+    let tags_header = match (&config.tags_header, entry.tags().is_empty()) {
         (Some(name), false) => HeaderName::from_bytes(name.as_bytes()).ok(),
         _ => None,
     };
-    of_loader(sink, content, |name| {
+    of_loader(sink, entry, |name| {
         config.cdn_cache_control.is_some() && *name == CDN_CACHE_CONTROL
             || tags_header.as_ref() == Some(name)
     });
@@ -137,12 +144,12 @@ fn of_route(sink: &mut impl Sink, (derived, entry): (&Derived, &Entry)) {
     }
     if let Some(text) = &config.cdn_cache_control {
         // RFC 9213 section 3.1: it stands over Cache-Control, so what is private says so in it too.
-        let is_shared = is_shared(entry, derived.ask.visibility) && entry.times.ttl_ms > 0;
+        let is_shared = is_shared(entry, derived.ask.visibility) && entry.times().ttl_ms > 0;
         let text = if is_shared { text.as_str() } else { "no-store" };
         sink.put(&CDN_CACHE_CONTROL, &[text]);
     }
     if let Some(name) = tags_header {
-        let tags = tags(&content.tags, config.tags_header.as_deref());
+        let tags = tags(entry.tags(), config.tags_header.as_deref());
         sink.put(&name, &[&tags]);
     }
 }
@@ -173,10 +180,10 @@ fn tags(tags: &[String], name: Option<&str>) -> String {
 /// The headers that the loader gave, but those that the host writes itself.
 pub(super) fn of_loader(
     sink: &mut impl Sink,
-    content: &Content,
+    entry: &Entry,
     is_the_hosts: impl Fn(&HeaderName) -> bool,
 ) {
-    for param in &content.headers {
+    for param in entry.headers() {
         // Judged when the entry was made; an entry from another node is judged again.
         if let Ok(name) = HeaderName::try_from(param.name.as_str())
             && !is_the_hosts(&name)
@@ -186,16 +193,16 @@ pub(super) fn of_loader(
     }
 }
 
-pub(super) fn content_type(content: &Content) -> &str {
+pub(super) fn content_type(entry: &Entry) -> &str {
     const UNKNOWN: &str = "application/octet-stream";
-    let given = content.content_type.as_deref();
+    let given = entry.content_type();
     given.filter(|text| is_value(text)).unwrap_or(UNKNOWN)
 }
 
 /// Whether caches that several clients use may keep it: the stricter of what this request's policy says and what was said
 /// when it was loaded.
 fn is_shared(entry: &Entry, asked: Visibility) -> bool {
-    asked != Visibility::Private && entry.content.visibility != Visibility::Private
+    asked != Visibility::Private && entry.visibility() != Visibility::Private
 }
 
 /// `Age` and `Cache-Control`. `max-age` is the entry's whole ttl, because downstream subtracts `Age`; the windows (RFC 5861)
@@ -207,7 +214,7 @@ pub(super) fn caching(
     (ttl_ms, windows): (u64, Option<(u64, u64)>),
     now_ms: u64,
 ) {
-    if entry.times.ttl_ms == 0 {
+    if entry.times().ttl_ms == 0 {
         sink.put(&header::CACHE_CONTROL, &["no-store"]);
         return;
     }
@@ -215,7 +222,7 @@ pub(super) fn caching(
     let [first, second, third] = &mut digits;
     sink.put(
         &header::AGE,
-        &[first.format(entry.times.age_ms(now_ms) / 1000)],
+        &[first.format(entry.times().age_ms(now_ms) / 1000)],
     );
     let scope = if is_shared(entry, asked) {
         "public, max-age="

@@ -103,7 +103,7 @@ const HEAD_BYTES_GUESS: usize = 512;
 
 /// Whether it is given with 200 and as it is.
 fn is_ordinary(entry: &Entry) -> bool {
-    entry.content.kind == EntryKind::Found && entry.content.status == 200
+    entry.kind() == EntryKind::Found && entry.status() == 200
 }
 
 /// The fields that are asked for when the head is gone. Without any, which is usual among programs, nothing is allocated.

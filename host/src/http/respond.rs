@@ -3,13 +3,12 @@
 //! The strings are the table of DESIGN section 6; other programs read them.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 
-use super::fields::{self, Sink as _};
+use super::fields::{self, Sent, Sink as _};
 use super::{Body, date, problem};
 use crate::cache::entry::{Entry, EntryKind};
 use crate::cache::{Answer, AtHand, StaleReason, TierName};
@@ -34,7 +33,7 @@ pub fn respond<F: Fields>(
             tier,
             left_ms,
         } => {
-            let missing = entry.content.kind == EntryKind::Missing;
+            let missing = entry.kind() == EntryKind::Missing;
             let (outcome, detail) = match tier {
                 _ if missing => (Outcome::HitMissing, "missing"),
                 TierName::Memory => (Outcome::HitMemory, "memory"),
@@ -103,7 +102,7 @@ pub fn respond<F: Fields>(
                 Forward::Stale => "larder; fwd=stale",
             });
             if forward == Forward::Stale && !revalidated {
-                let _ = write!(status, "; fwd-status={}", entry.content.status);
+                let _ = write!(status, "; fwd-status={}", entry.status());
             }
             match (stored, collapsed) {
                 (_, true) => status.push_str("; collapsed"),
@@ -164,8 +163,8 @@ fn of_stale<F: Fields>(
     cache_status: &[&str],
     asked: &Asked<'_, F>,
 ) -> Response<Body> {
-    let ttl = entry.times.ttl_within(&derived.ask.binding.policy);
-    let ttl = ttl.min(entry.times.age_ms(asked.now_ms));
+    let ttl = entry.times().ttl_within(&derived.ask.binding.policy);
+    let ttl = ttl.min(entry.times().age_ms(asked.now_ms));
     with_ttl(derived, entry, cache_status, asked, (ttl, None))
 }
 
@@ -181,7 +180,7 @@ fn of_entry<F: Fields>(
 
 /// How long it lives as this request sees it, and the windows after that.
 fn life(derived: &Derived, entry: &Entry) -> (u64, Option<(u64, u64)>) {
-    let (times, policy) = (&entry.times, &derived.ask.binding.policy);
+    let (times, policy) = (entry.times(), &derived.ask.binding.policy);
     (times.ttl_within(policy), Some(times.windows_within(policy)))
 }
 
@@ -192,16 +191,20 @@ fn with_ttl<F: Fields>(
     asked: &Asked<'_, F>,
     life: (u64, Option<(u64, u64)>),
 ) -> Response<Body> {
-    if entry.content.kind == EntryKind::Missing {
+    if entry.kind() == EntryKind::Missing {
         let mut response = problem::missing(value(cache_status.concat()));
         let (headers, visibility) = (response.headers_mut(), derived.ask.visibility);
         let life = (life.0, None);
         fields::caching(headers, entry, visibility, life, asked.now_ms);
         return response;
     }
-    let mut headers = HeaderMap::with_capacity(8 + entry.content.headers.len());
+    let mut headers = HeaderMap::with_capacity(8 + entry.headers().len());
     let (status, body) = fields::found(&mut headers, (derived, entry), cache_status, asked, life);
-    let mut response = Response::new(Body::whole(body));
+    let mut response = Response::new(match body {
+        Sent::Nothing => Body::default(),
+        Sent::Whole => Body::whole(entry.body()),
+        Sent::Coded(body) => Body::whole(body),
+    });
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
@@ -209,7 +212,7 @@ fn with_ttl<F: Fields>(
 
 /// A hit, of whatever tier.
 pub(super) struct Hit {
-    pub(super) entry: Arc<Entry>,
+    pub(super) entry: Entry,
     pub(super) tier: TierName,
     pub(super) left_ms: u64,
 }
@@ -225,7 +228,7 @@ impl From<AtHand> for Hit {
 }
 
 /// A hit as the head of HTTP/1.1 that is sent for it, and its body: what [`respond`] makes of it, without the way through a map.
-/// Of an entry with status 200.
+/// Of an entry with status 200. A short body is written after the head, and nothing is left to be sent.
 pub(super) fn lines<F: Fields>(
     derived: &Derived,
     hit: &Hit,
@@ -249,7 +252,16 @@ pub(super) fn lines<F: Fields>(
         status_line(&mut line, status);
         head.splice(start..start + OK.len(), line);
     }
-    finish(head, status, body.len(), asked.now_ms);
+    let (inline, body) = match body {
+        Sent::Nothing => (&[][..], Bytes::new()),
+        Sent::Coded(body) => (&[][..], body),
+        Sent::Whole => match hit.entry.inline() {
+            Some(inline) => (inline, Bytes::new()),
+            None => (&[][..], hit.entry.body()),
+        },
+    };
+    finish(head, status, inline.len() + body.len(), asked.now_ms);
+    head.extend_from_slice(inline);
     body
 }
 

@@ -181,7 +181,7 @@ impl Held {
 
     async fn look_on(&self) {
         let mut routes = self.service.routes.load_full();
-        let mut told: Option<Arc<Entry>> = None;
+        let mut told: Option<Entry> = None;
         let (mut due, mut apart) = (Instant::now(), APART);
         while !self.is_over() {
             let now = self.service.routes.load_full();
@@ -207,14 +207,14 @@ impl Held {
     }
 
     /// Whether what was told is there, and fresh.
-    fn is_unchanged(&self, asking: &Asking, told: Option<&Arc<Entry>>) -> bool {
+    fn is_unchanged(&self, asking: &Asking, told: Option<&Entry>) -> bool {
         let ask = &asking.derived.ask;
         let held = self.service.cache.peek(&ask.binding, &ask.key);
-        matches!((held, told), (Some(held), Some(told)) if Arc::ptr_eq(&held.entry, told))
+        matches!((held, told), (Some(held), Some(told)) if held.entry.is_same(told))
     }
 
     /// Asks the cache, and shows what it answers. What that was, and whether it is something else than before.
-    async fn look(&self, asking: &Asking) -> (Option<Arc<Entry>>, bool) {
+    async fn look(&self, asking: &Asking) -> (Option<Entry>, bool) {
         let derived = &asking.derived;
         derived.route.metrics.request();
         let answer = self.service.cache.answer(&derived.ask, false).await;
@@ -222,7 +222,7 @@ impl Held {
         let entry = match &answer {
             Answer::Hit { entry, .. }
             | Answer::Miss { entry, .. }
-            | Answer::Stale { entry, .. } => Some(Arc::clone(entry)),
+            | Answer::Stale { entry, .. } => Some(entry.clone()),
             _ => None,
         };
         let now_ms = self.service.cache.clock().now_ms();

@@ -349,15 +349,12 @@ fn written(derived: &Derived, done: &Done, method: &Method, target: &str) -> Res
     };
     let mut response = match &done.entry {
         Some(entry) if status != StatusCode::NO_CONTENT => {
-            let mut response = Response::new(Body::whole(entry.content.body.clone()));
+            let mut response = Response::new(Body::whole(entry.body()));
             let headers = response.headers_mut();
-            headers.put(
-                &header::CONTENT_TYPE,
-                &[fields::content_type(&entry.content)],
-            );
+            headers.put(&header::CONTENT_TYPE, &[fields::content_type(entry)]);
             // RFC 9110 section 9.3.4: what follows is the resource's representation.
             headers.insert(header::CONTENT_LOCATION, value(target.to_owned()));
-            fields::of_loader(headers, &entry.content, |_| false);
+            fields::of_loader(headers, entry, |_| false);
             response
         }
         _ => Response::new(Body::default()),

@@ -53,7 +53,7 @@ pub struct Done {
     /// What the writer says.
     pub receipt: Receipt,
     /// What it says that a read would now give, made an entry.
-    pub entry: Option<Arc<Entry>>,
+    pub entry: Option<Entry>,
 }
 
 /// Makes a change. To be polled to its end, in a task of the host: what it has begun must be purged after it.

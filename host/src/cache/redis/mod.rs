@@ -283,12 +283,7 @@ impl SharedTier for RedisTier {
         Box::pin(self.shared.take_lease(key, claim))
     }
 
-    fn put<'a>(
-        &'a self,
-        key: &'a Key,
-        entry: &'a Arc<Entry>,
-        lease: &'a Lease,
-    ) -> BoxFuture<'a, Put> {
+    fn put<'a>(&'a self, key: &'a Key, entry: &'a Entry, lease: &'a Lease) -> BoxFuture<'a, Put> {
         Box::pin(self.shared.put(key, entry, lease))
     }
 
@@ -309,7 +304,7 @@ impl SharedTier for RedisTier {
         Box::pin(self.shared.note(resource, name, noting))
     }
 
-    fn variants<'a>(&'a self, resource: &'a Resource) -> BoxFuture<'a, Vec<(String, Arc<Entry>)>> {
+    fn variants<'a>(&'a self, resource: &'a Resource) -> BoxFuture<'a, Vec<(String, Entry)>> {
         Box::pin(self.shared.variants(resource))
     }
 
@@ -475,7 +470,7 @@ impl Shared {
         }
         count(&self.counters.hits);
         entry.as_of_ms = as_of_ms;
-        Lookup::Found(Arc::new(entry), verdict)
+        Lookup::Found(entry.keep(key), verdict)
     }
 
     /// Stores an entry.
@@ -488,7 +483,7 @@ impl Shared {
         if self.pending.is_ahead() {
             return Put::Unavailable;
         }
-        if !self.generations.is_current(entry.stamp) {
+        if !self.generations.is_current(entry.stamp()) {
             count(&self.counters.stores_refused);
             return Put::Refused;
         }
@@ -524,10 +519,8 @@ impl Shared {
     ) -> Result<bool, Trouble> {
         let started = tokio::time::Instant::now();
         let now_ms = self.clock.now_ms();
-        let life_ms = entry
-            .times
-            .life_ms()
-            .saturating_sub(entry.times.age_ms(now_ms));
+        let times = entry.times();
+        let life_ms = times.life_ms().saturating_sub(times.age_ms(now_ms));
         if life_ms == 0 {
             return Ok(false);
         }
@@ -535,7 +528,7 @@ impl Shared {
         // every purge that may have been in it is stored, and another node's may not have reached us.
         let group = self.group_link().ok_or(Trouble::Away)?;
         let head = self.head(&group, &group.stores).await?;
-        let stamp = entry.stamp;
+        let stamp = entry.stamp();
         let Some((_, group_seq)) = head.filter(|(e, s)| *e == stamp.epoch && *s >= stamp.seq)
         else {
             self.wake.notify_one();

@@ -1,7 +1,5 @@
 //! The variants of a resource that Redis holds, for the operator: searched for, page after page, because nothing indexes them.
 
-use std::sync::Arc;
-
 use redis::Value;
 
 use super::Shared;
@@ -17,7 +15,7 @@ const VARIANTS_PAGES_MAX: usize = 1_000;
 const VARIANTS_PAGE: usize = 1_000;
 
 impl Shared {
-    pub(super) async fn variants(&self, resource: &Resource) -> Vec<(String, Arc<Entry>)> {
+    pub(super) async fn variants(&self, resource: &Resource) -> Vec<(String, Entry)> {
         let mut found = Vec::new();
         let Some(link) = self.link_of(resource) else {
             return found;
@@ -33,7 +31,7 @@ impl Shared {
         &self,
         link: &Link,
         resource: &Resource,
-        found: &mut Vec<(String, Arc<Entry>)>,
+        found: &mut Vec<(String, Entry)>,
     ) -> Result<(), Trouble> {
         let pattern = self.names.variants(resource);
         let mut cursor = 0_u64;

@@ -17,13 +17,13 @@ async fn what_is_stored_is_read_and_redis_forgets_it_at_the_end_of_its_life() {
         panic!("stored and not found");
     };
     let loaded = node.load("body");
-    assert_eq!(found.content, loaded.content);
+    assert_eq!(found.draft().content, loaded.draft().content);
     // The offset to Redis's clock is known within half a round trip.
     assert!(
         loaded
-            .times
+            .times()
             .loaded_ms
-            .abs_diff(found.times.loaded_ms)
+            .abs_diff(found.times().loaded_ms)
             .lt(&1_000)
     );
     let life: i64 = server.ask(&format!("PTTL {}", entry_name("42"))).await;
@@ -34,9 +34,9 @@ async fn what_is_stored_is_read_and_redis_forgets_it_at_the_end_of_its_life() {
         "a generation outlives every entry: {remembered}"
     );
 
-    let mut short = Arc::into_inner(node.load("short")).unwrap();
+    let mut short = node.draft("short", node.generations.stamp());
     short.times.ttl_ms = 50;
-    assert_eq!(node.put(&key("43"), &Arc::new(short)).await, Put::Stored);
+    assert_eq!(node.put(&key("43"), &keep(short)).await, Put::Stored);
     eventually("its life is over", HEALED_WITHIN, async || {
         node.reads(&key("43")).await == Seen::Nothing
     })
@@ -49,19 +49,19 @@ async fn what_is_stored_is_read_and_redis_forgets_it_at_the_end_of_its_life() {
 async fn an_entry_that_waited_before_it_was_stored_is_not_young_again() {
     let server = Server::start().await;
     let node = Node::connected(&server).await;
-    let mut old = Arc::into_inner(node.load("old")).unwrap();
+    let mut old = node.draft("old", node.generations.stamp());
     old.times.loaded_ms -= 50_000;
-    assert_eq!(node.put(&key("42"), &Arc::new(old)).await, Put::Stored);
+    assert_eq!(node.put(&key("42"), &keep(old)).await, Put::Stored);
     let life: i64 = server.ask(&format!("PTTL {}", entry_name("42"))).await;
     assert!((1..=10_000).contains(&life), "{life}");
     let Lookup::Found(found, _) = node.tier.get(&key("42")).await else {
         panic!("stored and not found");
     };
-    assert!(found.times.age_ms(node.clock.now_ms()) >= 49_000);
+    assert!(found.times().age_ms(node.clock.now_ms()) >= 49_000);
 
-    let mut over = Arc::into_inner(node.load("over")).unwrap();
+    let mut over = node.draft("over", node.generations.stamp());
     over.times.loaded_ms -= 60_000;
-    assert_eq!(node.put(&key("43"), &Arc::new(over)).await, Put::Refused);
+    assert_eq!(node.put(&key("43"), &keep(over)).await, Put::Refused);
 }
 
 #[tokio::test]
@@ -310,7 +310,7 @@ async fn every_living_variant_of_a_resource_is_listed() {
         .variants(&resource("42"))
         .await
         .into_iter()
-        .map(|(key, entry)| (key, entry.content.body.clone()))
+        .map(|(key, entry)| (key, entry.body()))
         .collect();
     listed.sort();
     let expect: Vec<_> = ["de", "en", "fr"]

@@ -16,10 +16,9 @@ use bytes::Bytes;
 use self::server::{Server, eventually};
 use super::*;
 use crate::cache::clock::SystemClock;
-use crate::cache::entry::{Content, EntryKind};
+use crate::cache::entry::{Content, Draft, EntryKind, Etag};
 use crate::cache::freshness::Times;
-use crate::cache::generations::{Checked, Covered, Stamp};
-use crate::cache::variants::Variants;
+use crate::cache::generations::{Covered, Stamp};
 use crate::key::{Param, Visibility};
 
 const ROUTE: &str = "/data/{key}";
@@ -104,25 +103,29 @@ impl Node {
     }
 
     /// An entry as a load that starts now would make it.
-    fn load(&self, body: &str) -> Arc<Entry> {
+    fn load(&self, body: &str) -> Entry {
         self.load_stamped(body, self.generations.stamp())
     }
 
-    fn load_stamped(&self, body: &str, stamp: Stamp) -> Arc<Entry> {
-        Arc::new(Entry {
-            content: Arc::new(Content {
+    fn load_stamped(&self, body: &str, stamp: Stamp) -> Entry {
+        keep(self.draft(body, stamp))
+    }
+
+    fn draft(&self, body: &str, stamp: Stamp) -> Draft {
+        Draft {
+            content: Content {
                 kind: EntryKind::Found,
                 status: 200,
                 content_type: Some("text/plain".into()),
                 headers: vec![Param::new("x-source", "test")],
                 body: Bytes::from(body.to_owned()),
                 validator: None,
-                etag: "\"1\"".into(),
+                etag: Etag::of("\"1\""),
                 tags: vec!["red".into()],
                 visibility: Visibility::Public,
                 maker: "demo".into(),
-                variants: Variants::default(),
-            }),
+                variants: None,
+            },
             times: Times {
                 loaded_ms: self.clock.now_ms(),
                 ttl_ms: 60_000,
@@ -131,9 +134,8 @@ impl Node {
                 sie_ms: 0,
             },
             stamp,
-            checked: Checked::default(),
             as_of_ms: self.clock.now_ms(),
-        })
+        }
     }
 
     /// Asks for the lease of a load that would begin now.
@@ -145,7 +147,7 @@ impl Node {
         self.tier.lease(key, claim).await
     }
 
-    async fn put(&self, key: &Key, entry: &Arc<Entry>) -> Put {
+    async fn put(&self, key: &Key, entry: &Entry) -> Put {
         loop {
             match self.lease(key, 0).await {
                 Leasing::Granted { lease, .. } => return self.tier.put(key, entry, &lease).await,
@@ -173,12 +175,12 @@ impl Node {
                     route: ROUTE,
                     resource: key.resource(),
                     variant: key.variant(),
-                    tags: &entry.content.tags,
+                    tags: entry.tags(),
                 };
                 let own = self
                     .generations
-                    .judge(entry.stamp, Some(&entry.checked), covered);
-                let body = String::from_utf8(entry.content.body.to_vec()).unwrap();
+                    .judge(entry.stamp(), Some(entry.checked()), covered);
+                let body = String::from_utf8(entry.bytes().to_vec()).unwrap();
                 match verdict.max(own) {
                     Verdict::Alive => Seen::Alive(body),
                     Verdict::Expired => Seen::Expired(body),
@@ -215,6 +217,11 @@ fn resource(value: &str) -> Resource {
 
 fn key(value: &str) -> Key {
     Key::new(&resource(value), "demo~1", &[Param::new("key", value)]).unwrap()
+}
+
+/// Under any key: the tier is told by which one it is stored.
+fn keep(draft: Draft) -> Entry {
+    draft.keep(key("any").text())
 }
 
 fn entry_name(value: &str) -> String {
