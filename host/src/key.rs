@@ -6,10 +6,10 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::error::Failure;
 
@@ -136,7 +136,7 @@ impl Resource {
             text.push(':');
             text.push_str(&encode(value));
         }
-        let hash = xxh3_64(text.as_bytes());
+        let hash = hash_of(&text);
         Self {
             text: text.into(),
             hash,
@@ -146,7 +146,7 @@ impl Resource {
     /// The resource of a text that [`Resource::text`] gave, here or on another node.
     pub fn from_text(text: &str) -> Self {
         Self {
-            hash: xxh3_64(text.as_bytes()),
+            hash: hash_of(text),
             text: text.into(),
         }
     }
@@ -167,6 +167,13 @@ impl Hash for Resource {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.hash);
     }
+}
+
+/// What tells texts of keys and of resources apart in this process. Seeded anew at each start: otherwise a client could work out
+/// keys that take the place of somebody else's.
+pub fn hash_of(text: &str) -> u64 {
+    static SEED: LazyLock<u64> = LazyLock::new(rand::random);
+    xxh3_64_with_seed(text.as_bytes(), *SEED)
 }
 
 /// Where an entry lives: `{ROUTE:resource}:IDENTITY:parts`. Cloning is two pointer copies; hashing is free.
@@ -207,7 +214,7 @@ impl Key {
             text.truncate(start);
             let _ = write!(text, "#{}", digest.to_hex());
         }
-        let hash = xxh3_64(text.as_bytes());
+        let hash = hash_of(&text);
         Ok(Self {
             text: text.into(),
             hash,

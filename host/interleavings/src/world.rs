@@ -326,18 +326,15 @@ fn ask(source: &Arc<Source>, accepted: &Arc<Accepted>) -> Ask {
     };
     let parts = [Param::new("key", "42")];
     let resource = Resource::new(ROUTE, ["42"]);
-    Ask {
-        binding: Arc::new(Binding {
-            route: ROUTE.into(),
-            policy,
-            batching: Batching::ALONE,
-            chain: vec![Link::Ready(Arc::new(SourceLoader(Arc::clone(source))))],
-            counters: Arc::new(Counters::default()),
-            places: Arc::default(),
-            underway: Some(Arc::new(Accepting(Arc::clone(accepted)))),
-        }),
-        key: Key::new(&resource, "source~1", &parts).expect("it is short"),
-        parts: Arc::new(parts),
-        visibility: Visibility::Public,
-    }
+    let binding = Arc::new(Binding {
+        route: ROUTE.into(),
+        policy,
+        batching: Batching::ALONE,
+        chain: vec![Link::Ready(Arc::new(SourceLoader(Arc::clone(source))))],
+        counters: Arc::new(Counters::default()),
+        places: Arc::default(),
+        underway: Some(Arc::new(Accepting(Arc::clone(accepted)))),
+    });
+    let key = Key::new(&resource, "source~1", &parts).expect("it is short");
+    Ask::new(binding, key, Arc::new(parts), Visibility::Public)
 }

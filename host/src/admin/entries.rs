@@ -66,7 +66,7 @@ fn entry_json(
         .judge(entry.stamp(), Some(entry.checked()), covered);
     let now_ms = admin.cache.clock().now_ms();
     let times = entry.times();
-    let freshness = match times.freshness(now_ms, verdict, &route.binding.policy) {
+    let freshness = match times.freshness(now_ms, verdict, &route.binding.policy.bounds()) {
         Freshness::Fresh { left_ms } => json!({"state": "fresh", "left_ms": left_ms}),
         Freshness::Stale {
             over_ms,

@@ -53,7 +53,7 @@ pub(super) async fn overview(State(admin): State<Admin>) -> Json<Value> {
 }
 
 fn of_route(route: &Arc<Route>) -> Value {
-    let metrics = &route.metrics;
+    let metrics = &route.brief.metrics;
     let mut answers = Map::new();
     for (outcome, detail, count) in metrics.ended() {
         answers.entry(outcome).or_insert_with(|| json!({}))[detail] = count.into();

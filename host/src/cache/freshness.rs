@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use super::generations::Verdict;
 
-/// A route's freshness policy. What every hit asks stands first: two cache lines, which come together.
+/// A route's freshness policy.
 #[derive(Clone, Debug, PartialEq)]
-#[repr(C, align(128))]
 pub struct Policy {
     /// The longest time to live a loader may ask for.
     pub ttl_max: Duration,
@@ -29,6 +28,35 @@ pub struct Policy {
     pub soft_timeout: Option<Duration>,
     /// How long one load may take.
     pub timeout: Duration,
+}
+
+impl Policy {
+    /// What a hit asks of it.
+    pub fn bounds(&self) -> Bounds {
+        Bounds {
+            ttl_max_ms: millis(self.ttl_max),
+            ttl_ms: millis(self.ttl),
+            swr_ms: millis(self.stale_while_revalidate),
+            sie_ms: millis(self.stale_if_error),
+            refreshes_ahead: self.refresh_ahead != RefreshAhead::Off,
+        }
+    }
+}
+
+/// What a hit asks of a policy, in milliseconds. Held with each question, for with thousands of routes every request meets one
+/// that nobody has met for a while, and to go there costs as much as all that a hit computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// [`Policy::ttl_max`]
+    pub ttl_max_ms: u64,
+    /// [`Policy::ttl`]
+    pub ttl_ms: u64,
+    /// [`Policy::stale_while_revalidate`]
+    pub swr_ms: u64,
+    /// [`Policy::stale_if_error`]
+    pub sie_ms: u64,
+    /// Whether [`Policy::refresh_ahead`] is on.
+    pub refreshes_ahead: bool,
 }
 
 /// When a hit reloads behind what is still fresh, so that nobody has to wait once it no longer is.
@@ -95,11 +123,11 @@ pub enum Freshness {
 impl Times {
     /// What may be done at `now_ms` with an entry of these times that generations judge as `verdict`, by a reader whose
     /// policy is `policy`: of two configurations the smaller duration counts.
-    pub fn freshness(&self, now_ms: u64, verdict: Verdict, policy: &Policy) -> Freshness {
+    pub fn freshness(&self, now_ms: u64, verdict: Verdict, bounds: &Bounds) -> Freshness {
         if verdict == Verdict::Dead {
             return Freshness::Dead;
         }
-        let end_ms = self.loaded_ms.saturating_add(self.ttl_within(policy));
+        let end_ms = self.loaded_ms.saturating_add(self.ttl_within(bounds));
         if now_ms < end_ms && verdict == Verdict::Alive {
             return Freshness::Fresh {
                 left_ms: end_ms - now_ms,
@@ -107,7 +135,7 @@ impl Times {
         }
         // An expired entry is past its ttl, but its windows still count from the original end of it.
         let open = |window_ms: u64| window_ms > 0 && now_ms < end_ms.saturating_add(window_ms);
-        let (swr_ms, sie_ms) = self.windows_within(policy);
+        let (swr_ms, sie_ms) = self.windows_within(bounds);
         let (while_revalidate, if_error) = (open(swr_ms), open(sie_ms));
         if while_revalidate || if_error {
             Freshness::Stale {
@@ -121,20 +149,20 @@ impl Times {
     }
 
     /// The ttl as a reader with this policy sees it.
-    pub fn ttl_within(&self, policy: &Policy) -> u64 {
-        let bound = if self.ttl_from_loader {
-            policy.ttl_max
+    pub fn ttl_within(&self, bounds: &Bounds) -> u64 {
+        let bound_ms = if self.ttl_from_loader {
+            bounds.ttl_max_ms
         } else {
-            policy.ttl.min(policy.ttl_max)
+            bounds.ttl_ms.min(bounds.ttl_max_ms)
         };
-        self.ttl_ms.min(millis(bound))
+        self.ttl_ms.min(bound_ms)
     }
 
     /// The windows, revalidating and on error, in milliseconds: the smaller of what was stored and what this policy says.
-    pub fn windows_within(&self, policy: &Policy) -> (u64, u64) {
+    pub fn windows_within(&self, bounds: &Bounds) -> (u64, u64) {
         (
-            self.swr_ms.min(millis(policy.stale_while_revalidate)),
-            self.sie_ms.min(millis(policy.stale_if_error)),
+            self.swr_ms.min(bounds.swr_ms),
+            self.sie_ms.min(bounds.sie_ms),
         )
     }
 
@@ -187,7 +215,7 @@ mod tests {
 
     fn check(after_ms: u64, verdict: Verdict, expect: Freshness) {
         assert_eq!(
-            TIMES.freshness(1_000_000 + after_ms, verdict, &POLICY),
+            TIMES.freshness(1_000_000 + after_ms, verdict, &POLICY.bounds()),
             expect,
             "{after_ms} ms, {verdict:?}"
         );
@@ -228,7 +256,7 @@ mod tests {
             ..POLICY
         };
         assert_eq!(
-            TIMES.freshness(1_000_010, Verdict::Expired, &policy),
+            TIMES.freshness(1_000_010, Verdict::Expired, &policy.bounds()),
             Freshness::Dead
         );
     }
@@ -241,11 +269,11 @@ mod tests {
             ..POLICY
         };
         assert_eq!(
-            TIMES.freshness(1_010_000, Verdict::Alive, &policy),
+            TIMES.freshness(1_010_000, Verdict::Alive, &policy.bounds()),
             stale(0, true, true)
         );
         assert_eq!(
-            TIMES.freshness(1_040_000, Verdict::Alive, &policy),
+            TIMES.freshness(1_040_000, Verdict::Alive, &policy.bounds()),
             Freshness::Dead
         );
         // A ttl from the loader is cut by ttl_max alone.
@@ -254,7 +282,7 @@ mod tests {
             ..TIMES
         };
         assert_eq!(
-            given.freshness(1_010_000, Verdict::Alive, &policy),
+            given.freshness(1_010_000, Verdict::Alive, &policy.bounds()),
             Freshness::Fresh { left_ms: 50_000 }
         );
     }

@@ -220,12 +220,8 @@ pub(crate) mod testing {
             underway: None,
         };
         let parts = [Param::new("key", key)];
-        Ask {
-            binding: Arc::new(binding),
-            key: Key::new(&Resource::new("/data/{key}", [key]), "demo~1", &parts).unwrap(),
-            parts: parts.into(),
-            visibility: Visibility::Private,
-        }
+        let key = Key::new(&Resource::new("/data/{key}", [key]), "demo~1", &parts).unwrap();
+        Ask::new(Arc::new(binding), key, parts.into(), Visibility::Private)
     }
 }
 

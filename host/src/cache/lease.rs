@@ -160,7 +160,7 @@ impl Cache {
         if self.knows_better(ask) {
             return None;
         }
-        let (own, freshness) = self.judge(&ask.binding, &ask.key, &entry);
+        let (own, freshness) = self.judge(ask, &entry);
         let fresh =
             own.max(by_tier) == Verdict::Alive && matches!(freshness, Freshness::Fresh { .. });
         if !fresh || !seen.is_news(&entry) {

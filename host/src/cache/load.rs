@@ -144,7 +144,7 @@ impl Cache {
         if !seen.is_news(&entry) {
             return None;
         }
-        let (verdict, freshness) = self.judge(&ask.binding, &ask.key, &entry);
+        let (verdict, freshness) = self.judge(ask, &entry);
         let fresh = verdict == Verdict::Alive && matches!(freshness, Freshness::Fresh { .. });
         fresh.then_some(entry)
     }
@@ -173,7 +173,7 @@ impl Cache {
     pub(super) fn may_store(&self, ask: &Ask, entry: &Entry) -> bool {
         entry.times().ttl_ms > 0
             && self.generations.is_current(entry.stamp())
-            && self.judge(&ask.binding, &ask.key, entry).0 == Verdict::Alive
+            && self.judge(ask, entry).0 == Verdict::Alive
     }
 
     fn remember(&self, ask: &Ask, stamp: Stamp, failure: &Arc<Failure>) {

@@ -22,10 +22,9 @@ use std::sync::atomic::Ordering;
 
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{OptionsBuilder, Weighter};
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::entry::Entry;
-use crate::key::{Key, Resource};
+use crate::key::{Key, Resource, hash_of};
 use crate::sync::AtomicU64;
 
 /// Entries by key. Reads take one sharded read lock for a few nanoseconds and copy one pointer.
@@ -154,7 +153,7 @@ impl MemoryTier {
         let Some(entries) = &self.entries else {
             return;
         };
-        let hash = xxh3_64(text.as_bytes());
+        let hash = hash_of(text);
         let number = self.drops.fetch_add(1, Ordering::AcqRel) + 1;
         self.drop_of(hash).fetch_max(number, Ordering::AcqRel);
         entries.remove(&Place(hash));

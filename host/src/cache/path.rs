@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::entry::{Entry, EntryKind};
 use super::flight::{Boarding, Flight, FlightGuard, FlightResult, Loaded, LoadedBy, overloaded};
-use super::freshness::{Freshness, RefreshAhead};
+use super::freshness::{Bounds, Freshness};
 use super::generations::{Covered, Verdict};
 use super::load::{Known, Seen};
 use super::places::{Full, Kind};
@@ -32,6 +32,26 @@ pub struct Ask {
     pub parts: Parts,
     /// Who may share the answer.
     pub visibility: Visibility,
+    /// How long the answer lives, as the binding says.
+    bounds: Bounds,
+}
+
+impl Ask {
+    /// A question to the loaders of `binding`.
+    pub fn new(binding: Arc<Binding>, key: Key, parts: Parts, visibility: Visibility) -> Self {
+        Self {
+            bounds: binding.policy.bounds(),
+            binding,
+            key,
+            parts,
+            visibility,
+        }
+    }
+
+    /// How long the answer lives.
+    pub fn bounds(&self) -> &Bounds {
+        &self.bounds
+    }
 }
 
 /// Which tier answered.
@@ -136,10 +156,10 @@ struct Candidate {
 impl Cache {
     /// The hit path: a fresh entry of the memory tier, or nothing. Synchronous; takes no lock across an await.
     #[inline]
-    pub fn peek(&self, binding: &Binding, key: &Key) -> Option<AtHand> {
-        let entry = self.memory.get(key)?;
+    pub fn peek(&self, ask: &Ask) -> Option<AtHand> {
+        let entry = self.memory.get(&ask.key)?;
         let now_ms = self.clock.now_ms();
-        match self.judge_at(binding, key, &entry, now_ms).1 {
+        match self.judge_at(ask, &entry, now_ms).1 {
             Freshness::Fresh { left_ms } => Some(AtHand {
                 entry,
                 left_ms,
@@ -157,7 +177,7 @@ impl Cache {
         // Memory tier.
         let mut candidate = None;
         if let Some(entry) = self.memory.get(&ask.key) {
-            match self.judge(&ask.binding, &ask.key, &entry) {
+            match self.judge(ask, &entry) {
                 (_, Freshness::Fresh { left_ms }) => {
                     self.refresh_ahead(ask, &entry, left_ms);
                     return Answer::Hit {
@@ -378,7 +398,7 @@ impl Cache {
     /// Reloads behind what is still fresh for `left_ms` more, if its route wants that by now.
     #[inline]
     pub fn refresh_ahead(self: &Arc<Self>, ask: &Ask, entry: &Entry, left_ms: u64) {
-        if ask.binding.policy.refresh_ahead != RefreshAhead::Off {
+        if ask.bounds.refreshes_ahead {
             self.refresh_if_due(ask, entry, left_ms);
         }
     }
@@ -391,7 +411,7 @@ impl Cache {
         const WOBBLE_MS: u64 = 100;
         let (policy, counters) = (&ask.binding.policy, &ask.binding.counters);
         let load_ms = counters.load_us.load(Ordering::Relaxed) as f64 / 1000.0;
-        let ttl_ms = entry.times().ttl_within(policy);
+        let ttl_ms = entry.times().ttl_within(&ask.bounds);
         let ahead = policy.refresh_ahead;
         if !ahead.is_due(left_ms, ttl_ms, load_ms, rand::random())
             || self.remembered_failure(ask).is_some()
@@ -506,32 +526,21 @@ impl Cache {
     fn is_for(&self, ask: &Ask, loaded: &Loaded, arrival: u64) -> bool {
         let stamp = loaded.entry.stamp();
         stamp.seq >= arrival && stamp.epoch == self.generations.epoch()
-            || self.judge(&ask.binding, &ask.key, &loaded.entry).0 == Verdict::Alive
+            || self.judge(ask, &loaded.entry).0 == Verdict::Alive
     }
 
     /// What generations and times say of an entry now.
     #[inline]
-    pub(super) fn judge(
-        &self,
-        binding: &Binding,
-        key: &Key,
-        entry: &Entry,
-    ) -> (Verdict, Freshness) {
-        self.judge_at(binding, key, entry, self.clock.now_ms())
+    pub(super) fn judge(&self, ask: &Ask, entry: &Entry) -> (Verdict, Freshness) {
+        self.judge_at(ask, entry, self.clock.now_ms())
     }
 
     #[inline]
-    fn judge_at(
-        &self,
-        binding: &Binding,
-        key: &Key,
-        entry: &Entry,
-        now_ms: u64,
-    ) -> (Verdict, Freshness) {
+    fn judge_at(&self, ask: &Ask, entry: &Entry, now_ms: u64) -> (Verdict, Freshness) {
         let covered = Covered {
-            route: &binding.route,
-            resource: key.resource(),
-            variant: key.variant(),
+            route: &ask.binding.route,
+            resource: ask.key.resource(),
+            variant: ask.key.variant(),
             tags: entry.tags(),
         };
         let mut verdict = self
@@ -541,7 +550,7 @@ impl Cache {
         if verdict == Verdict::Alive && self.generations.is_overdue(entry.as_of_ms(), now_ms) {
             verdict = Verdict::Expired;
         }
-        (verdict, self.freshness(binding, entry, verdict, now_ms))
+        (verdict, self.freshness(ask, entry, verdict, now_ms))
     }
 
     fn is_stale(&self, ask: &Ask, held: &Candidate) -> bool {
@@ -553,25 +562,16 @@ impl Cache {
     }
 
     fn judge_both(&self, ask: &Ask, entry: &Entry, by_tier: Verdict) -> (Verdict, Freshness) {
-        let (own, freshness) = self.judge(&ask.binding, &ask.key, entry);
+        let (own, freshness) = self.judge(ask, entry);
         if by_tier <= own {
             return (own, freshness);
         }
         let now_ms = self.clock.now_ms();
-        (
-            by_tier,
-            self.freshness(&ask.binding, entry, by_tier, now_ms),
-        )
+        (by_tier, self.freshness(ask, entry, by_tier, now_ms))
     }
 
-    fn freshness(
-        &self,
-        binding: &Binding,
-        entry: &Entry,
-        verdict: Verdict,
-        now_ms: u64,
-    ) -> Freshness {
-        let freshness = entry.times().freshness(now_ms, verdict, &binding.policy);
+    fn freshness(&self, ask: &Ask, entry: &Entry, verdict: Verdict, now_ms: u64) -> Freshness {
+        let freshness = entry.times().freshness(now_ms, verdict, &ask.bounds);
         match (entry.kind(), freshness) {
             // An absence has no windows: past its ttl it is asked again.
             (EntryKind::Missing, Freshness::Stale { .. }) => Freshness::Dead,

@@ -40,8 +40,8 @@ impl Service {
                 .headers()
                 .contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
         let mut response = if is_preflight {
-            route.metrics.request();
-            route.metrics.answer(Outcome::Refused);
+            route.brief.metrics.request();
+            route.brief.metrics.answer(Outcome::Refused);
             match &allowed {
                 Some(_) => preflight(route, cors),
                 None => refused(route),
@@ -74,8 +74,8 @@ impl Service {
         let Some((route, _)) = snapshot.find(path) else {
             return self.other_method(path);
         };
-        route.metrics.request();
-        route.metrics.answer(Outcome::Refused);
+        route.brief.metrics.request();
+        route.brief.metrics.answer(Outcome::Refused);
         let mut response = empty(&[(header::ALLOW, methods(route))]);
         let status = HeaderValue::from_static("larder; detail=options");
         response.headers_mut().insert(CACHE_STATUS, status);

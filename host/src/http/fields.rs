@@ -92,10 +92,10 @@ pub(super) fn found<S: Sink, F: Fields>(
     sink.put(&CACHE_STATUS, cache_status);
     let visibility = derived.ask.visibility;
     caching(sink, entry, visibility, (ttl_ms, windows), asked.now_ms);
-    let codings = &derived.route.codings;
     let mut variant = None;
-    if !codings.is_empty() && encoding::is_worth_it(entry) {
+    if derived.brief.has_codings && encoding::is_worth_it(entry) {
         sink.put(&header::VARY, &["accept-encoding"]);
+        let codings = &derived.route.codings;
         variant = asked.encoder.choose(entry, codings, asked.headers);
     }
     let mut room = TagRoom::default();
@@ -119,7 +119,7 @@ pub(super) fn found<S: Sink, F: Fields>(
             None => (status, Sent::Whole),
         }
     };
-    if derived.route.has_own_fields {
+    if derived.brief.has_own_fields {
         of_route(sink, (derived, entry));
     } else {
         of_loader(sink, entry, |_| false);

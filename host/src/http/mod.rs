@@ -199,7 +199,7 @@ impl Service {
         if derived.route.config.watch && derived.bypass.is_none() && watch::is_wanted(headers) {
             return Looked::Watch(derived);
         }
-        derived.route.metrics.request();
+        derived.brief.metrics.request();
         // Nothing is awaited or locked from here to the response, nor spawned but for a route that refreshes ahead.
         let Some(held) = self.at_hand(&derived) else {
             return Looked::Ask(derived);
@@ -220,13 +220,13 @@ impl Service {
         if derived.bypass.is_some() {
             return None;
         }
-        self.cache.peek(&derived.ask.binding, &derived.ask.key)
+        self.cache.peek(&derived.ask)
     }
 
     /// It is going to be answered.
     #[inline]
     fn hit(&self, derived: &Derived, held: &AtHand) {
-        if let Some(hot) = self.hot.as_ref().filter(|_| derived.route.is_remembered) {
+        if let Some(hot) = self.hot.as_ref().filter(|_| derived.brief.is_remembered) {
             hot.hit(&derived.ask, &derived.route.rule_identity);
         }
         self.cache
@@ -235,7 +235,7 @@ impl Service {
 
     /// Something that could be watched, asked for by what takes no stream.
     async fn not_watched(&self, derived: Arc<Derived>, headers: &HeaderMap) -> Response<Body> {
-        derived.route.metrics.request();
+        derived.brief.metrics.request();
         self.answer(derived, headers).await
     }
 
@@ -257,7 +257,7 @@ impl Service {
                 .answer(&derived.ask, only_if_cached(headers))
                 .await
         };
-        let metrics = &derived.route.metrics;
+        let metrics = &derived.brief.metrics;
         metrics.durations.add(begun.elapsed());
         self.count(derived, &answer);
         let now_ms = self.cache.clock().now_ms();
@@ -278,7 +278,7 @@ impl Service {
     /// What is asked for, whatever became of it, but for what a key policy keeps out of the cache.
     fn count(&self, derived: &Derived, answer: &Answer) {
         if let Some(hot) = &self.hot
-            && derived.route.is_remembered
+            && derived.brief.is_remembered
             && derived.bypass.is_none()
         {
             match answer {
@@ -294,8 +294,8 @@ impl Service {
     fn refused(&self, route: Option<&Route>, refusal: &Refusal, path: &str) -> Response<Body> {
         match route {
             Some(route) => {
-                route.metrics.request();
-                route.metrics.answer(Outcome::Refused);
+                route.brief.metrics.request();
+                route.brief.metrics.answer(Outcome::Refused);
             }
             None => {
                 self.metrics.unrouted.inc();
@@ -308,8 +308,8 @@ impl Service {
         let snapshot = self.routes.load();
         match snapshot.find(path) {
             Some((route, _)) => {
-                route.metrics.request();
-                route.metrics.answer(Outcome::Refused);
+                route.brief.metrics.request();
+                route.brief.metrics.answer(Outcome::Refused);
                 problem::method_not_allowed(path, !matches!(route.writes, Writes::Off))
             }
             None => Self::own_method(&snapshot, path).unwrap_or_else(|| {

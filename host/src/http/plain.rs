@@ -57,7 +57,7 @@ impl Reads for Arc<Service> {
             }
         };
         self.metrics.derivations.inc();
-        derived.route.metrics.request();
+        derived.brief.metrics.request();
         if let Some(held) = self.at_hand(&derived) {
             self.hit(&derived, &held);
             let asked = self.asked(request, held.now_ms);

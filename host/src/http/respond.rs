@@ -26,7 +26,7 @@ pub fn respond<F: Fields>(
     answer: Answer,
     asked: &Asked<'_, F>,
 ) -> Response<Body> {
-    let metrics = &derived.route.metrics;
+    let metrics = &derived.brief.metrics;
     match answer {
         Answer::Hit {
             entry,
@@ -163,7 +163,7 @@ fn of_stale<F: Fields>(
     cache_status: &[&str],
     asked: &Asked<'_, F>,
 ) -> Response<Body> {
-    let ttl = entry.times().ttl_within(&derived.ask.binding.policy);
+    let ttl = entry.times().ttl_within(derived.ask.bounds());
     let ttl = ttl.min(entry.times().age_ms(asked.now_ms));
     with_ttl(derived, entry, cache_status, asked, (ttl, None))
 }
@@ -180,8 +180,8 @@ fn of_entry<F: Fields>(
 
 /// How long it lives as this request sees it, and the windows after that.
 fn life(derived: &Derived, entry: &Entry) -> (u64, Option<(u64, u64)>) {
-    let (times, policy) = (entry.times(), &derived.ask.binding.policy);
-    (times.ttl_within(policy), Some(times.windows_within(policy)))
+    let (times, bounds) = (entry.times(), derived.ask.bounds());
+    (times.ttl_within(bounds), Some(times.windows_within(bounds)))
 }
 
 fn with_ttl<F: Fields>(
@@ -239,7 +239,7 @@ pub(super) fn lines<F: Fields>(
         TierName::Memory => (Outcome::HitMemory, "memory"),
         TierName::Redis => (Outcome::HitRedis, "redis"),
     };
-    derived.route.metrics.answer(outcome);
+    derived.brief.metrics.answer(outcome);
     let start = head.len();
     head.extend_from_slice(OK);
     let mut digits = itoa::Buffer::new();

@@ -209,14 +209,14 @@ impl Held {
     /// Whether what was told is there, and fresh.
     fn is_unchanged(&self, asking: &Asking, told: Option<&Entry>) -> bool {
         let ask = &asking.derived.ask;
-        let held = self.service.cache.peek(&ask.binding, &ask.key);
+        let held = self.service.cache.peek(ask);
         matches!((held, told), (Some(held), Some(told)) if held.entry.is_same(told))
     }
 
     /// Asks the cache, and shows what it answers. What that was, and whether it is something else than before.
     async fn look(&self, asking: &Asking) -> (Option<Entry>, bool) {
         let derived = &asking.derived;
-        derived.route.metrics.request();
+        derived.brief.metrics.request();
         let answer = self.service.cache.answer(&derived.ask, false).await;
         self.service.count(derived, &answer);
         let entry = match &answer {

@@ -58,7 +58,7 @@ impl Service {
             Ok(derived) => derived,
             Err((route, refusal)) => return self.refused(route.as_deref(), &refusal, path),
         };
-        let metrics = Arc::clone(&derived.route.metrics);
+        let metrics = Arc::clone(&derived.brief.metrics);
         metrics.request();
         let refused_of = |failure: &Failure| {
             metrics.answer(Outcome::WriteFailed);
@@ -222,7 +222,7 @@ struct Change {
 impl Change {
     /// Makes it, or answers again what it was answered before.
     async fn make(self) -> Response<Body> {
-        let metrics = Arc::clone(&self.derived.route.metrics);
+        let metrics = Arc::clone(&self.derived.brief.metrics);
         let writer = match &self.by {
             By::Writer(writer) => writer,
             // It knows by itself what it has accepted under a key.
@@ -273,7 +273,7 @@ impl Change {
     }
 
     async fn accept(&self, behind: &Behind) -> Response<Body> {
-        let metrics = &self.derived.route.metrics;
+        let metrics = &self.derived.brief.metrics;
         match behind.accept(&self.derived.ask, self.wish.clone()).await {
             Ok(accepted) => {
                 metrics.answer(Outcome::WriteAccepted);
@@ -287,7 +287,7 @@ impl Change {
     }
 
     async fn write(&self, writer: &Arc<dyn Writer>) -> Response<Body> {
-        let metrics = &self.derived.route.metrics;
+        let metrics = &self.derived.brief.metrics;
         let conditional = self.wish.expect != Precondition::None;
         let (ask, wish) = (&self.derived.ask, self.wish.clone());
         match through::write(&self.cache, ask, writer, wish).await {

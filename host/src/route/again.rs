@@ -20,12 +20,12 @@ impl Snapshot {
         if key.text() != &*hot.key {
             return None;
         }
-        let ask = Ask {
-            binding: Arc::clone(&route.binding),
+        let ask = Ask::new(
+            Arc::clone(&route.binding),
             key,
-            parts: Arc::clone(&hot.parts),
-            visibility: hot.visibility,
-        };
+            Arc::clone(&hot.parts),
+            hot.visibility,
+        );
         Some((route, ask))
     }
 }

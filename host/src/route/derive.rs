@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::fields::Fields;
 use super::memo::Remembered;
 use super::text::{NotUtf8, decode_path_value, decode_query};
-use super::{Place, Route, Rule, Snapshot};
+use super::{Brief, Place, Route, Rule, Snapshot};
 use crate::cache::Ask;
 use crate::config::{UnknownQuery, nearest};
 use crate::error::{Failure, FailureKind};
@@ -29,6 +29,8 @@ pub struct Derived {
     pub ask: Ask,
     /// The policy said to load past the cache, and why.
     pub bypass: Option<String>,
+    /// What a hit asks of the route.
+    pub brief: Brief,
 }
 
 impl Derived {
@@ -112,8 +114,9 @@ const UNKNOWN_TOLD_MAX: usize = 16;
 const SAMPLED_FIRST: u64 = 32;
 const SAMPLED_OFTEN: (u64, u64) = (16 * 1024, 256);
 const SAMPLED_EVERY: u64 = 2048;
-/// Every n-th use of a remembered derivation derives it anew.
-const REMEMBERED_SAMPLED_EVERY: u64 = 4096;
+/// Every n-th use of a remembered derivation derives it anew, whatever its route. A prime: requests that come in turns of some
+/// length all have their turn to be it.
+const REMEMBERED_SAMPLED_EVERY: u64 = 4093;
 
 thread_local! {
     /// Where the bytes are put together that a request is remembered by. Empty but while they are looked for.
@@ -144,7 +147,7 @@ impl Snapshot {
             }
             None => {}
         }
-        if let Some(derived) = remembered.take_if(|derived| !derived.route.is_sample_due()) {
+        if let Some(derived) = remembered.take_if(|derived| !self.is_sample_due(derived)) {
             return Ok(derived);
         }
         let (path, query) = path_and_query
@@ -156,7 +159,7 @@ impl Snapshot {
         let has_headers = route.write_memo_key(&mut key, path_and_query, headers);
         if has_headers && !is_by_headers {
             remembered = self.derived_from(&key);
-            if let Some(derived) = remembered.take_if(|derived| !derived.route.is_sample_due()) {
+            if let Some(derived) = remembered.take_if(|derived| !self.is_sample_due(derived)) {
                 // It is asked for again: a second thing to remember pays only now.
                 self.remember_route(path_and_query, route);
                 return Ok(derived);
@@ -186,6 +189,14 @@ impl Snapshot {
         self.memo
             .insert(&key, Remembered::Derived(Arc::clone(&derived)));
         Ok(derived)
+    }
+
+    /// Whether a remembered derivation is to be derived anew, to see whether the policy still says the same.
+    #[inline]
+    fn is_sample_due(&self, derived: &Derived) -> bool {
+        derived.brief.has_policy
+            && self.policy_hits.fetch_add(1, Ordering::Relaxed) % REMEMBERED_SAMPLED_EVERY
+                == REMEMBERED_SAMPLED_EVERY - 1
     }
 
     /// What a request became that these bytes stand for.
@@ -366,14 +377,6 @@ impl Request {
 }
 
 impl Route {
-    /// Whether a remembered derivation is to be derived anew, to see whether the policy still says the same.
-    #[inline]
-    fn is_sample_due(&self) -> bool {
-        self.has_policy
-            && self.policy_hits.fetch_add(1, Ordering::Relaxed) % REMEMBERED_SAMPLED_EVERY
-                == REMEMBERED_SAMPLED_EVERY - 1
-    }
-
     /// The headers this route's derivation may depend on.
     fn headers(&self) -> &[HeaderName] {
         match &self.rule {
@@ -463,16 +466,12 @@ impl Route {
             }
         };
         let key = Key::new(&resource, &self.identity, &derivation.parts).map_err(too_large)?;
-        let ask = Ask {
-            binding: Arc::clone(&self.binding),
-            key,
-            parts: derivation.parts.into(),
-            visibility: derivation.visibility,
-        };
+        let (binding, parts) = (Arc::clone(&self.binding), derivation.parts.into());
         Ok(Derived {
             route: Arc::clone(self),
-            ask,
+            ask: Ask::new(binding, key, parts, derivation.visibility),
             bypass,
+            brief: self.brief.clone(),
         })
     }
 

@@ -57,6 +57,8 @@ pub struct Snapshot {
     has_cors: bool,
     /// Whether any of them can be watched.
     has_watch: bool,
+    /// Uses of remembered policy calls, for sampling.
+    policy_hits: AtomicU64,
     /// The API document of these routes, once it was asked for.
     document: OnceLock<Bytes>,
     /// What the configuration says of all of them together.
@@ -86,23 +88,27 @@ impl Surface {
     }
 }
 
-/// One route, ready to answer.
-///
-/// What every hit asks stands first, in one cache line: with thousands of routes each request meets one that nobody has met for
-/// a while, and each line of it comes from memory.
-#[repr(C, align(64))]
-pub struct Route {
+/// What a hit asks of its route. Held with each derivation, too: see [`Bounds`](crate::cache::freshness::Bounds).
+#[derive(Clone)]
+pub struct Brief {
     /// Its counters.
     pub metrics: Arc<RouteMetrics>,
-    /// Uses of remembered policy calls, for sampling.
-    policy_hits: AtomicU64,
-    /// In which codings bodies may leave.
-    pub codings: Vec<Coding>,
+    /// Whether bodies may leave in other codings.
+    pub has_codings: bool,
     /// Whether its answers have fields by its own configuration: `cdn_cache_control`, `tags_header`, or `cors`.
     pub has_own_fields: bool,
     /// Whether its keys may be remembered on disk: not where credentials are among its parts.
     pub is_remembered: bool,
+    /// Whether a key policy derives them.
     has_policy: bool,
+}
+
+/// One route, ready to answer.
+pub struct Route {
+    /// What a hit asks of it.
+    pub brief: Brief,
+    /// In which codings bodies may leave.
+    pub codings: Vec<Coding>,
     /// The pattern.
     pub pattern: Arc<str>,
     /// The names in the pattern, in its order.
@@ -269,7 +275,11 @@ impl Snapshot {
                 waiters_max: config.server.max_waiters,
             };
             let bound = route.config.max_loads;
-            route.metrics.places.share_out(routes.len(), all, bound);
+            route
+                .brief
+                .metrics
+                .places
+                .share_out(routes.len(), all, bound);
         }
         let patterns = routes.iter().map(|route| Arc::clone(&route.pattern));
         (
@@ -278,6 +288,7 @@ impl Snapshot {
                 by_pattern: patterns.zip(0..).collect(),
                 has_cors: routes.iter().any(|route| route.config.cors.is_some()),
                 has_watch: routes.iter().any(|route| route.config.watch),
+                policy_hits: 0.into(),
                 routes,
                 memo: Memo::new(),
                 is_starting: false,
@@ -299,6 +310,7 @@ impl Snapshot {
             is_starting: true,
             has_cors: false,
             has_watch: false,
+            policy_hits: 0.into(),
             document: OnceLock::new(),
             surface: Surface::of(config),
             plugins: Arc::default(),
@@ -466,11 +478,16 @@ impl Route {
             config::Coding::Gzip => Coding::Gzip,
         };
         Self {
+            brief: Brief {
+                metrics,
+                has_codings: !config.compress.is_empty(),
+                has_own_fields: config.cdn_cache_control.is_some()
+                    || config.tags_header.is_some()
+                    || config.cors.is_some(),
+                is_remembered,
+                has_policy: matches!(rule, Rule::Policy { .. }),
+            },
             codings: config.compress.iter().map(coding).collect(),
-            has_own_fields: config.cdn_cache_control.is_some()
-                || config.tags_header.is_some()
-                || config.cors.is_some(),
-            has_policy: matches!(rule, Rule::Policy { .. }),
             pattern,
             params,
             rule_identity: rule_identity(&rule, plugins),
@@ -482,11 +499,8 @@ impl Route {
             body: body(&config, writer.as_ref(), problems),
             writer,
             described,
-            is_remembered,
-            metrics,
             config,
             policy_calls: 0.into(),
-            policy_hits: 0.into(),
         }
     }
 }
