@@ -518,11 +518,11 @@ impl Entry {
         let (values, parts) = self.bounds();
         let (common, tail) = (&self.head().common, &self.0.slice);
         let text = key.text().as_bytes();
-        text.len() == common.before.len() + common.between.len() + parts
+        text.len() == common.before().len() + common.between().len() + parts
             && text
-                .strip_prefix(common.before.as_bytes())
+                .strip_prefix(common.before().as_bytes())
                 .and_then(|text| text.strip_prefix(&tail[..values]))
-                .and_then(|text| text.strip_prefix(common.between.as_bytes()))
+                .and_then(|text| text.strip_prefix(common.between().as_bytes()))
                 .is_some_and(|text| *text == tail[values..parts])
     }
 
@@ -531,9 +531,9 @@ impl Entry {
         let (values, parts) = self.bounds();
         let (common, tail) = (&self.head().common, &self.0.slice);
         let text = [
-            common.before.as_bytes(),
+            common.before().as_bytes(),
             &tail[..values],
-            common.between.as_bytes(),
+            common.between().as_bytes(),
             &tail[values..parts],
         ];
         String::from_utf8(text.concat()).expect("these are the pieces of a text")
@@ -542,7 +542,7 @@ impl Entry {
     /// Whether it is a variant of this resource.
     pub fn is_variant_of(&self, resource: &Resource) -> bool {
         let (values, _) = self.bounds();
-        let pattern = self.head().common.before.strip_prefix('{');
+        let pattern = self.head().common.before().strip_prefix('{');
         let rest = pattern.and_then(|pattern| resource.text().strip_prefix(pattern));
         rest.is_some_and(|rest| *rest.as_bytes() == self.0.slice[..values])
     }
@@ -568,7 +568,7 @@ impl Entry {
     /// The media type.
     #[inline]
     pub fn content_type(&self) -> Option<&str> {
-        let common = self.head().common.content_type.as_deref();
+        let common = self.head().common.content_type();
         common.or_else(|| self.rare()?.content_type.as_deref())
     }
 
@@ -621,7 +621,7 @@ impl Entry {
 
     /// The loader of the chain that made it: only that one is shown its validator.
     pub fn maker(&self) -> &str {
-        &self.head().common.maker
+        self.head().common.maker()
     }
 
     /// Bytes of the body.
