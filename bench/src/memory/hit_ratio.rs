@@ -12,6 +12,7 @@ use crate::finding::{Finding, Goal};
 /// As `host/src/cache/memory.rs` has them.
 const SHARD_BYTES_MIN: u64 = 16 * 1024 * 1024;
 const ENTRY_BYTES_GUESS: u64 = 1024;
+const REMEMBERED_SHARE: f64 = 0.15;
 /// Moka keeps its books behind; it is given time for that after every so many requests, which is more often than it takes it.
 const BOOKS: usize = 64;
 /// A ratio of hits is shown to so many places, and so compared.
@@ -109,6 +110,7 @@ impl Tier {
         let options = OptionsBuilder::new()
             .shards(shards.clamp(1, cpus * 4))
             .weight_capacity(capacity)
+            .ghost_allocation(REMEMBERED_SHARE)
             .estimated_items_capacity(((capacity / ENTRY_BYTES_GUESS) as usize).max(16))
             .build()
             .expect("both required options are set");

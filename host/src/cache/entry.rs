@@ -80,13 +80,22 @@ impl Etag {
             .strip_prefix(DIGEST_BEGINS)
             .and_then(|rest| rest.strip_suffix('"'));
         // Only as it would be written again: 32 digits, and none in upper case.
-        let is_digits = |hex: &&str| {
-            let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-            hex.len() == 32 && hex.bytes().all(is_digit)
+        let digit = |byte: u8| match byte {
+            b'0'..=b'9' => Some(byte - b'0'),
+            b'a'..=b'f' => Some(byte - b'a' + 10),
+            _ => None,
         };
-        hex.filter(is_digits)
-            .and_then(|hex| u128::from_str_radix(hex, 16).ok())
-            .map_or_else(|| Self::Text(text.to_owned()), Self::Digest)
+        let half = |hex: &str| {
+            let mut digits = hex.bytes();
+            digits.try_fold(0_u64, |half, byte| {
+                Some(half << 4 | u64::from(digit(byte)?))
+            })
+        };
+        let digest = hex.filter(|hex| hex.len() == 32).and_then(|hex| {
+            let (high, low) = hex.split_at_checked(16)?;
+            Some(u128::from(half(high)?) << 64 | u128::from(half(low)?))
+        });
+        digest.map_or_else(|| Self::Text(text.to_owned()), Self::Digest)
     }
 }
 
@@ -105,14 +114,14 @@ impl Default for TagRoom {
 impl TagRoom {
     /// `"~`, 32 hexadecimal digits, `"`. Every hit writes it: without a branch, so that it is done in vectors.
     #[inline]
-    fn write(&mut self, digest: [u8; 16]) -> &str {
+    fn write(&mut self, digest: [u8; 16]) -> &[u8] {
         let digit = |nibble: u8| nibble + b'0' + u8::from(nibble > 9) * (b'a' - b'0' - 10);
         self.0[1] = b'~';
         let (pairs, _) = self.0[2..34].as_chunks_mut::<2>();
         for (pair, byte) in pairs.iter_mut().zip(digest) {
             *pair = [digit(byte >> 4), digit(byte & 15)];
         }
-        std::str::from_utf8(&self.0).unwrap_or_default()
+        &self.0
     }
 }
 
@@ -477,9 +486,11 @@ impl Draft {
 /// The text of a key in four: what all keys of a route begin with, the values of the resource, what all keys of a route and its
 /// loaders have in the middle, and the parts. Put together they are the text, whatever it is.
 fn pieces(key: &str) -> [&str; 4] {
-    let end = key.find('}').unwrap_or(0);
-    let start = key[..end].find(':').unwrap_or(end);
-    let parts = key.rfind(':').map_or(key.len(), |at| at + 1).max(end);
+    let is = |wanted: u8| move |byte: u8| byte == wanted;
+    let end = key.bytes().position(is(b'}')).unwrap_or(0);
+    let start = key[..end].bytes().position(is(b':')).unwrap_or(end);
+    let colon = key.bytes().rposition(is(b':'));
+    let parts = colon.map_or(key.len(), |at| at + 1).max(end);
     // Parts are a digest if they are long; what else comes here as a key is held as something in common.
     let parts = match key.len() - parts <= usize::from(u16::MAX) {
         true => parts,
@@ -604,13 +615,20 @@ impl Entry {
     pub fn etag<'a>(&'a self, room: &'a mut TagRoom) -> &'a str {
         let head = self.head();
         if head.common.is_digest {
-            return room.write(head.digest);
+            return std::str::from_utf8(room.write(head.digest)).unwrap_or_default();
         }
         let etag = self.rare().and_then(|rare| {
             let etag = rare.etag.as_deref();
             etag.or(rare.given.as_deref())
         });
         etag.unwrap_or_default()
+    }
+
+    /// The entity tag as it goes on the wire, if it is a digest: 35 visible characters.
+    #[inline]
+    pub fn digest<'a>(&self, room: &'a mut TagRoom) -> Option<&'a [u8]> {
+        let head = self.head();
+        head.common.is_digest.then(|| room.write(head.digest))
     }
 
     /// Who may share it.
@@ -1028,7 +1046,7 @@ mod tests {
     fn digests_are_written_as_they_are_read() {
         for digest in [0, 1, u128::MAX, 0x0123_4567_89ab_cdef_fedc_ba98_7654_3210] {
             let mut room = TagRoom::default();
-            let text = room.write(digest.to_be_bytes()).to_owned();
+            let text = String::from_utf8(room.write(digest.to_be_bytes()).to_vec()).unwrap();
             assert_eq!(text, format!("\"~{digest:032x}\""));
             assert_eq!(Etag::of(&text), Etag::Digest(digest));
         }
@@ -1039,6 +1057,7 @@ mod tests {
             format!("\"~0{hex}\""),
             format!("\"{hex}\""),
             format!("W/\"~{hex}\""),
+            format!("\"~{}é{}\"", &hex[..15], &hex[..15]),
             String::new(),
         ] {
             assert_eq!(Etag::of(&text), Etag::Text(text));

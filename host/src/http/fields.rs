@@ -32,6 +32,9 @@ pub struct Asked<'r, F> {
 pub(super) trait Sink {
     /// One field, its value in parts. One that HTTP cannot carry is left out: an entry may come from another node.
     fn put(&mut self, name: &HeaderName, value: &[&str]);
+
+    /// One field whose value is known to be one that HTTP can carry. Every hit has several, so they are not looked through.
+    fn put_known<T: AsRef<[u8]>>(&mut self, name: &HeaderName, value: &[T]);
 }
 
 impl Sink for HeaderMap {
@@ -41,6 +44,16 @@ impl Sink for HeaderMap {
             parts => HeaderValue::from_maybe_shared(Bytes::from(parts.concat())),
         };
         if let Ok(value) = value {
+            let _ = self.try_append(name, value);
+        }
+    }
+
+    fn put_known<T: AsRef<[u8]>>(&mut self, name: &HeaderName, value: &[T]) {
+        let mut whole = Vec::new();
+        for part in value {
+            whole.extend_from_slice(part.as_ref());
+        }
+        if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(whole)) {
             let _ = self.try_append(name, value);
         }
     }
@@ -58,6 +71,15 @@ impl Sink for Vec<u8> {
                 return;
             }
             self.extend_from_slice(part.as_bytes());
+        }
+        self.extend_from_slice(b"\r\n");
+    }
+
+    fn put_known<T: AsRef<[u8]>>(&mut self, name: &HeaderName, value: &[T]) {
+        self.extend_from_slice(name.as_str().as_bytes());
+        self.extend_from_slice(b": ");
+        for part in value {
+            self.extend_from_slice(part.as_ref());
         }
         self.extend_from_slice(b"\r\n");
     }
@@ -89,31 +111,38 @@ pub(super) fn found<S: Sink, F: Fields>(
     asked: &Asked<'_, F>,
     (ttl_ms, windows): (u64, Option<(u64, u64)>),
 ) -> (StatusCode, Sent) {
-    sink.put(&CACHE_STATUS, cache_status);
+    sink.put_known(&CACHE_STATUS, cache_status);
     let visibility = derived.ask.visibility;
     caching(sink, entry, visibility, (ttl_ms, windows), asked.now_ms);
     let mut variant = None;
     if derived.brief.has_codings && encoding::is_worth_it(entry) {
-        sink.put(&header::VARY, &["accept-encoding"]);
+        sink.put_known(&header::VARY, &["accept-encoding"]);
         let codings = &derived.route.codings;
         variant = asked.encoder.choose(entry, codings, asked.headers);
     }
     let mut room = TagRoom::default();
-    let etag = entry.etag(&mut room);
     match &variant {
-        Some((coding, _)) => sink.put(&header::ETAG, &[&encoding::tag(etag, *coding)]),
-        None => sink.put(&header::ETAG, &[etag]),
+        Some((coding, _)) => {
+            let tag = encoding::tag(entry.etag(&mut room), *coding);
+            sink.put(&header::ETAG, &[&tag]);
+        }
+        None => match entry.digest(&mut room) {
+            Some(tag) => sink.put_known(&header::ETAG, &[tag]),
+            None => sink.put(&header::ETAG, &[entry.etag(&mut room)]),
+        },
     }
-    let not_modified = entry.status() == 200 && is_known(asked.headers, etag);
+    let is_conditional = asked.headers.all(&header::IF_NONE_MATCH).next().is_some();
+    let not_modified =
+        is_conditional && entry.status() == 200 && is_known(asked.headers, entry.etag(&mut room));
     let (status, body) = if not_modified {
         // RFC 9110 section 15.4.5: what describes the body stays away, the rest is as in the 200.
         (StatusCode::NOT_MODIFIED, Sent::Nothing)
     } else {
-        sink.put(&header::CONTENT_TYPE, &[content_type(entry)]);
+        sink.put_known(&header::CONTENT_TYPE, &[content_type(entry)]);
         let status = StatusCode::from_u16(entry.status()).unwrap_or(StatusCode::BAD_GATEWAY);
         match variant {
             Some((coding, body)) => {
-                sink.put(&header::CONTENT_ENCODING, &[coding.name()]);
+                sink.put_known(&header::CONTENT_ENCODING, &[coding.name()]);
                 (status, Sent::Coded(body))
             }
             None => (status, Sent::Whole),
@@ -215,12 +244,12 @@ pub(super) fn caching(
     now_ms: u64,
 ) {
     if entry.times().ttl_ms == 0 {
-        sink.put(&header::CACHE_CONTROL, &["no-store"]);
+        sink.put_known(&header::CACHE_CONTROL, &["no-store"]);
         return;
     }
     let mut digits = [itoa::Buffer::new(); 3];
     let [first, second, third] = &mut digits;
-    sink.put(
+    sink.put_known(
         &header::AGE,
         &[first.format(entry.times().age_ms(now_ms) / 1000)],
     );
@@ -239,7 +268,7 @@ pub(super) fn caching(
         parts[4] = ", stale-if-error=";
         parts[5] = third.format(if_error / 1000);
     }
-    sink.put(&header::CACHE_CONTROL, &parts);
+    sink.put_known(&header::CACHE_CONTROL, &parts);
 }
 
 /// `If-None-Match` by weak comparison (RFC 9110 section 13.1.2).

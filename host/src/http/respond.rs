@@ -280,12 +280,12 @@ pub(super) fn status_line(head: &mut Vec<u8>, status: StatusCode) {
 pub(super) fn finish(head: &mut Vec<u8>, status: StatusCode, length: usize, now_ms: u64) {
     // RFC 9110 section 8.6.
     if !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
-        head.put(
+        head.put_known(
             &header::CONTENT_LENGTH,
             &[itoa::Buffer::new().format(length)],
         );
     }
-    date::with(now_ms, |date| head.put(&header::DATE, &[date]));
+    date::with(now_ms, |date| head.put_known(&header::DATE, &[date]));
     head.extend_from_slice(b"\r\n");
 }
 
