@@ -20,7 +20,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_64;
+use twox_hash::XxHash3_64;
 
 use super::entry::{Content, Draft, Entry, EntryKind, Etag, TagRoom};
 use super::freshness::Times;
@@ -190,8 +190,10 @@ pub fn decode(bytes: Bytes, key: &str, now_ms: u64, offset_ms: i64) -> Result<Dr
 }
 
 /// Of everything after it. The first 8 bytes are compared as they are, and the time is not known when this is made.
+///
+/// By a crate that looks what the processor can: over a long body that is twice as fast as what every one of them can.
 fn checksum(bytes: &[u8]) -> u64 {
-    xxh3_64(&bytes[META_LEN_AT..])
+    XxHash3_64::oneshot(&bytes[META_LEN_AT..])
 }
 
 /// A decimal number of exactly these digits. Sixteen of them fit a `u64`.

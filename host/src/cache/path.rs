@@ -207,7 +207,6 @@ impl Cache {
             let span = Span::current().client("look up in the shared tier");
             let found = shared.get(&ask.key).await;
             drop(span);
-            seen.waited = now.elapsed();
             match found {
                 Lookup::Unavailable => {}
                 Lookup::Absent => seen.asked = Some(now),
@@ -232,6 +231,8 @@ impl Cache {
                     }
                 }
             }
+            // Whoever has an answer by now does not ask.
+            seen.waited = now.elapsed();
         }
 
         // What is past every window is shown to its loader, but it is not what this request falls back on.
@@ -563,11 +564,11 @@ impl Cache {
     }
 
     fn judge_both(&self, ask: &Ask, entry: &Entry, by_tier: Verdict) -> (Verdict, Freshness) {
-        let (own, freshness) = self.judge(ask, entry);
+        let now_ms = self.clock.now_ms();
+        let (own, freshness) = self.judge_at(ask, entry, now_ms);
         if by_tier <= own {
             return (own, freshness);
         }
-        let now_ms = self.clock.now_ms();
         (by_tier, self.freshness(ask, entry, by_tier, now_ms))
     }
 

@@ -323,6 +323,7 @@ fn redis_tier(
         trust: redis.trust,
         journal: Some(config.storage.dir.clone()),
         longest_life_ms: Snapshot::longest_life_ms(config),
+        kept: memory.is_on(),
     };
     let (cleared, older) = (Arc::clone(memory), Arc::clone(memory));
     let hooks = Hooks {

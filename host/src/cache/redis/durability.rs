@@ -7,7 +7,7 @@ use std::sync::Arc;
 use redis::Value;
 
 use super::RedisTier;
-use super::link::{CONNECT_TIMEOUT, Link, Trouble, field};
+use super::link::{CONNECT_TIMEOUT, Link, Road, Trouble, field};
 use super::names::PARTITIONS;
 
 /// What outlives a server that is killed, or its machine. Ordered: the later ones promise more.
@@ -117,7 +117,7 @@ impl RedisTier {
 /// What one server promises. `INFO` tells all but how it writes to its disk: that takes `CONFIG GET`, which tells passwords too,
 /// so the user of this tier need not be allowed it.
 async fn promised(link: &Link) -> Result<Durability, Trouble> {
-    let ask = async |command: &redis::Cmd| link.ask(&link.control, command, CONNECT_TIMEOUT).await;
+    let ask = async |command: &redis::Cmd| link.ask(Road::Control, command, CONNECT_TIMEOUT).await;
     let info = ask(&redis::cmd("INFO")).await?;
     let info: String =
         redis::from_redis_value(info).map_err(|error| Trouble::Strange(error.to_string()))?;

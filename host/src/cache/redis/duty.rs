@@ -23,7 +23,7 @@ use redis::Value;
 
 use super::Shared;
 use super::lease::{Held, Of, Taken};
-use super::link::{Link, Trouble};
+use super::link::{Link, Road, Trouble};
 use super::names::Names;
 use crate::cache::generations::Stamp;
 use crate::cache::tier::{Claim, Duty, Saved, Tenure};
@@ -66,7 +66,7 @@ impl Shared {
         let link = self.group_link().ok_or(Trouble::Away)?;
         let mut command = redis::cmd("GET");
         command.arg(self.names.progress(duty));
-        match link.ask(&link.control, &command, self.timeout).await {
+        match link.ask(Road::Control, &command, self.timeout).await {
             Ok(Value::BulkString(found)) => Ok(found.strip_prefix(MARK).map(<[u8]>::to_vec)),
             Ok(_) | Err(Trouble::Strange(_)) => Ok(None),
             Err(trouble) => {

@@ -26,14 +26,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use redis::aio::MultiplexedConnection;
 use redis::{Client, Cmd, ConnectionAddr};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::Shared;
 use super::channel::{Channel, Told, Word, head_of};
 use super::counters::count;
-use super::link::{Link, Trouble};
+use super::link::{Link, Road, Trouble};
 use super::pending::Kept;
 use super::scripts::{Group, Known};
 use super::shard::{Map, Shard};
@@ -210,7 +209,7 @@ impl Shared {
             }
         };
         let how = (&self.names, self.timeout, self.topology.is_cluster());
-        let link = Arc::new(Link::connect(&client, id, how, lost).await?);
+        let link = Arc::new(Link::connect(&client, id, self.topology.tls(), how, lost).await?);
         // Whoever named it may be behind the times; what a replica answers is, too.
         if self.topology.moves() && link.server.is_replica {
             let what = "the server that is named as the master is a replica";
@@ -293,7 +292,7 @@ impl Shared {
     /// Whether Redis answers within the time that a request waits for it. If not, nobody waits for its word.
     async fn still_answers(&self, link: &Link) -> Result<(), Trouble> {
         let answer = link
-            .ask(&link.control, &redis::cmd("PING"), self.timeout)
+            .ask(Road::Control, &redis::cmd("PING"), self.timeout)
             .await;
         if answer.is_err() {
             self.waiters.wake_all();
@@ -320,7 +319,7 @@ impl Shared {
         );
         // The channel has a connection of its own: that it answers says nothing about the one that requests use.
         if link.is_doubtful() {
-            self.head(link, &link.stores).await?;
+            self.head(link, Road::Requests).await?;
         }
         if !self.has_to_tell()
             && !self.retell.load(Ordering::Acquire)
@@ -519,7 +518,7 @@ impl Shared {
     pub(super) async fn head(
         &self,
         link: &Link,
-        connection: &MultiplexedConnection,
+        road: Road,
     ) -> Result<Option<(u64, u64)>, Trouble> {
         let mut command = Cmd::with_capacity(4, 16 + self.names.group.len());
         command
@@ -527,7 +526,7 @@ impl Shared {
             .arg(&self.names.group)
             .arg("epoch")
             .arg("seq");
-        match link.ask(connection, &command, self.timeout).await {
+        match link.ask(road, &command, self.timeout).await {
             Err(Trouble::Strange(_)) => Ok(None),
             answer => Ok(head_of(&answer?)),
         }

@@ -11,14 +11,16 @@ use redis::{
 };
 
 use super::copies::Copies;
+use super::dial::dial;
 use super::lane::{Held, Lane};
 use super::names::Names;
 use super::refused::explained;
+use super::topology::Tls;
 use crate::cache::freshness::millis;
 use crate::key::Key;
 
 /// Commands under way at once. A Redis that stops reading must not collect requests without bound (law 12).
-const IN_FLIGHT_MAX: usize = 1024;
+pub(super) const IN_FLIGHT_MAX: usize = 1024;
 /// How long connecting, authenticating included, may take. Nobody waits for it.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -62,8 +64,25 @@ pub(super) enum Trouble {
 
 impl Trouble {
     pub(super) fn of(error: &RedisError) -> Self {
-        let text = error.to_string();
-        let code = error.code().unwrap_or_default();
+        let lost = error.is_io_error()
+            || matches!(
+                error.kind(),
+                ErrorKind::Parse
+                    | ErrorKind::AuthenticationFailed
+                    | ErrorKind::InvalidClientConfig
+                    | ErrorKind::RESP3NotSupported
+            );
+        Self::named(error.code().unwrap_or_default(), error.to_string(), lost)
+    }
+
+    /// An error as Redis answers it: a code, and what it says.
+    pub(super) fn of_line(line: &str) -> Self {
+        let code = line.split(' ').next().unwrap_or_default();
+        Self::named(code, line.to_owned(), false)
+    }
+
+    /// What an error of this code is. `lost`: it is none that Redis has answered.
+    fn named(code: &str, text: String, lost: bool) -> Self {
         // Redis before 7 wraps what a script ran into: its code is then in the text alone.
         let says = |word: &str| code == word || text.contains(&format!("-{word} "));
         if says("NOSCRIPT") {
@@ -82,17 +101,7 @@ impl Trouble {
         if says("WRONGTYPE") {
             return Self::Strange(text);
         }
-        let lost = error.is_io_error()
-            || matches!(
-                error.kind(),
-                ErrorKind::Parse
-                    | ErrorKind::AuthenticationFailed
-                    | ErrorKind::InvalidClientConfig
-                    | ErrorKind::RESP3NotSupported
-            )
-            || says("NOAUTH")
-            || says("WRONGPASS");
-        if lost {
+        if lost || says("NOAUTH") || says("WRONGPASS") {
             Self::Lost(text)
         } else {
             Self::Fault(text)
@@ -142,15 +151,22 @@ pub(super) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
         .map(str::trim)
 }
 
+/// The connection of a link that a command is sent on.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Road {
+    /// That of the look-ups: for what loads store, and what else a request waits for.
+    Requests,
+    /// For what nobody waits for, so that a long answer holds up no request.
+    Control,
+}
+
 /// A set of connections made together, and given up together.
 pub(super) struct Link {
     /// Tells it from the link before it.
     pub(super) id: u64,
     /// For the look-ups of requests. One: a second one was measured to cost more in system calls than it gains.
-    pub(super) lane: Lane,
-    /// For what loads store, on the connection of the lane.
-    pub(super) stores: MultiplexedConnection,
-    /// For what nobody waits for, so that a long answer holds up no request.
+    lane: Lane,
+    /// See [`Road::Control`].
     pub(super) control: MultiplexedConnection,
     /// For `WAIT`, which holds up what is behind it.
     pub(super) waits: MultiplexedConnection,
@@ -169,9 +185,11 @@ impl Link {
     pub(super) async fn connect(
         client: &Client,
         id: u64,
+        tls: &Tls,
         (names, limit, clustered): (&Names, Duration, bool),
         lost: impl Fn() + Clone + Send + Sync + 'static,
     ) -> Result<Self, Trouble> {
+        let told = lost.clone();
         let watch = move |push: PushInfo| {
             if push.kind == PushKind::Disconnection {
                 lost();
@@ -185,15 +203,21 @@ impl Link {
             .set_pipeline_buffer_size(IN_FLIGHT_MAX)
             .set_push_sender(watch);
         let connect = || client.get_multiplexed_async_connection_with_config(&config);
-        let (requests, mut control, waits) = tokio::try_join!(connect(), connect(), connect())
-            .map_err(|error| Trouble::of(&error).at_connecting())?;
+        let connect = async || connect().await.map_err(|error| Trouble::of(&error));
+        let dial = async || {
+            let dialled = dial(client.get_connection_info(), tls);
+            let dialled = tokio::time::timeout(CONNECT_TIMEOUT, dialled).await;
+            dialled.map_err(|_| Trouble::Slow(CONNECT_TIMEOUT))?
+        };
+        let (requests, mut control, waits) =
+            tokio::try_join!(dial(), connect(), connect()).map_err(Trouble::at_connecting)?;
         let info = ask(&mut control, &redis::cmd("INFO"), CONNECT_TIMEOUT).await?;
         let info: String = redis::from_redis_value(info)
             .map_err(|error| Trouble::Strange(error.to_string()).at_connecting())?;
+        let how = (limit, clustered);
         Ok(Self {
             id,
-            lane: Lane::new(requests.clone(), names.clone(), (limit, clustered)),
-            stores: requests,
+            lane: Lane::new(requests, names.clone(), how, told),
             control,
             waits,
             copies: Copies::default(),
@@ -218,12 +242,15 @@ impl Link {
     /// Sends a command and waits for its answer, for `limit` at most.
     pub(super) async fn ask(
         &self,
-        connection: &MultiplexedConnection,
+        road: Road,
         command: &Cmd,
         limit: Duration,
     ) -> Result<Value, Trouble> {
         let _slot = Slot::take(&self.in_flight)?;
-        let value = ask(&mut connection.clone(), command, limit).await?;
+        let value = match road {
+            Road::Requests => self.lane.ask(command, limit).await?,
+            Road::Control => ask(&mut self.control.clone(), command, limit).await?,
+        };
         self.failures.clear();
         Ok(value)
     }
@@ -330,6 +357,55 @@ mod tests {
         assert_eq!(failures.count(&fault, 711), 4, "answers count each");
         failures.clear();
         assert_eq!(failures.count(&slow, 900), 1);
+    }
+
+    #[test]
+    fn errors_are_the_same_trouble_whoever_reads_them() {
+        let kind = |trouble: &Trouble| std::mem::discriminant(trouble);
+        for (line, expected) in [
+            ("NOSCRIPT No matching script.", Trouble::NoScript),
+            (
+                "READONLY You can't write.",
+                Trouble::ReadOnly(String::new()),
+            ),
+            (
+                "OOM command not allowed",
+                Trouble::RefusesWrites(String::new()),
+            ),
+            (
+                "MISCONF Errors writing",
+                Trouble::RefusesWrites(String::new()),
+            ),
+            (
+                "NOREPLICAS Not enough",
+                Trouble::RefusesWrites(String::new()),
+            ),
+            ("MOVED 7 127.0.0.1:1", Trouble::Moved(String::new())),
+            ("ASK 7 127.0.0.1:1", Trouble::Moved(String::new())),
+            ("TRYAGAIN Multiple keys", Trouble::Moved(String::new())),
+            (
+                "WRONGTYPE Operation against",
+                Trouble::Strange(String::new()),
+            ),
+            (
+                "NOAUTH Authentication required.",
+                Trouble::Lost(String::new()),
+            ),
+            ("WRONGPASS invalid", Trouble::Lost(String::new())),
+            ("LOADING Redis is loading", Trouble::Fault(String::new())),
+            ("NOPERM this user", Trouble::Fault(String::new())),
+            ("CLUSTERDOWN Hash slot", Trouble::Fault(String::new())),
+            (
+                "ERR Error running script: @user_script:1: -OOM command",
+                Trouble::RefusesWrites(String::new()),
+            ),
+            ("", Trouble::Fault(String::new())),
+        ] {
+            assert_eq!(kind(&Trouble::of_line(line)), kind(&expected), "{line}");
+            let value = redis::parse_redis_value(format!("-{line}\r\n").as_bytes());
+            let error = value.and_then(Value::extract_error).unwrap_err();
+            assert_eq!(kind(&Trouble::of(&error)), kind(&expected), "{line}");
+        }
     }
 
     #[test]

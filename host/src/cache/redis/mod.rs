@@ -7,7 +7,7 @@
 //! - [`topology`]: where the servers are (one, a master that Sentinels name, a cluster); [`shard`]: which of them holds what.
 //! - [`breaker`]: whether commands are sent to one at all; [`link`]: the connections, and what a command can end in;
 //!   [`refused`]: why there is none;
-//!   [`lane`]: the look-ups of requests, gathered into one command.
+//!   [`lane`]: the look-ups of requests, gathered into one command; [`dial`]: its connection; [`resp`]: what is answered on it.
 //! - [`lease`]: who loads, of all nodes; [`waiters`]: who waits for that; [`duty`]: what one of them does for all.
 //! - [`keeper`]: the tasks behind: connect, catch up, notice what was missed, tell what could not be told; [`telling`]: how a
 //!   purge is told.
@@ -31,6 +31,7 @@ mod breaker;
 mod channel;
 mod copies;
 mod counters;
+mod dial;
 mod durability;
 mod duty;
 mod journal;
@@ -42,6 +43,7 @@ mod names;
 mod pending;
 mod queue;
 mod refused;
+mod resp;
 mod scripts;
 mod search;
 mod shard;
@@ -65,7 +67,7 @@ pub use self::counters::Counters;
 use self::counters::count;
 pub use self::durability::{Durability, Lasting};
 use self::journal::Journal;
-use self::link::{Link, Trouble};
+use self::link::{Link, Road, Trouble};
 use self::names::{Names, generation_of};
 use self::pending::{Pending, Recent};
 use self::queue::{Heard, RedisQueue};
@@ -103,6 +105,9 @@ pub struct RedisSettings {
     pub journal: Option<PathBuf>,
     /// The longest life any entry can have, in milliseconds: purges are remembered that long.
     pub longest_life_ms: u64,
+    /// Whether what is found is kept for longer than one request takes, as a memory tier does. Then it is copied out of the
+    /// buffer that it was read into; else a large body is a slice of that.
+    pub kept: bool,
 }
 
 /// Settings that no Redis could be reached with.
@@ -171,6 +176,7 @@ struct Shared {
     scripts: Scripts,
     timeout: Duration,
     trust: Duration,
+    kept: bool,
     generations: Arc<Generations>,
     clock: Arc<dyn Clock>,
     pending: Pending,
@@ -224,6 +230,7 @@ impl RedisTier {
             names,
             timeout: settings.timeout,
             trust: settings.trust,
+            kept: settings.kept,
             generations,
             clock,
             pending: Pending::default(),
@@ -445,7 +452,7 @@ impl Shared {
     }
 
     /// What an entry and the generation of its resource come to. The reader judges by the node's own record too.
-    fn judge(&self, key: &str, entry: Vec<u8>, generation: &[u8], as_of_ms: u64) -> Lookup {
+    fn judge(&self, key: &str, entry: Bytes, generation: &[u8], as_of_ms: u64) -> Lookup {
         // Before the entry is looked at: without a generation of this epoch it is dead whatever it is.
         let Some((epoch, generation)) = generation_of(generation) else {
             return self.miss();
@@ -454,16 +461,20 @@ impl Shared {
             return self.miss();
         }
         let offset_ms = self.offset_ms.load(Ordering::Relaxed);
-        // `Bytes::from` takes the reply's buffer over; the body is a slice of it.
-        let mut entry =
-            match envelope::decode(Bytes::from(entry), key, self.clock.now_ms(), offset_ms) {
-                Ok(entry) => entry,
-                Err(foreign) => {
-                    tracing::debug!(key, %foreign, "redis: a stored value is no entry");
-                    count(&self.counters.foreign);
-                    return Lookup::Absent;
-                }
-            };
+        // Its body is a slice of what was read, with other entries: so it may be given, but not kept.
+        let entry = if self.kept {
+            Bytes::copy_from_slice(&entry)
+        } else {
+            entry
+        };
+        let mut entry = match envelope::decode(entry, key, self.clock.now_ms(), offset_ms) {
+            Ok(entry) => entry,
+            Err(foreign) => {
+                tracing::debug!(key, %foreign, "redis: a stored value is no entry");
+                count(&self.counters.foreign);
+                return Lookup::Absent;
+            }
+        };
         let verdict = generation.judge(entry.stamp.seq);
         if entry.stamp.epoch != epoch || verdict == Verdict::Dead {
             return self.miss();
@@ -527,7 +538,7 @@ impl Shared {
         // Read from Redis and not from our record: should the resource's generation be gone, only what was loaded after
         // every purge that may have been in it is stored, and another node's may not have reached us.
         let group = self.group_link().ok_or(Trouble::Away)?;
-        let head = self.head(&group, &group.stores).await?;
+        let head = self.head(&group, Road::Requests).await?;
         let stamp = entry.stamp();
         let Some((_, group_seq)) = head.filter(|(e, s)| *e == stamp.epoch && *s >= stamp.seq)
         else {

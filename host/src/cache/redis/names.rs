@@ -5,6 +5,7 @@ use std::io::Write as _;
 use percent_encoding::percent_decode_str;
 use redis::{Cmd, RedisWrite as _};
 
+use super::resp;
 use crate::cache::generations::{Generation, Mode, Scope};
 use crate::key::{Key, Resource, encode};
 
@@ -119,6 +120,13 @@ impl Names {
             + self.generation.len()
             + key.resource().text().len()
             + 2
+    }
+
+    /// Appends both keys of an entry to a command that is written by hand.
+    pub(super) fn write_keys(&self, command: &mut Vec<u8>, key: &Key) {
+        resp::push(command, &[&self.entry, key.text()]);
+        let resource = key.resource().text();
+        resp::push(command, &[&self.generation, "{", resource, "}"]);
     }
 
     /// Appends the key of an entry, by its text, to a command.

@@ -53,7 +53,7 @@ use self::answers::{
 pub(super) use self::steps::Steps;
 use self::steps::To;
 use super::counters::count;
-use super::link::{Link, Trouble};
+use super::link::{Link, Road, Trouble};
 use super::names::{PARTITIONS, PIECES, number_text, sequence_of};
 use super::{RedisTier, Shared};
 use crate::cache::queue::{
@@ -189,10 +189,10 @@ impl RedisQueue {
     fn to<'a>(&self, link: &'a Link, partition: &'a Partition, waited_for: bool) -> To<'a> {
         To {
             link,
-            connection: if waited_for {
-                &link.stores
+            road: if waited_for {
+                Road::Requests
             } else {
-                &link.control
+                Road::Control
             },
             pieces: &partition.pieces,
             limit: self.limit(),
@@ -291,7 +291,7 @@ impl RedisQueue {
         command.arg(partition.stream());
         command.arg(number_text(after.saturating_add(1))).arg("+");
         command.arg("COUNT").arg(count);
-        match link.ask(&link.control, &command, self.limit()).await {
+        match link.ask(Road::Control, &command, self.limit()).await {
             Ok(Value::Array(entries)) => Ok(entries),
             // Of another type: replaced when something is pushed.
             Ok(_) | Err(Trouble::Strange(_)) => Ok(Vec::new()),
@@ -349,7 +349,7 @@ impl RedisQueue {
         );
         let mut command = redis::cmd("XDEL");
         command.arg(stream).arg(numbers);
-        let removed = link.ask(&link.control, &command, self.limit()).await;
+        let removed = link.ask(Road::Control, &command, self.limit()).await;
         removed.map_err(|trouble| self.failed(link, &trouble))?;
         numbers
             .iter()

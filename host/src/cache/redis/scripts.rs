@@ -5,10 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Script, Value};
 
-use super::link::{Link, Trouble};
+use super::link::{Link, Road, Trouble};
 use super::names::{Names, epoch_of, epoch_text, field, mode_text, purge_of, seq_of, told};
 use super::pending::Kept;
 use super::queue::Steps;
@@ -199,7 +198,7 @@ impl Scripts {
             .arg(epoch_text(known.epoch))
             .arg(known.least)
             .arg(known.own);
-        let answer = run(link, &link.control, &self.sync, &command, limit).await?;
+        let answer = run(link, Road::Control, &self.sync, &command, limit).await?;
         group_of(answer).ok_or_else(|| strange(&self.names.group))
     }
 
@@ -221,7 +220,7 @@ impl Scripts {
             .arg(self.fields_max)
             .arg(&self.names.channel)
             .arg(told(scope, mode));
-        let answer = run(link, &link.control, &self.purge, &command, limit).await?;
+        let answer = run(link, Road::Control, &self.purge, &command, limit).await?;
         numbered_of(&answer).ok_or_else(|| strange(&self.names.group))
     }
 
@@ -235,7 +234,7 @@ impl Scripts {
         limit: Duration,
     ) -> Result<(), Trouble> {
         let command = self.raising(resource, mode, numbered);
-        run(link, &link.control, &self.raise, &command, limit).await?;
+        run(link, Road::Control, &self.raise, &command, limit).await?;
         Ok(())
     }
 
@@ -287,7 +286,7 @@ impl Scripts {
             .arg(token_text(storing.token))
             .arg(&self.names.channel)
             .arg(word("s", storing.node, storing.key.text()));
-        let answer = run(link, &link.stores, &self.store, &command, limit).await?;
+        let answer = run(link, Road::Requests, &self.store, &command, limit).await?;
         Ok(answer == Value::Int(1))
     }
 
@@ -310,7 +309,7 @@ impl Scripts {
             .arg(millis(LIVENESS))
             .arg(TIME_AT)
             .arg(TIME_LEN);
-        let answer = run(link, &link.stores, &self.acquire, &command, limit).await?;
+        let answer = run(link, Road::Requests, &self.acquire, &command, limit).await?;
         let (granted, number): (u8, i64) =
             redis::from_redis_value(answer).map_err(|error| Trouble::Strange(error.to_string()))?;
         let number = u64::try_from(number).ok().map(Duration::from_millis);
@@ -334,7 +333,7 @@ impl Scripts {
         let mut command = call(&self.renew, 1, 2, 96 + text.len());
         self.names.push_lease(&mut command, text);
         command.arg(token_text(token)).arg(millis(LIVENESS));
-        let answer = run(link, &link.stores, &self.renew, &command, limit).await?;
+        let answer = run(link, Road::Requests, &self.renew, &command, limit).await?;
         Ok(answer == Value::Int(1))
     }
 
@@ -352,7 +351,7 @@ impl Scripts {
             .arg(token_text(token))
             .arg(&self.names.channel)
             .arg(word("f", node, text));
-        run(link, &link.stores, &self.release, &command, limit).await?;
+        run(link, Road::Requests, &self.release, &command, limit).await?;
         Ok(())
     }
 
@@ -375,7 +374,7 @@ impl Scripts {
             .arg(u8::from(value.is_some()))
             .arg(value.unwrap_or_default())
             .arg(millis(noting.life).clamp(1, LIFE_MS_MAX));
-        let answer = run(link, &link.stores, &self.note, &command, limit).await?;
+        let answer = run(link, Road::Requests, &self.note, &command, limit).await?;
         match answer {
             Value::Array(answer) => match answer.as_slice() {
                 [Value::Int(1)] => Ok(Noted::Done),
@@ -402,7 +401,7 @@ impl Scripts {
             .arg(token_text(token))
             .arg(progress)
             .arg(self.matters_ms().max(PROGRESS_MS_MIN));
-        let answer = run(link, &link.stores, &self.save, &command, limit).await?;
+        let answer = run(link, Road::Requests, &self.save, &command, limit).await?;
         Ok(answer == Value::Int(1))
     }
 }
@@ -428,21 +427,22 @@ pub(super) fn call(script: &Script, keys: usize, arguments: usize, room: usize) 
 /// all of that.
 pub(super) async fn run(
     link: &Link,
-    connection: &MultiplexedConnection,
+    road: Road,
     script: &Script,
     command: &Cmd,
     limit: Duration,
 ) -> Result<Value, Trouble> {
     let started = Instant::now();
-    match link.ask(connection, command, limit).await {
+    match link.ask(road, command, limit).await {
         Err(Trouble::NoScript) => {
             let left = || limit.saturating_sub(started.elapsed());
-            let mut loading = connection.clone();
+            // Either will do: a server has it for all connections.
+            let mut loading = link.control.clone();
             tokio::time::timeout(left(), script.load_async(&mut loading))
                 .await
                 .map_err(|_| Trouble::Slow(limit))?
                 .map_err(|error| Trouble::of(&error))?;
-            link.ask(connection, command, left()).await
+            link.ask(road, command, left()).await
         }
         answer => answer,
     }

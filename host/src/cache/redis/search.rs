@@ -3,7 +3,7 @@
 use redis::Value;
 
 use super::Shared;
-use super::link::{Link, Trouble};
+use super::link::{Link, Road, Trouble};
 use crate::cache::entry::Entry;
 use crate::cache::tier::Lookup;
 use crate::key::Resource;
@@ -39,7 +39,7 @@ impl Shared {
             let mut command = redis::cmd("SCAN");
             command.arg(cursor).arg("MATCH").arg(&pattern);
             command.arg("COUNT").arg(VARIANTS_PAGE);
-            let answer = link.ask(&link.control, &command, self.timeout).await?;
+            let answer = link.ask(Road::Control, &command, self.timeout).await?;
             let (next, names): (u64, Vec<Vec<u8>>) = redis::from_redis_value(answer)
                 .map_err(|error| Trouble::Strange(error.to_string()))?;
             for name in names {
@@ -54,12 +54,12 @@ impl Shared {
                 let mut command = redis::cmd("MGET");
                 self.names.push_entry(&mut command, key);
                 self.names.push_generation(&mut command, resource);
-                let answer = link.ask(&link.control, &command, self.timeout).await?;
+                let answer = link.ask(Road::Control, &command, self.timeout).await?;
                 if let Value::Array(answer) = answer
                     && let Ok([Value::BulkString(entry), Value::BulkString(generation)]) =
                         <[Value; 2]>::try_from(answer)
                     && let Lookup::Found(entry, _) =
-                        self.judge(key, entry, &generation, self.clock.now_ms())
+                        self.judge(key, entry.into(), &generation, self.clock.now_ms())
                 {
                     found.push((key.to_owned(), entry));
                 }

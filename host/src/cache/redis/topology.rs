@@ -133,6 +133,11 @@ impl Topology {
         matches!(self.kind, Kind::Cluster { .. })
     }
 
+    /// What TLS to any of them is made with.
+    pub(super) fn tls(&self) -> &Tls {
+        &self.tls
+    }
+
     /// Whether another server takes the place of a master that fails.
     pub(super) fn moves(&self) -> bool {
         !matches!(self.kind, Kind::Single(_))

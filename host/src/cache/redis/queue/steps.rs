@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use redis::{Script, Value};
 
-use crate::cache::redis::link::{Link, Trouble};
+use crate::cache::redis::link::{Link, Road, Trouble};
 use crate::cache::redis::names::PIECES;
 use crate::cache::redis::scripts::{call, run};
 
@@ -55,7 +54,7 @@ impl Steps {
 /// Where a step is sent.
 pub(super) struct To<'a> {
     pub(super) link: &'a Link,
-    pub(super) connection: &'a MultiplexedConnection,
+    pub(super) road: Road,
     /// The keys of the partition.
     pub(super) pieces: &'a [String; PIECES.len()],
     pub(super) limit: Duration,
@@ -69,6 +68,6 @@ impl To<'_> {
         let keys = self.pieces.len();
         let mut command = call(script, keys, arguments.len(), names + texts);
         command.arg(self.pieces).arg(arguments);
-        run(self.link, self.connection, script, &command, self.limit).await
+        run(self.link, self.road, script, &command, self.limit).await
     }
 }

@@ -285,6 +285,43 @@ async fn law_6_keys_of_the_wrong_type_are_misses_and_are_replaced() {
 }
 
 #[tokio::test]
+async fn law_12_what_is_kept_holds_nothing_but_itself_and_what_is_only_given_is_not_copied() {
+    let server = Server::start().await;
+    for kept in [false, true] {
+        let node = Node::start_keeping(Servers::Single(server.url()), kept);
+        node.wait_available().await;
+        let body = "a long body ".repeat(2_000);
+        node.fill(&key("42"), &body).await;
+        let Lookup::Found(entry, _) = node.tier.get(&key("42")).await else {
+            panic!("it was stored");
+        };
+        assert_eq!(entry.content.body, body);
+        // Else the connection has another slice of the same buffer.
+        assert_eq!(entry.content.body.is_unique(), kept);
+    }
+}
+
+#[tokio::test]
+async fn the_user_and_the_database_are_those_of_every_connection() {
+    let server = Server::start().await;
+    let user = "ACL SETUSER node on >secret ~larder:* &larder:* +@all";
+    let _: String = server.ask(user).await;
+    let url = format!("redis://node:secret@127.0.0.1:{}/3", server.port());
+    let node = Node::start_at(Servers::Single(url));
+    node.wait_available().await;
+    node.fill(&key("42"), "body").await;
+    assert_eq!(node.reads(&key("42")).await, alive("body"));
+    let elsewhere: u64 = server.ask("DBSIZE").await;
+    assert_eq!(elsewhere, 0);
+    let list: String = server.ask("CLIENT LIST").await;
+    let (ours, others): (Vec<_>, Vec<_>) = list
+        .lines()
+        .partition(|line| line.contains(" db=3 ") && line.contains(" user=node "));
+    // Requests, control, waits and the channel; and who asks.
+    assert_eq!((ours.len(), others.len()), (4, 1), "{list}");
+}
+
+#[tokio::test]
 async fn scripts_that_redis_forgot_are_loaded_again() {
     let server = Server::start().await;
     let node = Node::connected(&server).await;
@@ -332,6 +369,7 @@ async fn law_12_the_group_forgets_old_purges_and_cannot_outgrow_its_bound() {
     let link = Link::connect(
         &client,
         1,
+        &Tls::default(),
         (&Names::new("t"), Duration::from_millis(100), false),
         || {},
     )
@@ -398,6 +436,7 @@ async fn settings_that_cannot_work_are_refused_with_a_remedy_and_without_the_pas
             trust: TRUST,
             journal: None,
             longest_life_ms: 1,
+            kept: false,
         };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let hooks = Hooks {

@@ -44,6 +44,10 @@ impl Node {
     }
 
     fn start_at(servers: Servers) -> Self {
+        Self::start_keeping(servers, false)
+    }
+
+    fn start_keeping(servers: Servers, kept: bool) -> Self {
         let generations = Arc::new(Generations::new());
         let clock = Arc::new(SystemClock::new());
         let resyncs = Arc::new(AtomicUsize::new(0));
@@ -56,6 +60,7 @@ impl Node {
             trust: TRUST,
             journal: None,
             longest_life_ms: 3_600_000,
+            kept,
         };
         let tier = RedisTier::start(
             settings,
