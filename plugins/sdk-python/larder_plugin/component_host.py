@@ -54,18 +54,10 @@ def outcome(value: Found | Missing | NotModified) -> types.Outcome:
         return types.Outcome_Missing(types.Absence(value.ttl_ms, value.tags, []))
     if isinstance(value, NotModified):
         return types.Outcome_NotModified(types.Renewal(value.ttl_ms, []))
-    validator = value.validator
+    validator = value.validator and types.Validator(value.validator.etag, value.validator.last_modified_ms)
+    headers = params(value.headers.items()) if value.headers else []
     return types.Outcome_Found(
-        types.Entry(
-            status=value.status,
-            content_type=value.content_type,
-            headers=params(value.headers.items()),
-            body=value.body,
-            validator=validator and types.Validator(validator.etag, validator.last_modified_ms),
-            ttl_ms=value.ttl_ms,
-            tags=value.tags,
-            hints=[],
-        )
+        types.Entry(value.status, value.content_type, headers, value.body, validator, value.ttl_ms, value.tags, [])
     )
 
 

@@ -85,14 +85,9 @@ class Loader(exports.Loader):
     async def load(self, question: types.Question) -> types.Outcome:
         target = question.target
         try:
-            value = await plugin.load(
-                [(part.name, part.value) for part in target.parts],
-                host,
-                known=contract.validator(question.known),
-                route=target.route,
-                deadline_ms=target.deadline_ms,
-                traceparent=target.traceparent,
-            )
+            parts = [(part.name, part.value) for part in target.parts]
+            known = question.known and contract.validator(question.known)
+            value = await plugin.load(parts, host, target.route, target.deadline_ms, known, target.traceparent)
             return contract.outcome(value)
         except Exception as error:
             raise contract.raised(failure_of(error, contract.say)) from None
