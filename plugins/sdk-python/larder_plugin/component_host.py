@@ -15,7 +15,7 @@ except ImportError:
 
 from .declare import Plugin, declared
 from .failures import Failure
-from .outcomes import Decision, Found, Missing, NotModified, Validator, milliseconds
+from .outcomes import Decision, Found, Missing, NotModified, Outcome, Validator, milliseconds
 
 _KINDS = {kind.name.lower().replace("_", "-"): kind for kind in types.FailureKind}
 
@@ -48,17 +48,17 @@ def params(pairs: Any) -> list[types.Param]:
     return [types.Param(str(name), str(value)) for name, value in pairs]
 
 
-def outcome(value: Found | Missing | NotModified) -> types.Outcome:
+def outcome(value: Outcome) -> types.Outcome:
     """An outcome as the contract has it."""
+    if isinstance(value, Found):
+        headers = params(value.headers.items()) if value.headers else []
+        validator = value.validator and types.Validator(value.validator.etag, value.validator.last_modified_ms)
+        return types.Outcome_Found(
+            types.Entry(value.status, value.content_type, headers, value.body, validator, value.ttl_ms, value.tags, [])
+        )
     if isinstance(value, Missing):
         return types.Outcome_Missing(types.Absence(value.ttl_ms, value.tags, []))
-    if isinstance(value, NotModified):
-        return types.Outcome_NotModified(types.Renewal(value.ttl_ms, []))
-    validator = value.validator and types.Validator(value.validator.etag, value.validator.last_modified_ms)
-    headers = params(value.headers.items()) if value.headers else []
-    return types.Outcome_Found(
-        types.Entry(value.status, value.content_type, headers, value.body, validator, value.ttl_ms, value.tags, [])
-    )
+    return types.Outcome_NotModified(types.Renewal(value.ttl_ms, []))
 
 
 def derivation(decision: Decision) -> types.Derivation:

@@ -14,7 +14,7 @@ from wit_world.imports import larder_plugin_types as types
 from wit_world.imports import monotonic_clock, secrets
 from componentize_py_types import Err
 
-from . import component_http
+from . import component_calls, component_http
 from . import component_host as contract
 from .context import Response
 from .failures import Internal, failure_of
@@ -50,6 +50,7 @@ async def sleep(delay: float, result: Any = None) -> Any:
 
 
 asyncio.sleep = sleep
+component_calls.install()
 
 
 class Host:

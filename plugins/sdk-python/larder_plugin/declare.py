@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin, Annotated
 from . import schema
 from .context import Context, Host
 from .failures import InvalidRequest
-from .outcomes import Decision, Found, Missing, NotModified, Validator, decision_of, outcome_of
+from .outcomes import Decision, Outcome, Validator, decision_of, outcome_of
 from .requests import Request
 
 
@@ -115,9 +115,11 @@ class Plugin:
         deadline_ms: int = 0,
         known: Validator | None = None,
         traceparent: str | None = None,
-    ) -> Found | Missing | NotModified:
+    ) -> Outcome:
         """One load. Raises whatever the function raises."""
-        texts = dict(reversed(parts))  # Of a name that repeats, the first part stays.
+        texts: dict[str, str] = {}
+        for name, text in parts:
+            texts.setdefault(name, text)
         values = {each.name: each.value(texts.get(each.name), parts) for each in self.parameters}
         arguments: list[Any] = []
         if self.gathered:
@@ -270,7 +272,7 @@ def _not_none(annotation: Any) -> Any:
 def _value_type(annotation: Any) -> Any:
     """The schema-giving part of a return annotation: what is not a type of values says nothing."""
     wanted = schema.bare(annotation)
-    if wanted in (None, type(None), dict, Any) or wanted in (Found, Missing, NotModified, bytes):
+    if wanted in (None, type(None), dict, Any, bytes) or isinstance(wanted, type) and issubclass(wanted, Outcome):
         return None
     try:
         schema.schema_of(wanted)

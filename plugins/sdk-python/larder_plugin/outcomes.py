@@ -10,6 +10,8 @@ import decimal
 import enum
 import json
 import uuid
+from collections.abc import Callable, Iterable
+from json.encoder import c_make_encoder, encode_basestring
 from typing import Any
 
 
@@ -24,8 +26,14 @@ class Validator:
     last_modified_ms: int | None = None
 
 
+class Outcome:
+    """What a load comes to: a `Found`, a `Missing` or a `NotModified`."""
+
+    __slots__ = ()
+
+
 @dataclasses.dataclass(slots=True)
-class Found:
+class Found(Outcome):
     """A value. Made by `found`."""
 
     body: bytes
@@ -38,7 +46,7 @@ class Found:
 
 
 @dataclasses.dataclass(slots=True)
-class Missing:
+class Missing(Outcome):
     """An absence. Made by `missing`."""
 
     ttl_ms: int | None
@@ -46,7 +54,7 @@ class Missing:
 
 
 @dataclasses.dataclass(frozen=True)
-class NotModified:
+class NotModified(Outcome):
     """A renewal. Made by `not_modified`."""
 
     ttl_ms: int | None
@@ -110,14 +118,11 @@ def bypass(parts: Any, *, private: bool = False) -> Decision:
     return Decision(False, _pairs(parts), private)
 
 
-_OUTCOMES = (Found, Missing, NotModified)
-
-
-def outcome_of(value: Any) -> Found | Missing | NotModified:
+def outcome_of(value: Any) -> Outcome:
     """What a loader's return value stands for: `None` is an absence."""
     if value is None:
         return missing()
-    if isinstance(value, _OUTCOMES):
+    if isinstance(value, Outcome):
         return value
     return found(value)
 
@@ -138,7 +143,13 @@ def milliseconds(seconds: Ttl) -> int | None:
 
 def to_json(value: Any) -> bytes:
     """JSON as it is sent. Dataclasses, enums, dates, decimals and UUIDs have their usual forms."""
-    return _ENCODER.encode(value).encode()
+    try:
+        encode = _at_rest.pop()
+    except IndexError:
+        encode = _encoder()
+    text = "".join(encode(value, 0))
+    _at_rest.append(encode)
+    return text.encode()
 
 
 def _plain(value: Any) -> Any:
@@ -155,7 +166,16 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a value of the type {type(value).__name__} has no JSON form")
 
 
-_ENCODER = json.JSONEncoder(default=_plain, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+def _encoder() -> Callable[[Any, int], Iterable[str]]:
+    """What `json.JSONEncoder` makes anew for each value: writes the parts of a text, and notes what it is within."""
+    if c_make_encoder is None:
+        encoder = json.JSONEncoder(default=_plain, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return lambda value, _: encoder.iterencode(value)
+    return c_make_encoder({}, _plain, encode_basestring, None, ":", ",", False, False, False)
+
+
+#: The encoders that nobody uses. One that fails does not come back: it would still note what it was within.
+_at_rest = [_encoder()]
 
 
 def _pairs(parts: Any) -> list[tuple[str, str]]:
