@@ -60,7 +60,7 @@ class NotModified(Outcome):
     ttl_ms: int | None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(slots=True)
 class Decision:
     """The parts of a request. Made by `cache` and `bypass`."""
 
@@ -70,6 +70,8 @@ class Decision:
 
 
 Ttl = float | datetime.timedelta | None
+
+_JSON = "application/json"
 
 
 def found(
@@ -92,7 +94,7 @@ def found(
     elif isinstance(value, str) and content_type is not None:
         body, kind = value.encode(), content_type
     else:
-        body, kind = to_json(value), "application/json"
+        body, kind = to_json(value), _JSON
     known = etag is not None or last_modified_ms is not None
     validator = Validator(etag, last_modified_ms) if known else None
     return Found(body, content_type or kind, status, headers or {}, milliseconds(ttl), list(tags), validator)
@@ -124,7 +126,9 @@ def outcome_of(value: Any) -> Outcome:
         return missing()
     if isinstance(value, Outcome):
         return value
-    return found(value)
+    if isinstance(value, bytes):
+        return found(value)
+    return Found(to_json(value), _JSON, None, {}, None, [], None)
 
 
 def decision_of(value: Any) -> Decision:
