@@ -1,4 +1,4 @@
-"""How a call of an async export begins. Loads in a component only.
+"""How a call of an async export begins and ends. Loads in a component only.
 
 componentize-py makes a task of the call, and runs it in a turn of its event loop. Most loads end without having waited, so
 here the task runs while it is made, and only what waits gets to the loop. The names with `_` are not promised to anyone:
@@ -11,16 +11,33 @@ from contextvars import Context
 from typing import Any
 
 import componentize_py_async_support as support
-from componentize_py_async_support import _future_state, _FutureState, _loop, _poll, _return_result
+from componentize_py_async_support import _CallbackCode, _future_state, _FutureState, _loop, _poll
+from componentize_py_runtime import call_task_return
+from componentize_py_types import Err, Ok
 
 
-def begin(export_index: int, borrows: int, coroutine: Coroutine[Any, Any, Any]) -> int:
+def begin(export_index: int, borrows: int, work: Coroutine[Any, Any, Any]) -> int:
     """Runs a call until it ends or waits, and says which, in the component model's code."""
     state = _FutureState(None, {}, [], 1)
     context = Context()
     context.run(_future_state.set, state)
-    Task(_return_result(export_index, borrows, coroutine), loop=_loop, context=context, eager_start=True)
-    return _poll(state)
+    Task(_answer(export_index, borrows, work, state), loop=_loop, context=context, eager_start=True)
+    if state.pending_count or state.handles or state.waitable_set is not None or _loop.exception is not None:
+        return _poll(state)
+    return _CallbackCode.EXIT
+
+
+async def _answer(export_index: int, borrows: int, work: Coroutine[Any, Any, Any], state: _FutureState) -> None:
+    try:
+        try:
+            result = Ok(await work)
+        except Err as error:
+            # Its traceback holds this frame, which is about to hold it: only the garbage collector could part them.
+            result = error.with_traceback(None)
+        call_task_return(export_index, borrows, result)
+    except Exception as error:
+        _loop.exception = error
+    state.pending_count -= 1
 
 
 def install() -> None:

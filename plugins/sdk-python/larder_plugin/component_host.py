@@ -1,6 +1,7 @@
 """The contract's records and SDK values, turned into each other, and what key policies have of the host too. Loads in a
 component only."""
 
+import gc
 from typing import Any
 
 import plugin as author  # noqa: F401  the author's plugin.py: importing it declares the plugin
@@ -25,6 +26,12 @@ def the_plugin(kind: str, decorator: str) -> Plugin:
     if [each.kind for each in declared] != [kind]:
         raise TypeError(f"plugin.py declares {len(declared)} plugins; this world wants one function with @{decorator}")
     return declared[0]
+
+
+def settle() -> None:
+    """To be called when everything is imported: what there is now stays, and the garbage collector need not look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 _settings: str | None = None

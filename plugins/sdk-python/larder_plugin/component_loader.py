@@ -91,7 +91,9 @@ class Loader(exports.Loader):
             value = await plugin.load(parts, host, target.route, target.deadline_ms, known, target.traceparent)
             return contract.outcome(value)
         except Exception as error:
-            raise contract.raised(failure_of(error, contract.say)) from None
+            failed = contract.raised(failure_of(error, contract.say))
+        # Out here it does not hold the error, nor through its traceback the frames that hold it: see `component_calls`.
+        raise failed
 
 
 class Lifecycle(exports.Lifecycle):
@@ -121,3 +123,6 @@ async def called(hook: Any) -> None:
 class Metadata(exports.Metadata):
     def describe(self) -> Description:
         return Description(plugin.name, plugin.version, plugin.cache_version, plugin.descriptor())
+
+
+contract.settle()
