@@ -1,7 +1,7 @@
-"""How a call of an async export begins and ends. Loads in a component only.
+"""How a call of an async export begins, waits and ends. Loads in a component only.
 
 componentize-py makes a task of the call, and runs it in a turn of its event loop. Most loads end without having waited, so
-here the task runs while it is made, and only what waits gets to the loop. The names with `_` are not promised to anyone:
+here a task runs while it is made, and only what waits gets to the loop. The names with `_` are not promised to anyone:
 `requirements.txt` names the version that has them, and another that has not would fail while the component is built.
 """
 
@@ -35,6 +35,21 @@ async def _answer(export_index: int, borrows: int, work: Coroutine[Any, Any, Any
             # Its traceback holds this frame, which is about to hold it: only the garbage collector could part them.
             result = error.with_traceback(None)
         call_task_return(export_index, borrows, result)
+    except Exception as error:
+        _loop.exception = error
+    state.pending_count -= 1
+
+
+def spawn(work: Coroutine[Any, Any, None]) -> None:
+    """Runs work until it ends or waits. It belongs to the call: that does not end before it."""
+    state = _future_state.get()
+    state.pending_count += 1
+    Task(_spawned(work, state), loop=_loop, eager_start=True)
+
+
+async def _spawned(work: Coroutine[Any, Any, None], state: _FutureState) -> None:
+    try:
+        await work
     except Exception as error:
         _loop.exception = error
     state.pending_count -= 1

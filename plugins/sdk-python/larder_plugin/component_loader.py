@@ -7,7 +7,6 @@ import random
 from collections.abc import Coroutine
 from typing import Any
 
-from componentize_py_async_support import spawn
 from wit_world import exports
 from wit_world.exports.metadata import Description
 from wit_world.imports import larder_plugin_types as types
@@ -38,7 +37,7 @@ async def owned(work: Coroutine[Any, Any, Any]) -> Any:
             if not future.done():
                 future.set_result(result)
 
-    spawn(run())
+    component_calls.spawn(run())
     return await future
 
 
