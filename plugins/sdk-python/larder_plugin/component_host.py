@@ -1,6 +1,7 @@
 """The contract's records and SDK values, turned into each other, and what key policies have of the host too. Loads in a
 component only."""
 
+import gc
 from typing import Any
 
 import plugin as author  # noqa: F401  the author's plugin.py: importing it declares the plugin
@@ -15,7 +16,7 @@ except ImportError:
 
 from .declare import Plugin, declared
 from .failures import Failure
-from .outcomes import Decision, Found, Missing, NotModified, Validator, milliseconds
+from .outcomes import Decision, Found, Missing, NotModified, Outcome, Validator, milliseconds
 
 _KINDS = {kind.name.lower().replace("_", "-"): kind for kind in types.FailureKind}
 
@@ -25,6 +26,12 @@ def the_plugin(kind: str, decorator: str) -> Plugin:
     if [each.kind for each in declared] != [kind]:
         raise TypeError(f"plugin.py declares {len(declared)} plugins; this world wants one function with @{decorator}")
     return declared[0]
+
+
+def settle() -> None:
+    """To be called when everything is imported: what there is now stays, and the garbage collector need not look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 _settings: str | None = None
@@ -48,25 +55,17 @@ def params(pairs: Any) -> list[types.Param]:
     return [types.Param(str(name), str(value)) for name, value in pairs]
 
 
-def outcome(value: Found | Missing | NotModified) -> types.Outcome:
+def outcome(value: Outcome) -> types.Outcome:
     """An outcome as the contract has it."""
+    if isinstance(value, Found):
+        headers = params(value.headers.items()) if value.headers else []
+        validator = value.validator and types.Validator(value.validator.etag, value.validator.last_modified_ms)
+        return types.Outcome_Found(
+            types.Entry(value.status, value.content_type, headers, value.body, validator, value.ttl_ms, value.tags, [])
+        )
     if isinstance(value, Missing):
         return types.Outcome_Missing(types.Absence(value.ttl_ms, value.tags, []))
-    if isinstance(value, NotModified):
-        return types.Outcome_NotModified(types.Renewal(value.ttl_ms, []))
-    validator = value.validator
-    return types.Outcome_Found(
-        types.Entry(
-            status=value.status,
-            content_type=value.content_type,
-            headers=params(value.headers.items()),
-            body=value.body,
-            validator=validator and types.Validator(validator.etag, validator.last_modified_ms),
-            ttl_ms=value.ttl_ms,
-            tags=value.tags,
-            hints=[],
-        )
-    )
+    return types.Outcome_NotModified(types.Renewal(value.ttl_ms, []))
 
 
 def derivation(decision: Decision) -> types.Derivation:

@@ -49,3 +49,6 @@ def pairs(params: list[Any]) -> Pairs:
 class Metadata(exports.Metadata):
     def describe(self) -> Description:
         return Description(plugin.name, plugin.version, plugin.cache_version, plugin.descriptor())
+
+
+contract.settle()

@@ -7,14 +7,13 @@ import random
 from collections.abc import Coroutine
 from typing import Any
 
-from componentize_py_async_support import spawn
 from wit_world import exports
 from wit_world.exports.metadata import Description
 from wit_world.imports import larder_plugin_types as types
 from wit_world.imports import monotonic_clock, secrets
 from componentize_py_types import Err
 
-from . import component_http
+from . import component_calls, component_http
 from . import component_host as contract
 from .context import Response
 from .failures import Internal, failure_of
@@ -38,7 +37,7 @@ async def owned(work: Coroutine[Any, Any, Any]) -> Any:
             if not future.done():
                 future.set_result(result)
 
-    spawn(run())
+    component_calls.spawn(run())
     return await future
 
 
@@ -50,6 +49,7 @@ async def sleep(delay: float, result: Any = None) -> Any:
 
 
 asyncio.sleep = sleep
+component_calls.install()
 
 
 class Host:
@@ -85,17 +85,14 @@ class Loader(exports.Loader):
     async def load(self, question: types.Question) -> types.Outcome:
         target = question.target
         try:
-            value = await plugin.load(
-                [(part.name, part.value) for part in target.parts],
-                host,
-                known=contract.validator(question.known),
-                route=target.route,
-                deadline_ms=target.deadline_ms,
-                traceparent=target.traceparent,
-            )
+            parts = [(part.name, part.value) for part in target.parts]
+            known = question.known and contract.validator(question.known)
+            value = await plugin.load(parts, host, target.route, target.deadline_ms, known, target.traceparent)
             return contract.outcome(value)
         except Exception as error:
-            raise contract.raised(failure_of(error, contract.say)) from None
+            failed = contract.raised(failure_of(error, contract.say))
+        # Out here it does not hold the error, nor through its traceback the frames that hold it: see `component_calls`.
+        raise failed
 
 
 class Lifecycle(exports.Lifecycle):
@@ -125,3 +122,6 @@ async def called(hook: Any) -> None:
 class Metadata(exports.Metadata):
     def describe(self) -> Description:
         return Description(plugin.name, plugin.version, plugin.cache_version, plugin.descriptor())
+
+
+contract.settle()

@@ -69,7 +69,8 @@ class Log:
         self._host.log("error", message, fields)
 
 
-@dataclasses.dataclass(frozen=True)
+# Each load makes one: see `outcomes` on why it is not frozen.
+@dataclasses.dataclass(slots=True)
 class Context:
     """What one call has beside its parameters."""
 

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin, Annotated
 from . import schema
 from .context import Context, Host
 from .failures import InvalidRequest
-from .outcomes import Decision, Found, Missing, NotModified, Validator, decision_of, outcome_of
+from .outcomes import Decision, Outcome, Validator, decision_of, outcome_of
 from .requests import Request
 
 
@@ -44,14 +44,14 @@ class Parameter:
             described["default"] = self.default
         return entry | {"schema": described}
 
-    def value(self, given: list[str]) -> Any:
-        """Its value, from the texts of the parts of its name."""
-        if not given:
+    def value(self, text: str | None, parts: list[tuple[str, str]]) -> Any:
+        """Its value, from the text of the first part of its name, or from all such parts."""
+        if text is None:
             if self.required:
                 raise InvalidRequest("parameter-missing", f"the parameter `{self.name}` is needed")
             return self.default
         try:
-            return [self.read(text) for text in given] if self.repeats else self.read(given[0])
+            return [self.read(each) for name, each in parts if name == self.name] if self.repeats else self.read(text)
         except schema.Unfit as unfit:
             raise InvalidRequest("parameter-invalid", f"the parameter `{self.name}` {unfit}") from None
 
@@ -75,6 +75,8 @@ class Plugin:
     #: The dataclass that the parameters are handed over in, else they are arguments.
     gathered: type | None = None
     takes_context: bool = False
+    #: Whether what the function gives is to be awaited; if not known so, each value is asked.
+    is_async: bool = False
     #: The settings by their text: they are those of an instance, and a load is short.
     made: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
@@ -89,38 +91,43 @@ class Plugin:
                 told["response"] = {"content_type": "application/json", "schema": response}
         return json.dumps(told)
 
-    def context(self, host: Host, **target: Any) -> Context:
+    def context(
+        self,
+        host: Host,
+        route: str = "",
+        deadline_ms: int = 0,
+        known: Validator | None = None,
+        traceparent: str | None = None,
+        parts: list[tuple[str, str]] | None = None,
+    ) -> Context:
         """The context of one call."""
         text = host.settings()
         if text not in self.made:
             given = json.loads(text or "{}")
             self.made[text] = schema.from_json(self.settings, given) if self.settings else given
-        settings = self.made[text]
-        usual = {"route": "", "deadline_ms": 0, "known": None, "traceparent": None, "parts": []}
-        return Context(settings=settings, host=host, **(usual | target))
+        return Context(self.made[text], route, deadline_ms, known, traceparent, parts or [], host)
 
     async def load(
         self,
         parts: list[tuple[str, str]],
         host: Host,
-        *,
+        route: str = "",
+        deadline_ms: int = 0,
         known: Validator | None = None,
-        **target: Any,
-    ) -> Found | Missing | NotModified:
+        traceparent: str | None = None,
+    ) -> Outcome:
         """One load. Raises whatever the function raises."""
-        given: dict[str, list[str]] = {}
-        for name, value in parts:
-            given.setdefault(name, []).append(value)
-        values = {each.name: each.value(given.get(each.name, [])) for each in self.parameters}
+        texts: dict[str, str] = {}
+        for name, text in parts:
+            texts.setdefault(name, text)
+        values = {each.name: each.value(texts.get(each.name), parts) for each in self.parameters}
         arguments: list[Any] = []
         if self.gathered:
             arguments, values = [self.gathered(**values)], {}
         if self.takes_context:
-            context = self.context(host, parts=parts, known=known, **target)
-            value = self.function(*arguments, **values, ctx=context)
-        else:
-            value = self.function(*arguments, **values)
-        if inspect.isawaitable(value):
+            values["ctx"] = self.context(host, route, deadline_ms, known, traceparent, parts)
+        value = self.function(*arguments, **values)
+        if self.is_async or inspect.isawaitable(value):
             value = await value
         return outcome_of(value)
 
@@ -189,6 +196,7 @@ def loader(
             parameters=tuple(parameters),
             gathered=gathered,
             takes_context=takes_context,
+            is_async=inspect.iscoroutinefunction(function),
         )
         plugin.descriptor()  # An annotation without a schema is told where it stands, at import.
         return _declared(plugin)
@@ -264,7 +272,7 @@ def _not_none(annotation: Any) -> Any:
 def _value_type(annotation: Any) -> Any:
     """The schema-giving part of a return annotation: what is not a type of values says nothing."""
     wanted = schema.bare(annotation)
-    if wanted in (None, type(None), dict, Any) or wanted in (Found, Missing, NotModified, bytes):
+    if wanted in (None, type(None), dict, Any, bytes) or isinstance(wanted, type) and issubclass(wanted, Outcome):
         return None
     try:
         schema.schema_of(wanted)

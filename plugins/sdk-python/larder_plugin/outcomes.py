@@ -1,4 +1,8 @@
-"""What a load and a derivation come to. Owns how a Python value becomes bytes; knows nothing of the contract's records."""
+"""What a load and a derivation come to. Owns how a Python value becomes bytes; knows nothing of the contract's records.
+
+What every load makes is not frozen, though nothing changes it: a frozen dataclass costs several times as much to make. For
+the same reason it is made of its fields in their order, and what it takes to encode JSON is made once.
+"""
 
 import dataclasses
 import datetime
@@ -6,6 +10,8 @@ import decimal
 import enum
 import json
 import uuid
+from collections.abc import Callable, Iterable
+from json.encoder import c_make_encoder, encode_basestring
 from typing import Any
 
 
@@ -20,8 +26,14 @@ class Validator:
     last_modified_ms: int | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Found:
+class Outcome:
+    """What a load comes to: a `Found`, a `Missing` or a `NotModified`."""
+
+    __slots__ = ()
+
+
+@dataclasses.dataclass(slots=True)
+class Found(Outcome):
     """A value. Made by `found`."""
 
     body: bytes
@@ -33,8 +45,8 @@ class Found:
     validator: Validator | None
 
 
-@dataclasses.dataclass(frozen=True)
-class Missing:
+@dataclasses.dataclass(slots=True)
+class Missing(Outcome):
     """An absence. Made by `missing`."""
 
     ttl_ms: int | None
@@ -42,13 +54,13 @@ class Missing:
 
 
 @dataclasses.dataclass(frozen=True)
-class NotModified:
+class NotModified(Outcome):
     """A renewal. Made by `not_modified`."""
 
     ttl_ms: int | None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(slots=True)
 class Decision:
     """The parts of a request. Made by `cache` and `bypass`."""
 
@@ -58,6 +70,8 @@ class Decision:
 
 
 Ttl = float | datetime.timedelta | None
+
+_JSON = "application/json"
 
 
 def found(
@@ -80,17 +94,10 @@ def found(
     elif isinstance(value, str) and content_type is not None:
         body, kind = value.encode(), content_type
     else:
-        body, kind = to_json(value), "application/json"
+        body, kind = to_json(value), _JSON
     known = etag is not None or last_modified_ms is not None
-    return Found(
-        body=body,
-        content_type=content_type or kind,
-        status=status,
-        headers=headers or {},
-        ttl_ms=milliseconds(ttl),
-        tags=list(tags),
-        validator=Validator(etag, last_modified_ms) if known else None,
-    )
+    validator = Validator(etag, last_modified_ms) if known else None
+    return Found(body, content_type or kind, status, headers or {}, milliseconds(ttl), list(tags), validator)
 
 
 def missing(*, ttl: Ttl = None, tags: list[str] | tuple[str, ...] = ()) -> Missing:
@@ -113,13 +120,15 @@ def bypass(parts: Any, *, private: bool = False) -> Decision:
     return Decision(False, _pairs(parts), private)
 
 
-def outcome_of(value: Any) -> Found | Missing | NotModified:
+def outcome_of(value: Any) -> Outcome:
     """What a loader's return value stands for: `None` is an absence."""
     if value is None:
         return missing()
-    if isinstance(value, Found | Missing | NotModified):
+    if isinstance(value, Outcome):
         return value
-    return found(value)
+    if isinstance(value, bytes):
+        return found(value)
+    return Found(to_json(value), _JSON, None, {}, None, [], None)
 
 
 def decision_of(value: Any) -> Decision:
@@ -129,14 +138,22 @@ def decision_of(value: Any) -> Decision:
 
 def milliseconds(seconds: Ttl) -> int | None:
     """Seconds or a timedelta in whole milliseconds."""
+    if seconds is None:
+        return None
     if isinstance(seconds, datetime.timedelta):
         seconds = seconds.total_seconds()
-    return None if seconds is None else max(0, round(seconds * 1000))
+    return max(0, round(seconds * 1000))
 
 
 def to_json(value: Any) -> bytes:
     """JSON as it is sent. Dataclasses, enums, dates, decimals and UUIDs have their usual forms."""
-    return json.dumps(value, default=_plain, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    try:
+        encode = _at_rest.pop()
+    except IndexError:
+        encode = _encoder()
+    text = "".join(encode(value, 0))
+    _at_rest.append(encode)
+    return text.encode()
 
 
 def _plain(value: Any) -> Any:
@@ -151,6 +168,18 @@ def _plain(value: Any) -> Any:
     if isinstance(value, set | frozenset | tuple):
         return list(value)
     raise TypeError(f"a value of the type {type(value).__name__} has no JSON form")
+
+
+def _encoder() -> Callable[[Any, int], Iterable[str]]:
+    """What `json.JSONEncoder` makes anew for each value: writes the parts of a text, and notes what it is within."""
+    if c_make_encoder is None:
+        encoder = json.JSONEncoder(default=_plain, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return lambda value, _: encoder.iterencode(value)
+    return c_make_encoder({}, _plain, encode_basestring, None, ":", ",", False, False, False)
+
+
+#: The encoders that nobody uses. One that fails does not come back: it would still note what it was within.
+_at_rest = [_encoder()]
 
 
 def _pairs(parts: Any) -> list[tuple[str, str]]:

@@ -15,7 +15,8 @@ class Pairs(list[tuple[str, str]]):
         return [value for each, value in self if each == name]
 
 
-@dataclasses.dataclass(frozen=True)
+# Each derivation is handed one: see `outcomes` on why it is not frozen.
+@dataclasses.dataclass(slots=True)
 class Request:
     """A request, as far as its route lets it through: `headers` are those of the route's `key_headers`."""
 

@@ -8,7 +8,7 @@ from typing import Any
 from .context import Response
 from .declare import plugin_of
 from .failures import Internal, Unavailable
-from .outcomes import Decision, Found, Missing, NotModified, Validator
+from .outcomes import Decision, Found, Outcome, Validator
 from .requests import Pairs, Request
 
 
@@ -56,7 +56,7 @@ def ask(
     answers: dict[str, Response] | None = None,
     known: Validator | None = None,
     **parts: str | list[str],
-) -> Found | Missing | NotModified:
+) -> Outcome:
     """Loads what these parts ask for. Raises what the function raises.
 
     `answers` maps the URLs that the plugin may ask for to what they answer.
@@ -66,7 +66,7 @@ def ask(
     return asyncio.run(plugin_of(load).load(pairs, host, known=known, route="/{key}", deadline_ms=2000))
 
 
-def json_of(outcome: Found | Missing | NotModified) -> Any:
+def json_of(outcome: Outcome) -> Any:
     """The value of an outcome that is found."""
     if not isinstance(outcome, Found):
         raise AssertionError(f"there is no value in {outcome}")

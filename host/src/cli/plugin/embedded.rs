@@ -58,6 +58,7 @@ pub(super) const SDK_RUST: Files = files!(
 pub(super) const SDK_PYTHON: Files = files!(
     "../../../../plugins/sdk-python/";
     "larder_plugin/__init__.py",
+    "larder_plugin/component_calls.py",
     "larder_plugin/component_host.py",
     "larder_plugin/component_http.py",
     "larder_plugin/component_key_policy.py",
