@@ -78,7 +78,7 @@ use self::topology::{Address, Topology};
 pub use self::topology::{Servers, Tls};
 use self::waiters::Waiters;
 use super::clock::Clock;
-use super::entry::Entry;
+use super::entry::{Entry, INLINE_MAX};
 use super::envelope;
 use super::freshness::millis;
 use super::generations::{Generations, Mode, Scope, Verdict};
@@ -461,8 +461,8 @@ impl Shared {
             return self.miss();
         }
         let offset_ms = self.offset_ms.load(Ordering::Relaxed);
-        // Its body is a slice of what was read, with other entries: so it may be given, but not kept.
-        let entry = if self.kept {
+        // A long body is a slice of what was read, with other entries: so it may be given, but not kept.
+        let entry = if self.kept && entry.len() > INLINE_MAX {
             Bytes::copy_from_slice(&entry)
         } else {
             entry
