@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 /// The measurements, and what each takes beside `--quick` and `--samples`.
-const ALL: [&str; 9] = [
+const ALL: [&str; 10] = [
     "run",
     "cost",
     "calm",
@@ -22,6 +22,7 @@ const ALL: [&str; 9] = [
     "hit-ratio",
     "flat",
     "purge",
+    "flame",
 ];
 
 /// What is measured, and where it is kept.
@@ -30,7 +31,7 @@ pub(crate) struct Options {
     /// One short round of each: shows that everything runs, not how fast.
     #[arg(long)]
     quick: bool,
-    /// Where to keep `table.md`, `plot.svg` and the raw samples, one file a measurement.
+    /// Where to keep `table.md`, `plot.svg`, `flame.svg` and the raw samples, one file a measurement.
     #[arg(long, default_value = "target/bench")]
     directory: PathBuf,
     /// Only these.
@@ -68,6 +69,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
         if name == "run" {
             command.arg("--plot").arg(directory.join("plot.svg"));
+        }
+        if name == "flame" {
+            command.arg("--svg").arg(directory.join("flame.svg"));
         }
         let output = command
             .stdin(Stdio::null())
