@@ -144,7 +144,10 @@ fn share_in(table: &[Set; SETS], view: View<'_>) -> (Arc<Common>, bool) {
     let content_type = view.content_type.unwrap_or_default();
     let hash = xxh3_64(view.between.as_bytes())
         ^ xxh3_64(view.before.as_bytes()).rotate_left(1)
-        ^ xxh3_64(content_type.as_bytes()).rotate_left(2);
+        ^ xxh3_64(content_type.as_bytes()).rotate_left(2)
+        ^ u64::from(view.status) << 2
+        ^ u64::from(view.visibility == Visibility::Private) << 1
+        ^ u64::from(view.is_digest);
     // The low bits: below `SETS` whatever a pointer's width is.
     let mut set = table[(hash % SETS as u64) as usize].lock();
     let alike = |common: &Option<Arc<Common>>| {
@@ -158,7 +161,9 @@ fn share_in(table: &[Set; SETS], view: View<'_>) -> (Arc<Common>, bool) {
         Some(_) => None,
         None => set[at].replace(Arc::new(Common::of(view))),
     };
-    set[..=at].rotate_right(1);
+    if at > 0 {
+        set[..=at].rotate_right(1);
+    }
     let common = set[0].as_ref().map(Arc::clone);
     drop(set);
     (common.expect("it was just put there"), found.is_none())

@@ -139,11 +139,6 @@ impl Variants {
         self.begun.fetch_or(bit, Relaxed) & bit == 0
     }
 
-    /// Gives up what was begun, so that another can begin it.
-    pub fn leave(&self, coding: Coding) {
-        self.begun.fetch_and(!(1 << coding as u8), Relaxed);
-    }
-
     /// Keeps what was made of a body of this length, if it is shorter and there is room.
     pub fn keep(&self, coding: Coding, length: usize, body: Vec<u8>, budget: &Arc<Budget>) {
         let variant = (body.len() < length)
@@ -198,8 +193,6 @@ mod tests {
         assert_eq!(variants.get(Coding::Zstd), Made::Absent);
         assert!(variants.begin(Coding::Zstd) && !variants.begin(Coding::Zstd));
         assert!(variants.begin(Coding::Gzip), "each by itself");
-        variants.leave(Coding::Zstd);
-        assert!(variants.begin(Coding::Zstd));
         variants.keep(Coding::Zstd, 10, vec![0; 10], &budget);
         assert_eq!(variants.get(Coding::Zstd), Made::Useless);
     }

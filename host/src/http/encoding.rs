@@ -73,14 +73,11 @@ impl Encoder {
 
     /// Makes one in the pool of threads that may block. With no turn left nothing is begun: a later request does.
     fn begin(&self, entry: &Entry, coding: Coding) {
-        let Some(variants) = self.variants(entry) else {
+        // The turn first: a place for variants that nobody has a turn to make would use the budget up.
+        let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() else {
             return;
         };
-        if !variants.begin(coding) {
-            return;
-        }
-        let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() else {
-            variants.leave(coding);
+        let Some(variants) = self.variants(entry).filter(|it| it.begin(coding)) else {
             return;
         };
         let (variants, entry) = (Arc::clone(variants), entry.clone());

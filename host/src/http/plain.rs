@@ -62,7 +62,8 @@ impl Reads for Arc<Service> {
             self.hit(&derived, &held);
             let asked = self.asked(request, held.now_ms);
             if is_ordinary(&held.entry) {
-                return Read::Answered(respond::lines(&derived, &held.into(), &asked, head));
+                let (body, _) = respond::lines(&derived, &held.into(), &asked, head);
+                return Read::Answered(body);
             }
             let answer = Answer::Hit {
                 entry: held.entry,
@@ -88,8 +89,8 @@ impl Reads for Arc<Service> {
                         tier,
                         left_ms,
                     };
-                    let body = respond::lines(&derived, &hit, &asked, &mut head);
-                    Rendered { head, body }
+                    let (body, inline) = respond::lines(&derived, &hit, &asked, &mut head);
+                    Rendered { head, inline, body }
                 }
                 answer => render(respond::respond(&derived, answer, &asked), now_ms),
             }
@@ -142,5 +143,9 @@ fn render(response: Response<Body>, now_ms: u64) -> Rendered {
         head.extend_from_slice(b"\r\n");
     }
     respond::finish(&mut head, parts.status, body.len(), now_ms);
-    Rendered { head, body }
+    Rendered {
+        head,
+        inline: 0,
+        body,
+    }
 }

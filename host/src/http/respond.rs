@@ -228,13 +228,13 @@ impl From<AtHand> for Hit {
 }
 
 /// A hit as the head of HTTP/1.1 that is sent for it, and its body: what [`respond`] makes of it, without the way through a map.
-/// Of an entry with status 200. A short body is written after the head, and nothing is left to be sent.
+/// Of an entry with status 200. A short body is written after the head: then nothing is left to be sent, and its length is returned.
 pub(super) fn lines<F: Fields>(
     derived: &Derived,
     hit: &Hit,
     asked: &Asked<'_, F>,
     head: &mut Vec<u8>,
-) -> Bytes {
+) -> (Bytes, usize) {
     let (outcome, detail) = match hit.tier {
         TierName::Memory => (Outcome::HitMemory, "memory"),
         TierName::Redis => (Outcome::HitRedis, "redis"),
@@ -262,7 +262,7 @@ pub(super) fn lines<F: Fields>(
     };
     finish(head, status, inline.len() + body.len(), asked.now_ms);
     head.extend_from_slice(inline);
-    body
+    (body, inline.len())
 }
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\n";

@@ -193,14 +193,8 @@ impl Compiler {
         name: &str,
         bytes: Bytes,
     ) -> Result<(Component, String), Refusal> {
-        let digest = {
-            let bytes = bytes.clone();
-            aside(move || blake3::hash(&bytes).to_hex().to_string()).await?
-        };
-        let compatibility = compatibility(engine);
-        let file = self.directory.as_ref().map(|directory| {
-            directory.join(format!("{}-{compatibility:016x}.cwasm", &digest[..32]))
-        });
+        let (compatibility, digest) = (compatibility(engine), digest_of(bytes.clone()).await?);
+        let file = self.file(compatibility, &digest);
         if let Some(component) = self.mapped(engine, file.as_ref()).await? {
             return Ok((component, digest));
         }
@@ -220,6 +214,23 @@ impl Compiler {
         let (engine, name) = (engine.clone(), name.to_owned());
         let component = aside(move || load(&engine, &name, size, &code, file.as_deref())).await??;
         Ok((component, digest))
+    }
+
+    /// Whether there is code of a component for this engine in the cache.
+    pub(super) async fn keeps(
+        &self,
+        engine: &wasmtime::Engine,
+        bytes: Bytes,
+    ) -> Result<bool, Refusal> {
+        let digest = digest_of(bytes).await?;
+        let file = self.file(compatibility(engine), &digest);
+        Ok(file.is_some_and(|file| file.exists()))
+    }
+
+    /// Where code is kept.
+    fn file(&self, compatibility: u64, digest: &str) -> Option<PathBuf> {
+        let name = format!("{}-{compatibility:016x}.cwasm", &digest[..32]);
+        Some(self.directory.as_ref()?.join(name))
     }
 
     /// What is compiled now.
@@ -250,6 +261,11 @@ impl Compiler {
             self.mapped.load(Ordering::Relaxed),
         )
     }
+}
+
+/// The BLAKE3 digest of a component's bytes, in hex.
+async fn digest_of(bytes: Bytes) -> Result<String, Refusal> {
+    aside(move || blake3::hash(&bytes).to_hex().to_string()).await
 }
 
 /// Runs what reads, hashes and writes megabytes where it keeps no request waiting.

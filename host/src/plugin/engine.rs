@@ -130,10 +130,14 @@ impl Engine {
     async fn component(&self, name: &str, bytes: Bytes) -> Result<(Component, String), Refusal> {
         examine::bytes(name, &bytes)?;
         if examine::only_derives(&bytes) {
-            // It may have been built with parts that can wait, whether or not it uses them: then it is no component here.
-            let compiled = self.compiler.compile(&self.pure, name, bytes.clone()).await;
-            if compiled.is_ok() {
-                return compiled;
+            // It may have been built with parts that can wait, whether or not it uses them: then it is no component here, and
+            // that is not tried again as long as its code for the other engine is kept.
+            let is_kept = self.compiler.keeps(&self.waiting, bytes.clone()).await?;
+            if !is_kept {
+                let compiled = self.compiler.compile(&self.pure, name, bytes.clone()).await;
+                if compiled.is_ok() {
+                    return compiled;
+                }
             }
         }
         self.compiler.compile(&self.waiting, name, bytes).await

@@ -195,7 +195,7 @@ impl Snapshot {
     #[inline]
     fn is_sample_due(&self, derived: &Derived) -> bool {
         derived.brief.has_policy
-            && self.policy_hits.fetch_add(1, Ordering::Relaxed) % REMEMBERED_SAMPLED_EVERY
+            && self.policy_hits.0.fetch_add(1, Ordering::Relaxed) % REMEMBERED_SAMPLED_EVERY
                 == REMEMBERED_SAMPLED_EVERY - 1
     }
 

@@ -58,7 +58,7 @@ pub struct Snapshot {
     /// Whether any of them can be watched.
     has_watch: bool,
     /// Uses of remembered policy calls, for sampling.
-    policy_hits: AtomicU64,
+    policy_hits: Apart<AtomicU64>,
     /// The API document of these routes, once it was asked for.
     document: OnceLock<Bytes>,
     /// What the configuration says of all of them together.
@@ -66,6 +66,10 @@ pub struct Snapshot {
     /// The plugins it was made of: held, so that requests in flight finish on them.
     pub plugins: Arc<PluginSet>,
 }
+
+/// In a cache line of its own: what is written for each request, among what is only read.
+#[repr(align(64))]
+struct Apart<T>(T);
 
 /// What the configuration says of all routes together, and what changes with them.
 #[derive(Clone, Debug)]
@@ -288,7 +292,7 @@ impl Snapshot {
                 by_pattern: patterns.zip(0..).collect(),
                 has_cors: routes.iter().any(|route| route.config.cors.is_some()),
                 has_watch: routes.iter().any(|route| route.config.watch),
-                policy_hits: 0.into(),
+                policy_hits: Apart(0.into()),
                 routes,
                 memo: Memo::new(),
                 is_starting: false,
@@ -310,7 +314,7 @@ impl Snapshot {
             is_starting: true,
             has_cors: false,
             has_watch: false,
-            policy_hits: 0.into(),
+            policy_hits: Apart(0.into()),
             document: OnceLock::new(),
             surface: Surface::of(config),
             plugins: Arc::default(),

@@ -292,7 +292,7 @@ impl Shared {
     /// Whether Redis answers within the time that a request waits for it. If not, nobody waits for its word.
     async fn still_answers(&self, link: &Link) -> Result<(), Trouble> {
         let answer = link
-            .ask(Road::Control, &redis::cmd("PING"), self.timeout)
+            .ask(Road::Control, &redis::cmd("TIME"), self.timeout)
             .await;
         if answer.is_err() {
             self.waiters.wake_all();

@@ -6,9 +6,9 @@
 //!
 //! # Copies
 //!
-//! A long string is a slice of the buffer that it was read into, and is not copied. It keeps that buffer: no more than
-//! [`READ`] of bytes that are not its own, or as much again as it is long. A short one would keep far more than it is worth, and
-//! is copied; so a buffer of short ones is its owner's alone, and used again.
+//! A long string is a slice of the buffer that it was read into, and is not copied. It keeps that buffer, with what was read beside
+//! it: so whoever keeps it for longer than it takes to send it copies it. A short one would keep far more than it is worth, and
+//! is copied here; so a buffer of short ones is its owner's alone, and used again.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use redis::Value;

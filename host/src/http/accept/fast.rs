@@ -63,7 +63,7 @@ pub trait Reads {
 
 /// What becomes of a plain read.
 pub enum Read {
-    /// The head of the response was written into `head`, and this is its body.
+    /// The head of the response was written into `head`, a short body too, and this follows.
     Answered(Bytes),
     /// It was set in `waiting`.
     Later,
@@ -74,8 +74,10 @@ pub enum Read {
 /// A response as it is sent.
 #[derive(Default)]
 pub struct Rendered {
-    /// Status line and fields, with the empty line.
+    /// Status line and fields, with the empty line; then the body, if it is short.
     pub head: Vec<u8>,
+    /// How long the body is that stands in `head`.
+    pub inline: usize,
     /// What follows.
     pub body: Bytes,
 }
@@ -458,15 +460,19 @@ impl<T: AsyncRead + AsyncWrite + Unpin, R: Reads> Fast<T, R> {
 
     /// Waits for an answer, and sends it.
     fn poll_waiting(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Rendered { mut head, body } = ready!(self.waiting.poll(context));
+        let Rendered {
+            mut head,
+            inline,
+            body,
+        } = ready!(self.waiting.poll(context));
         self.wait(false);
         self.answered(1);
         if head.is_empty() {
             return Poll::Ready(Ok(()));
         }
         if self.is_ending {
-            head.truncate(head.len() - 2);
-            head.extend_from_slice(b"connection: close\r\n\r\n");
+            let end = head.len() - inline - b"\r\n".len();
+            head.splice(end..end, *b"connection: close\r\n");
         }
         self.send(context, &head, body)
     }

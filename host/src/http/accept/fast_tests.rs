@@ -49,8 +49,18 @@ impl Reads for Here {
             let later = Arc::clone(&self.later);
             waiting.set(async move {
                 later.notified().await;
+                let mut head = response(&body);
+                if body.contains("inline") {
+                    head.extend_from_slice(body.as_bytes());
+                    return Rendered {
+                        head,
+                        inline: body.len(),
+                        body: Bytes::new(),
+                    };
+                }
                 Rendered {
-                    head: response(&body),
+                    head,
+                    inline: 0,
                     body: body.into(),
                 }
             });
@@ -345,6 +355,18 @@ async fn a_shutdown_lets_what_is_waited_for_be_answered_and_what_is_idle_go() {
     stage.here.later.notify_one();
     assert_eq!(stage.bodies().await, ["here /later"]);
     (&mut stage.connection).await.unwrap().unwrap();
+
+    // The body in one piece with its head stays what it is, behind the field that tells of the end.
+    let mut short = Stage::new();
+    short.send(&get("/later/inline")).await;
+    short.shutdown.take().unwrap().send(()).unwrap();
+    settle().await;
+    short.here.later.notify_one();
+    let mut said = String::new();
+    short.client.read_to_string(&mut said).await.unwrap();
+    let (head, body) = said.split_once("\r\n\r\n").unwrap();
+    assert!(head.ends_with("\r\nconnection: close"), "{head}");
+    assert_eq!(body, "here /later/inline");
 
     let mut idle = Stage::new();
     idle.send(&get("/now")).await;
