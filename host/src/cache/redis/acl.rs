@@ -7,7 +7,6 @@ use super::{SetupError, check_prefix};
 /// Commands that this node sends.
 const SENT: &[&str] = &[
     "hello",
-    "ping",
     "info",
     "time",
     "mget",
