@@ -79,8 +79,7 @@ fn same(a: &str, b: &str) -> bool {
 
 fn tenant(headers: Vec<Param>, header: &str) -> Result<Param, Error> {
     // A header's name is ASCII, and comes in lower case.
-    let named =
-        |field: &Param| field.name.eq_ignore_ascii_case(header) && !field.value.is_empty();
+    let named = |field: &Param| field.name.eq_ignore_ascii_case(header) && !field.value.is_empty();
     let mut tenants = headers.into_iter().filter(named);
     match (tenants.next(), tenants.next()) {
         (Some(tenant), None) => Ok(tenant),
