@@ -5,8 +5,6 @@
 
 mod stage;
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
