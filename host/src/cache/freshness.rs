@@ -122,7 +122,7 @@ pub enum Freshness {
 
 impl Times {
     /// What may be done at `now_ms` with an entry of these times that generations judge as `verdict`, by a reader whose
-    /// policy is `policy`: of two configurations the smaller duration counts.
+    /// policy says `bounds`: of two configurations the smaller duration counts.
     pub fn freshness(&self, now_ms: u64, verdict: Verdict, bounds: &Bounds) -> Freshness {
         if verdict == Verdict::Dead {
             return Freshness::Dead;

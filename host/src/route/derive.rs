@@ -109,8 +109,7 @@ pub struct Fault {
 const UNKNOWN_TOLD_MAX: usize = 16;
 
 /// Derivations that are compared with a fresh instance's: each of the first ones, then every n-th, then, of a policy that has
-/// long been seen to be pure, every so many. A fresh instance is much
-/// dearer than a call.
+/// long been seen to be pure, every so many. A fresh instance is much dearer than a call.
 const SAMPLED_FIRST: u64 = 32;
 const SAMPLED_OFTEN: (u64, u64) = (16 * 1024, 256);
 const SAMPLED_EVERY: u64 = 2048;
