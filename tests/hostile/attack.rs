@@ -216,7 +216,10 @@ impl Special {
                 "target = \"s3cret.evil.test\"\n[grants]\ntcp = [\"localhost:1\"]\n",
             ),
             Self::TableBomb => builder.route("/table-bomb/{key}", "echo", "key = \"table-bomb\""),
-            Self::CompileBomb => builder.section("[plugins]\ncompile_cpu = \"3s\""),
+            Self::CompileBomb => {
+                // Memory enough: what ends it is to be the clock, on a fast machine, too.
+                builder.section("[plugins]\ncompile_cpu = \"3s\"\ncompile_memory = \"6GiB\"")
+            }
             Self::Import => builder,
         }
     }

@@ -35,7 +35,7 @@ const KEYS: usize = 512;
 const FLOOR: Duration = Duration::from_millis(10);
 
 /// A measurement over the bound is taken again, over a new attack, because noise passes and harm does not.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 
 /// The 99th percentiles of one window.
 #[derive(Clone, Copy, Debug)]
