@@ -12,7 +12,8 @@ use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
 use super::counters::{Counters, count};
-use super::link::{Link, Trouble};
+use super::link::Link;
+use super::trouble::Trouble;
 
 /// Failures in a row that open it.
 const FAILURES_MAX: u32 = 3;

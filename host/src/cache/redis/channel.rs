@@ -16,8 +16,9 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Cmd, PushInfo, PushKind, Value};
 use tokio::sync::mpsc;
 
-use super::link::{CONNECT_TIMEOUT, Trouble, ask};
+use super::link::{CONNECT_TIMEOUT, ask};
 use super::names::{Names, epoch_of, scope_of, seq_of, sequence_of};
+use super::trouble::Trouble;
 use crate::cache::generations::{Mode, Scope};
 
 /// Words that wait to be taken in. More are dropped, which counts as a gap (law 12).

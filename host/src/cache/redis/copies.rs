@@ -14,7 +14,8 @@ use redis::{Cmd, Value};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::link::{Link, Server, Trouble, ask};
+use super::link::{Link, Server, ask};
+use super::trouble::Trouble;
 use crate::cache::freshness::millis;
 
 /// Redis ends a `WAIT` this much later than it was told, at most, and the machine may be busy.

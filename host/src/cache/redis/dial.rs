@@ -15,9 +15,9 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
-use super::link::Trouble;
 use super::resp::{Garbage, Tokens, Whole, begin, push};
 use super::topology::Tls;
+use super::trouble::Trouble;
 
 /// The bytes of a connection, to and fro.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}

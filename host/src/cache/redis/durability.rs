@@ -7,8 +7,9 @@ use std::sync::Arc;
 use redis::Value;
 
 use super::RedisTier;
-use super::link::{CONNECT_TIMEOUT, Link, Road, Trouble, field};
+use super::link::{CONNECT_TIMEOUT, Link, Road, field};
 use super::names::PARTITIONS;
+use super::trouble::Trouble;
 
 /// What outlives a server that is killed, or its machine. Ordered: the later ones promise more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

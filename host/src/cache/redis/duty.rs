@@ -23,8 +23,9 @@ use redis::Value;
 
 use super::Shared;
 use super::lease::{Held, Of, Taken};
-use super::link::{Link, Road, Trouble};
+use super::link::{Link, Road};
 use super::names::Names;
+use super::trouble::Trouble;
 use crate::cache::generations::Stamp;
 use crate::cache::tier::{Claim, Duty, Saved, Tenure};
 

@@ -32,11 +32,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use super::Shared;
 use super::channel::{Channel, Told, Word, head_of};
 use super::counters::count;
-use super::link::{Link, Road, Trouble};
+use super::link::{Link, Road};
 use super::pending::Kept;
 use super::scripts::{Group, Known};
 use super::shard::{Map, Shard};
 use super::telling::Untold;
+use super::trouble::Trouble;
 use crate::cache::generations::{Mode, Scope};
 use crate::cache::tier::Ended;
 

@@ -36,9 +36,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::dial::Stream;
-use super::link::{IN_FLIGHT_MAX, Trouble};
 use super::names::Names;
 use super::resp::{Garbage, READ, Token, Tokens, Whole, begin, push};
+use super::trouble::{IN_FLIGHT_MAX, Trouble};
 use crate::key::Key;
 
 /// Look-ups in one command: the answers of one command arrive together, so a short value may wait for the long ones before it.

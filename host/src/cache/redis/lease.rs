@@ -22,8 +22,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::Shared;
 use super::counters::count;
-use super::link::{Link, Trouble};
+use super::link::Link;
 use super::scripts::Acquired;
+use super::trouble::Trouble;
 use super::waiters::Waiter;
 use crate::cache::tier::{Claim, Ended, LIVENESS, Lease, Leasing};
 use crate::key::Key;

@@ -5,8 +5,8 @@
 //!
 //! - this file: the tier as the cache sees it: look up, store, purge.
 //! - [`topology`]: where the servers are (one, a master that Sentinels name, a cluster); [`shard`]: which of them holds what.
-//! - [`breaker`]: whether commands are sent to one at all; [`link`]: the connections, and what a command can end in;
-//!   [`refused`]: why there is none;
+//! - [`breaker`]: whether commands are sent to one at all; [`link`]: the connections; [`trouble`]: what a command can end in;
+//!   [`refused`]: why there is no connection;
 //!   [`lane`]: the look-ups of requests, gathered into one command; [`dial`]: its connection; [`resp`]: what is answered on it.
 //! - [`lease`]: who loads, of all nodes; [`waiters`]: who waits for that; [`duty`]: what one of them does for all.
 //! - [`keeper`]: the tasks behind: connect, catch up, notice what was missed, tell what could not be told; [`telling`]: how a
@@ -49,6 +49,7 @@ mod search;
 mod shard;
 mod telling;
 mod topology;
+mod trouble;
 mod waiters;
 
 use std::path::PathBuf;
@@ -67,7 +68,7 @@ pub use self::counters::Counters;
 use self::counters::count;
 pub use self::durability::{Durability, Lasting};
 use self::journal::Journal;
-use self::link::{Link, Road, Trouble};
+use self::link::{Link, Road};
 use self::names::{Names, generation_of};
 use self::pending::{Pending, Recent};
 use self::queue::{Heard, RedisQueue};
@@ -76,6 +77,7 @@ use self::shard::{Map, Shard};
 use self::telling::Untold;
 use self::topology::{Address, Topology};
 pub use self::topology::{Servers, Tls};
+use self::trouble::Trouble;
 use self::waiters::Waiters;
 use super::clock::Clock;
 use super::entry::{Entry, INLINE_MAX};

@@ -53,8 +53,9 @@ use self::answers::{
 pub(super) use self::steps::Steps;
 use self::steps::To;
 use super::counters::count;
-use super::link::{Link, Road, Trouble};
+use super::link::{Link, Road};
 use super::names::{PARTITIONS, PIECES, number_text, sequence_of};
+use super::trouble::Trouble;
 use super::{RedisTier, Shared};
 use crate::cache::queue::{
     Bounds, DeadLetter, Depth, Item, Known, Pushed, Queue, Queued, Revived, Settlement, State,

@@ -13,7 +13,7 @@
 use bytes::{Buf as _, Bytes, BytesMut};
 use redis::Value;
 
-use super::link::Trouble;
+use super::trouble::Trouble;
 
 /// How much is read at once.
 pub(super) const READ: usize = 64 * 1024;

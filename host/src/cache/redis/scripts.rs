@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use redis::{Cmd, Script, Value};
 
-use super::link::{Link, Road, Trouble};
+use super::link::{Link, Road};
 use super::names::{Names, epoch_of, epoch_text, field, mode_text, purge_of, seq_of, told};
 use super::pending::Kept;
 use super::queue::Steps;
+use super::trouble::Trouble;
 use crate::cache::envelope::{TIME_AT, TIME_LEN};
 use crate::cache::freshness::millis;
 use crate::cache::generations::{Generation, Mode, Scope, Stamp, new_epoch};

@@ -3,7 +3,8 @@
 use redis::Value;
 
 use super::Shared;
-use super::link::{Link, Road, Trouble};
+use super::link::{Link, Road};
+use super::trouble::Trouble;
 use crate::cache::entry::Entry;
 use crate::cache::tier::Lookup;
 use crate::key::Resource;

@@ -7,8 +7,9 @@ use redis::Cmd;
 use tokio::time::Instant;
 
 use super::Shared;
-use super::link::{Link, Trouble};
+use super::link::Link;
 use super::scripts::Numbered;
+use super::trouble::Trouble;
 use crate::cache::generations::{Mode, Scope};
 use crate::key::Resource;
 

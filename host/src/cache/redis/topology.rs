@@ -20,8 +20,9 @@ use redis::{
 };
 
 use super::SetupError;
-use super::link::{CONNECT_TIMEOUT, Trouble, ask};
+use super::link::{CONNECT_TIMEOUT, ask};
 use super::names::SLOTS;
+use super::trouble::Trouble;
 
 /// Servers of a cluster that are asked for its map at most.
 const ASKED_MAX: usize = 7;

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use redis::{Script, Value};
 
-use crate::cache::redis::link::{Link, Road, Trouble};
+use crate::cache::redis::link::{Link, Road};
 use crate::cache::redis::names::PIECES;
 use crate::cache::redis::scripts::{call, run};
+use crate::cache::redis::trouble::Trouble;
 
 /// The scripts, their names hashed once.
 pub(in crate::cache::redis) struct Steps {
