@@ -242,6 +242,30 @@ async fn an_invalid_request_and_a_new_absence_are_not_hidden_by_stale() {
         .expect(404, "larder; hit; ttl=N; detail=missing");
 }
 
+/// An answer that is not kept says as much of the one before as an answer that is.
+#[tokio::test]
+async fn what_is_not_kept_is_not_hidden_by_stale_either() {
+    let (origin, redis) = (Origin::start(), Redis::start().await);
+    let route = "ttl = \"200ms\"\nstale_while_revalidate = \"1h\"\nstale_if_error = \"1h\"\nmissing_ttl = \"0\"";
+    for larder in [
+        before(&origin, route),
+        before(&origin, route).redis(&redis.url()),
+    ] {
+        origin.on("/42", Reply::counted());
+        let larder = larder.start().await;
+        larder.get("/things/42").await;
+        origin.on("/42", Reply::status(404));
+        let gone = async || {
+            let answer = larder.get("/things/42").await;
+            (answer.status == 404).then_some(())
+        };
+        eventually("the absence is seen", gone).await;
+        origin.on("/42", Reply::status(500));
+        let failed = larder.get("/things/42").await;
+        assert_eq!(failed.status, 502, "nothing older comes back: {failed:?}");
+    }
+}
+
 #[tokio::test]
 async fn past_the_soft_timeout_stale_is_answered_now_and_fresh_the_next_time() {
     let origin = Origin::start();

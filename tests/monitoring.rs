@@ -119,6 +119,36 @@ async fn promtool_finds_nothing_to_say() {
     assert!(good, "{said}");
 }
 
+/// By either way that a request is answered.
+#[tokio::test]
+async fn a_client_that_leaves_is_counted_as_one() {
+    let origin = Origin::start();
+    let larder = before(&origin, "ttl = \"1h\"\ntimeout = \"20s\"")
+        .start()
+        .await;
+    let gate = origin.gate("/42");
+    for (left, method) in [(1, "GET"), (2, "HEAD")] {
+        let stream = tokio::net::TcpStream::connect(larder.public.address()).await;
+        let mut stream = stream.expect("it listens");
+        let request = format!("{method} /things/42 HTTP/1.1\r\nhost: x\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        larder.until_waiting(1).await;
+        drop(stream);
+        let metrics = eventually(&format!("{method}: it is seen to leave"), async || {
+            let metrics = larder.metrics().await;
+            let seen = metrics.sum_where("larder_answers_total", &[("outcome", "left")]);
+            (seen == f64::from(left)).then_some(metrics)
+        })
+        .await;
+        for name in ["larder_requests_total", "larder_answers_total"] {
+            assert_eq!(metrics.sum(name), f64::from(left), "{name}");
+        }
+        let measured = metrics.sum("larder_request_duration_seconds_count");
+        assert_eq!(measured, f64::from(left));
+    }
+    gate.open();
+}
+
 /// What the metrics say of themselves: `requests` is the sum of `answers` for every route, whatever happened meanwhile.
 #[tokio::test]
 async fn the_sums_hold_whatever_happens() {

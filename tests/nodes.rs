@@ -147,6 +147,40 @@ async fn a_load_that_fails_gives_its_lease_to_who_waits() {
         .expect(200, "larder; fwd=uri-miss; stored");
 }
 
+/// A 304 to a validator from before the purge would bring back what was purged.
+#[tokio::test]
+async fn law_4_who_waited_for_a_lease_shows_no_validator_from_before_a_purge() {
+    let (origin, redis) = (Origin::start(), Redis::start().await);
+    origin.on("/42", Reply::json("{\"call\":1}").etag("\"1\""));
+    let [one, other]: [Larder; 2] = nodes(&origin, &redis).await;
+    for node in [&one, &other] {
+        node.get("/things/42").await;
+    }
+    one.purge(json!({ "path": "/things/42", "mode": "expire" }))
+        .await;
+    let gate = origin.gate("/42");
+    let leading = asking(&one, "/things/42");
+    gate.arrived(1).await;
+    let waiting = asking(&other, "/things/42");
+    other.until_waiting(1).await;
+    origin.on("/42", Reply::json("{\"call\":2}").etag("\"2\""));
+    other.purge(json!({ "path": "/things/42" })).await;
+    // What the first has loaded is refused, and its lease goes to who waits.
+    gate.release_one();
+    gate.arrived(2).await;
+    gate.open();
+    assert_eq!(call(&waiting.await.expect("it is answered")), 2);
+    leading.await.expect("it is answered");
+    let [first, .., last] = &origin.seen("/42")[..] else {
+        panic!("it was asked at least twice");
+    };
+    assert!(!first.headers.contains_key("if-none-match"));
+    assert!(
+        !last.headers.contains_key("if-none-match"),
+        "what is older than a purge has no validator to show"
+    );
+}
+
 #[tokio::test]
 async fn law_4_a_load_from_before_a_purge_is_not_waited_for_and_not_stored() {
     let (origin, redis) = (Origin::start(), Redis::start().await);

@@ -420,6 +420,10 @@ async fn an_absence_is_answered_404_and_remembered_for_missing_ttl() {
     let second = larder.get("/things/42").await;
     second.expect(404, "larder; hit; ttl=N; detail=missing");
     second.problem();
+    for absence in [first, second] {
+        let cache_control = absence.header("cache-control");
+        assert_eq!(cache_control, Some("public, max-age=0"), "{absence:?}");
+    }
     let found = eventually("the absence is forgotten", async || {
         let answer = larder.get("/things/42").await;
         (answer.status == 200).then_some(answer)

@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 pub const REQUESTS: &str = "larder_requests_total";
 /// How they were answered, by `route`, `outcome` and `detail`. The outcomes are [`OUTCOMES`].
 pub const ANSWERS: &str = "larder_answers_total";
-/// Every way to answer. Over a route: requests = hits + stale + misses + bypass + failures + refused.
-pub const OUTCOMES: [&str; 6] = ["hit", "stale", "miss", "bypass", "failure", "refused"];
+/// Every way to answer. Over a route: requests = hits + stale + misses + bypass + failures + refused + left.
+pub const OUTCOMES: [&str; 7] = [
+    "hit", "stale", "miss", "bypass", "failure", "refused", "left",
+];
 /// Flights, by `route` and `result`: what they brought back.
 pub const LOADS: &str = "larder_loads_total";
 /// Requests that wait for a flight now, those that started one included.

@@ -8,7 +8,7 @@ use super::entry::{Content, Draft, Entry, EntryKind};
 use super::failures::Remembered;
 use super::flight::{FlightResult, Loaded, LoadedBy};
 use super::freshness::{Freshness, Times, jittered, millis};
-use super::generations::{Stamp, Verdict};
+use super::generations::{Mode, Scope, Stamp, Verdict};
 use super::lease::{Right, Taken};
 use super::memory::Mark;
 use super::path::Ask;
@@ -93,6 +93,13 @@ impl Cache {
                 }
             }
         };
+        // Judged once more, now that the stamp is the last: a purge may have come while another node's lease was waited for. One
+        // that comes from here on is younger than the stamp, and what is made of a 304 is then as dead as what it renews.
+        let known = known.filter(|known| self.judge(ask, &known.entry).0 != Verdict::Dead);
+        // Who has the lease is the only one to store while it loads. Of others' stores while it loads alone this node may hear
+        // before it ends, and what it keeps then would be older than those.
+        let alone = !matches!(right, Some((_, Right::Given(_), _)));
+        let mark = alone.then(|| self.memory.mark());
         let started = Instant::now();
         let loaded = self.ask_source(ask, stamp, known.as_ref()).await;
         counters.took(started.elapsed());
@@ -107,7 +114,7 @@ impl Cache {
                 counter.fetch_add(1, Ordering::Relaxed);
                 self.failures.forget(&ask.key);
                 let entry = draft.keep(ask.key.text());
-                let mark = self.memory.mark();
+                let mark = mark.unwrap_or_else(|| self.memory.mark());
                 let put = match right {
                     Some((shared, right, patience)) if self.may_store(ask, &entry) => {
                         let span = Span::current().client("store in the shared tier");
@@ -118,6 +125,10 @@ impl Cache {
                     _ => None,
                 };
                 let stored = self.keep(ask, &entry, put, mark);
+                if let Some(known) = known.filter(|_| !stored) {
+                    let everywhere = !alone && entry.times().ttl_ms == 0;
+                    self.supersede(ask, &known, everywhere).await;
+                }
                 Ok(Loaded { entry, stored, by })
             }
             Err(failure) => {
@@ -168,6 +179,21 @@ impl Cache {
             return false;
         }
         in_memory || put == Some(Put::Stored)
+    }
+
+    /// Lets the entry go that was in hand when something was loaded which is not kept: the source has said something else, or
+    /// that there is nothing, and no window of the older answer may hide that. `everywhere`: this flight has the lease, so
+    /// nobody has stored anything since.
+    async fn supersede(&self, ask: &Ask, known: &Known, everywhere: bool) {
+        self.memory.remove_if_same(&ask.key, &known.entry);
+        if let Some(shared) = self.shared.as_ref().filter(|_| everywhere) {
+            let scope = Scope::Variant(ask.key.resource().clone(), ask.key.variant().into());
+            let mut patience = Patience::of(shared.patience(), Duration::ZERO);
+            let shared = Arc::clone(shared);
+            patience
+                .wait(async move { shared.purge(&scope, Mode::Delete).await })
+                .await;
+        }
     }
 
     pub(super) fn may_store(&self, ask: &Ask, entry: &Entry) -> bool {

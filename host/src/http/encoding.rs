@@ -1,6 +1,7 @@
 //! In which content coding a body leaves (RFC 9110 section 12.5.3), and how it comes into one. A hit never waits for that: who
 //! asks first has the body as it is, and finds begun what whoever comes later is sent.
 
+use std::borrow::Cow;
 use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 
@@ -46,9 +47,9 @@ impl Encoder {
         allowed: &[Coding],
         request: &impl Fields,
     ) -> Option<(Coding, Bytes)> {
-        let field = request.all(&header::ACCEPT_ENCODING).next()?;
+        let field = asked_for(request)?;
         let mut is_begun = false;
-        for coding in accepted(std::str::from_utf8(field).ok()?, allowed) {
+        for coding in accepted(std::str::from_utf8(&field).ok()?, allowed) {
             let made = entry.variants();
             match made.map_or(Made::Absent, |made| made.get(coding)) {
                 Made::Ready(body) => return Some((coding, body)),
@@ -119,6 +120,18 @@ fn shrinks(content_type: &str) -> bool {
         || ends("+json")
         || ends("+xml")
         || ends("+text")
+}
+
+/// What the request says of codings. Several lines are one list (RFC 9110 section 5.3); hardly anybody sends them.
+fn asked_for(request: &impl Fields) -> Option<Cow<'_, [u8]>> {
+    let mut lines = request.all(&header::ACCEPT_ENCODING);
+    let mut whole = Cow::Borrowed(lines.next()?);
+    for line in lines {
+        let whole = whole.to_mut();
+        whole.extend_from_slice(b", ");
+        whole.extend_from_slice(line);
+    }
+    Some(whole)
 }
 
 /// The codings that a field takes, the one it likes best first, and of equals the one that is shortest.
@@ -233,6 +246,17 @@ mod tests {
         }
         assert_eq!(names("br, gzip", &[Coding::Gzip]), ["gzip"]);
         assert!(names("br, gzip", &[]).is_empty());
+    }
+
+    #[test]
+    fn several_lines_are_one_list() {
+        let mut headers = http::HeaderMap::new();
+        assert_eq!(asked_for(&headers), None);
+        for (line, whole) in [("br", "br"), ("br;q=0, gzip", "br, br;q=0, gzip")] {
+            headers.append(header::ACCEPT_ENCODING, line.parse().unwrap());
+            assert_eq!(asked_for(&headers).unwrap(), whole.as_bytes());
+        }
+        assert_eq!(names("br, br;q=0, gzip", &Coding::ALL), ["gzip"]);
     }
 
     #[test]

@@ -46,7 +46,7 @@ use tokio_util::task::TaskTracker;
 use crate::cache::hot::HotKeys;
 use crate::cache::{Answer, AtHand, Cache, StaleReason};
 use crate::error::Failure;
-use crate::metrics::{Metrics, Outcome};
+use crate::metrics::{Metrics, Outcome, RouteMetrics};
 use crate::route::derive::{Derived, Refusal};
 use crate::route::{Route, Snapshot, Writes};
 use crate::trace::Span;
@@ -247,7 +247,8 @@ impl Service {
 
     /// Asks the cache, and counts what it answers. Also says what time it is then.
     async fn ask(&self, derived: &Derived, headers: &HeaderMap) -> (Answer, u64) {
-        let begun = Instant::now();
+        let metrics = &derived.brief.metrics;
+        let waiting = Waits::begin(metrics);
         let answer = if derived.bypass.is_some() && only_if_cached(headers) {
             Answer::NotCached
         } else if derived.bypass.is_some() {
@@ -257,8 +258,7 @@ impl Service {
                 .answer(&derived.ask, only_if_cached(headers))
                 .await
         };
-        let metrics = &derived.brief.metrics;
-        metrics.durations.add(begun.elapsed());
+        waiting.end();
         self.count(derived, &answer);
         let now_ms = self.cache.clock().now_ms();
         if let Some(failure) = failure(&answer) {
@@ -316,6 +316,37 @@ impl Service {
                 self.metrics.unrouted.inc();
                 problem::refused(&snapshot.unrouted(), path)
             }),
+        }
+    }
+}
+
+/// A request that waits for the cache. Dropped, it has left: its future is dropped when its client goes.
+struct Waits<'a> {
+    metrics: &'a RouteMetrics,
+    begun: Instant,
+    has_left: bool,
+}
+
+impl<'a> Waits<'a> {
+    fn begin(metrics: &'a RouteMetrics) -> Self {
+        Self {
+            metrics,
+            begun: Instant::now(),
+            has_left: true,
+        }
+    }
+
+    /// It is going to be answered.
+    fn end(mut self) {
+        self.has_left = false;
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.metrics.durations.add(self.begun.elapsed());
+        if self.has_left {
+            self.metrics.answer(Outcome::Left);
         }
     }
 }

@@ -195,6 +195,8 @@ fn with_ttl<F: Fields>(
         let mut response = problem::missing(value(cache_status.concat()));
         let (headers, visibility) = (response.headers_mut(), derived.ask.visibility);
         let life = (life.0, None);
+        // Unlike other problems, this one may be kept, for as long as it is remembered here.
+        headers.remove(header::CACHE_CONTROL);
         fields::caching(headers, entry, visibility, life, asked.now_ms);
         return response;
     }

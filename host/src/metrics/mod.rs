@@ -1,6 +1,6 @@
 //! The counters, defined against each other: for every route
 //!
-//! `requests = hits + stale + misses + writes + bypass + failures + refused`
+//! `requests = hits + stale + misses + writes + bypass + failures + refused + left`
 //!
 //! and `larder_answers_total` carries all the right-hand sides by `outcome` and `detail`. A route's counters are found once;
 //! counting is one atomic addition.
@@ -51,10 +51,12 @@ pub enum Outcome {
     WriteFailed,
     /// Answered by the host before the cache was asked: 400, 403, 405, 422, 429, 5xx of a key policy.
     Refused,
+    /// Not answered: the client closed its connection, or its stream, while it waited.
+    Left,
 }
 
 impl Outcome {
-    const ALL: [(Self, &'static str, &'static str); 17] = [
+    const ALL: [(Self, &'static str, &'static str); 18] = [
         (Self::HitMemory, "hit", "memory"),
         (Self::HitRedis, "hit", "redis"),
         (Self::HitMissing, "hit", "missing"),
@@ -76,6 +78,7 @@ impl Outcome {
         (Self::WriteAccepted, "write", "behind"),
         (Self::WriteFailed, "failure", "write"),
         (Self::Refused, "refused", "request"),
+        (Self::Left, "left", "client"),
     ];
 }
 

@@ -3,6 +3,13 @@
 //! A call runs on a fiber in the task of its caller: guest code is interrupted every epoch so that other tasks of the
 //! thread run, and a guest that waits in the host only suspends its fiber. Both limits hold from outside: `cpu` by the
 //! meter, wall clock by dropping the call with its store, which nobody else shares.
+//!
+//! # Instances
+//!
+//! One is made when a call finds none idle, in a task of its own: a call that cannot wait for it leaves it to the next. The
+//! task holds the call's place for as long as it lasts, so there are never more instances, those that are being made
+//! included, than places. After one trapped, or could not be made, none is made for a while ([`Rest`]). That is a moment,
+//! and not a wait of each call: when it has come the next call makes one, whatever became of the calls before it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +17,8 @@ use std::time::Instant as Clock;
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::backoff::Backoff;
 use super::bindings::{self, Answer};
@@ -18,7 +26,7 @@ use super::breaker::Breaker;
 use super::fault::{self, Denials};
 use super::instance::{self, Live, Mould};
 use super::meter::Meter;
-use super::places::Places;
+use super::places::{Place, Places};
 use crate::cache::{Loader, Outcome, Question};
 use crate::error::Failure;
 
@@ -32,10 +40,40 @@ struct Pool {
     mould: Mould,
     places: Arc<Places>,
     idle: Mutex<Vec<Live>>,
-    backoff: Mutex<Backoff>,
+    rest: Mutex<Rest>,
     /// Why the last instance could not be made.
     restarting: Mutex<Option<String>>,
     stopped: AtomicBool,
+}
+
+/// When an instance may be made again.
+struct Rest {
+    backoff: Backoff,
+    until: Instant,
+}
+
+impl Default for Rest {
+    fn default() -> Self {
+        Self {
+            backoff: Backoff::default(),
+            until: Instant::now(),
+        }
+    }
+}
+
+impl Rest {
+    /// An instance trapped, or could not be made. What went down together rests once.
+    fn begin(&mut self, now: Instant) {
+        if now >= self.until {
+            self.until = now + self.backoff.next_delay();
+        }
+    }
+
+    /// A call was answered.
+    fn end(&mut self, now: Instant) {
+        self.backoff.reset();
+        self.until = now;
+    }
 }
 
 /// The meter of a blocking instance: the whole call counts.
@@ -53,7 +91,7 @@ impl BlockingLoader {
                 mould.kit.limits.queue,
             ),
             idle: Mutex::new(vec![first]),
-            backoff: Mutex::default(),
+            rest: Mutex::default(),
             restarting: Mutex::default(),
             stopped: AtomicBool::new(false),
             mould,
@@ -108,7 +146,7 @@ impl Loader for BlockingLoader {
 }
 
 impl Pool {
-    async fn ask(&self, question: Question) -> Result<Outcome, Failure> {
+    async fn ask(self: &Arc<Self>, question: Question) -> Result<Outcome, Failure> {
         let kit = &self.mould.kit;
         let timeout = question.timeout.min(kit.limits.timeout);
         let deadline = Instant::now() + timeout;
@@ -119,16 +157,23 @@ impl Pool {
         let Ok(place) = place else {
             return Err(fault::no_place(&kit.name, timeout));
         };
-        let _place = place?;
-        match timeout_at(deadline, self.run(question, deadline)).await {
+        let place = Arc::new(place?);
+        let Ok(live) = timeout_at(deadline, self.take(&place)).await else {
+            return Err(fault::no_instance(&kit.name, timeout));
+        };
+        match timeout_at(deadline, self.run(live?, question, deadline)).await {
             Ok(answer) => bindings::answer(answer?, kit.limits.body),
             // The call is dropped with its store; the next one gets another instance.
             Err(_elapsed) => Err(fault::timeout(&kit.name, timeout)),
         }
     }
 
-    async fn run(&self, question: Question, deadline: Instant) -> Result<Answer, Failure> {
-        let mut live = self.take().await?;
+    async fn run(
+        &self,
+        mut live: Live,
+        question: Question,
+        deadline: Instant,
+    ) -> Result<Answer, Failure> {
         let asked = bindings::question(
             &question,
             deadline.saturating_duration_since(Instant::now()),
@@ -152,25 +197,61 @@ impl Pool {
         .await;
         match called {
             Ok(answer) => {
-                self.backoff.lock().reset();
+                self.rest.lock().end(Instant::now());
                 self.idle.lock().push(live);
                 Ok(answer)
             }
-            Err(error) => Err(fault::of(&error, &mould.kit, live.store.data_mut())),
+            Err(error) => {
+                self.rest.lock().begin(Instant::now());
+                Err(fault::of(&error, &mould.kit, live.store.data_mut()))
+            }
         }
     }
 
-    /// An idle instance, or a new one after its back-off.
-    async fn take(&self) -> Result<Live, Failure> {
-        if let Some(live) = self.idle.lock().pop() {
+    /// An idle instance, or a new one, which may take as long as it likes: who does not wait for it finds it idle later.
+    async fn take(self: &Arc<Self>, place: &Arc<Place>) -> Result<Live, Failure> {
+        if let Some(live) = self.idle() {
             return Ok(live);
         }
-        let delay = self.backoff.lock().next_delay();
-        tokio::time::sleep(delay).await;
-        // Aside: it is seldom needed, and would make the future of every call three times as large.
-        let begun = Box::pin(self.mould.begin(meter(&self.mould))).await;
-        *self.restarting.lock() = begun.as_ref().err().map(ToString::to_string);
-        begun
+        let until = self.rest.lock().until;
+        if until > Instant::now() {
+            sleep_until(until).await;
+            if let Some(live) = self.idle() {
+                return Ok(live);
+            }
+        }
+        let (give, given) = oneshot::channel();
+        let (pool, place) = (Arc::clone(self), Arc::clone(place));
+        tokio::spawn(async move {
+            let begun = pool.mould.begin(meter(&pool.mould)).await;
+            if begun.is_err() {
+                pool.rest.lock().begin(Instant::now());
+            }
+            *pool.restarting.lock() = begun.as_ref().err().map(ToString::to_string);
+            if let Err(Ok(late)) = give.send(begun) {
+                pool.keep(late).await;
+            }
+            drop(place);
+        });
+        let given = given.await;
+        given.unwrap_or_else(|_| Err(fault::stopped(&self.mould.kit.name)))
+    }
+
+    fn idle(&self) -> Option<Live> {
+        self.idle.lock().pop()
+    }
+
+    /// Keeps an instance for the next call. A pool that is being stopped says so before it takes what is idle: either it takes
+    /// this one, or it is seen here that it is stopping.
+    async fn keep(&self, live: Live) {
+        {
+            let mut idle = self.idle.lock();
+            if !self.stopped.load(Ordering::Acquire) {
+                idle.push(live);
+                return;
+            }
+        }
+        self.mould.stop(live).await;
     }
 }
 

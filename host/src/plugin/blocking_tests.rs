@@ -48,6 +48,51 @@ async fn law_9_panics_loops_bombs_and_hangs_are_contained() {
     }
 }
 
+/// What the source did to the calls before is no reason to refuse the next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_hung_is_asked_again_as_soon_as_it_answers() {
+    let loader = Launch::new("faulty-blocking").loader().await;
+    for _ in 0..10 {
+        let hung = ask_within(&loader, "hang", Duration::from_millis(100)).await;
+        assert_eq!(hung.unwrap_err().code, "timeout");
+    }
+    assert_eq!(json(ask(&loader, "ok").await)["data"], "ok");
+}
+
+/// A pool that was not asked before has one instance, and makes the others when they are needed, at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cold_pool_grows_at_once() {
+    let loader = Launch::new("faulty-blocking").loader().await;
+    let began = Instant::now();
+    for answer in join_all((0..8).map(|_| ask(&loader, "slow-300"))).await {
+        assert_eq!(json(answer)["data"], "slow-300");
+    }
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "one after the other they take 2.4 s; took {:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_trap_an_instance_rests_and_who_cannot_wait_for_it_is_not_to_blame() {
+    let loader = Launch::new("faulty-blocking")
+        .limits(PluginLimits {
+            instances: Some(1),
+            ..PluginLimits::default()
+        })
+        .loader()
+        .await;
+    // The rests are of 0, 100, 200 and 400 ms, and each is over when it is over.
+    for _ in 0..4 {
+        assert_eq!(ask(&loader, "panic").await.unwrap_err().code, "trap");
+    }
+    let early = ask_within(&loader, "ok", Duration::from_millis(20)).await;
+    let early = early.unwrap_err();
+    assert_eq!((&*early.code, early.origin), ("timeout", Origin::Host));
+    assert_eq!(json(ask(&loader, "ok").await)["data"], "ok");
+}
+
 /// Waiting is no computing: a call may wait for longer than its `cpu`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waiting_is_not_counted_as_computing() {

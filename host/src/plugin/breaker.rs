@@ -157,9 +157,9 @@ impl Breaker {
 impl Admission<'_> {
     /// The call ended: `fault` is why, if the plugin is to blame.
     pub(super) fn ended<T>(self, now: Instant, result: &Result<T, Failure>) {
-        // A call that was turned away says nothing of the plugin. A trial that was leaves the breaker as it is.
+        // A call that the host turned away, or gave no place or instance to, says nothing of the plugin: it never reached the
+        // guest. A trial that ended so leaves the breaker as it is.
         if let Err(failure) = result
-            && failure.kind == FailureKind::Overloaded
             && failure.origin == Origin::Host
         {
             return;
@@ -252,14 +252,29 @@ mod tests {
     }
 
     #[test]
+    fn a_trial_that_never_reached_the_guest_leaves_it_open() {
+        let start = Instant::now();
+        let breaker = Breaker::new("x", start, &Arc::default());
+        calls(&breaker, start, 20, &fault());
+        let later = start + OPEN;
+        let no_place: Result<(), _> = Err(Failure::host(FailureKind::Timeout, "timeout", "full"));
+        breaker.admit(later).unwrap().ended(later, &no_place);
+        assert!(breaker.open().is_some());
+        // Nor does it pass for a call that went well.
+        breaker.admit(later).unwrap().ended(later, &Ok(()));
+        calls(&breaker, later, 100, &no_place);
+        calls(&breaker, later, 20, &fault());
+        assert!(breaker.open().is_some());
+    }
+
+    #[test]
     fn returned_failures_and_old_faults_do_not_count() {
         let start = Instant::now();
         let breaker = Breaker::new("x", start, &Arc::default());
-        let returned = Err(Failure::host(
-            FailureKind::Unavailable,
-            "down",
-            "the source is down",
-        ));
+        let returned = Err(Failure {
+            origin: Origin::Returned,
+            ..Failure::host(FailureKind::Unavailable, "down", "the source is down")
+        });
         calls(&breaker, start, 100, &returned);
         assert!(breaker.open().is_none());
         calls(&breaker, start, 50, &fault());

@@ -345,6 +345,8 @@ async fn pump(
 ) -> wasmtime::Result<()> {
     let concurrency = shared.mould.kit.limits.concurrency;
     let mut calls = FuturesUnordered::new();
+    // Closed and empty: it stays so.
+    let mut is_over = false;
     loop {
         let mode = generation.mode.load(Ordering::Acquire);
         let more = mode == OPEN || (mode == FINISHING && !shared.queue.is_empty());
@@ -353,9 +355,10 @@ async fn pump(
         }
         tokio::select! {
             Some(ended) = calls.next() => ended?,
-            job = shared.queue.pop(), if more && calls.len() < concurrency => {
-                calls.push(call(shared, generation, guest, accessor, job));
-            }
+            job = shared.queue.pop(), if more && !is_over && calls.len() < concurrency => match job {
+                Some(job) => calls.push(call(shared, generation, guest, accessor, job)),
+                None => is_over = true,
+            },
             () = generation.mode_changed.notified() => {}
         }
     }

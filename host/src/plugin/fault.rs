@@ -132,6 +132,17 @@ pub(super) fn no_place(name: &str, after: Duration) -> Failure {
     )
 }
 
+/// A call that never reached the guest: no instance was ready in time. Not the call's fault.
+pub(super) fn no_instance(name: &str, after: Duration) -> Failure {
+    Failure::host(
+        FailureKind::Timeout,
+        "timeout",
+        format!(
+            "`{name}` had no instance ready within {after:?}: one is being started, or rests after a fault; ask again"
+        ),
+    )
+}
+
 /// A neighbour killed the instance that a call was in, and there was no time left to ask again. Not the call's fault.
 pub(super) fn not_asked_again(name: &str, after: Duration) -> Failure {
     Failure::host(

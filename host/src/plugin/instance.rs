@@ -138,7 +138,7 @@ pub(super) async fn metered<F: Future>(
     let mut turn = engine.turns().turn();
     poll_fn(|cx| {
         let suspect = kit.suspicion.stands();
-        if suspect || meter.interrupted() {
+        if suspect || meter.interrupted() || turn.waits() {
             ready!(turn.poll(suspect, cx));
         }
         engine.pulse();

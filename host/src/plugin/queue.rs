@@ -117,18 +117,19 @@ impl Queue {
         self.shed(given_way, waiting, backlog);
     }
 
-    /// Takes the next job that somebody still waits for.
+    /// Takes the next job that somebody still waits for. `None`: the queue is closed, and there is none.
     ///
     /// Cancelling it loses nothing: a job is taken only in the poll that returns it, and tokio hands the wake-up of a
     /// dropped `notified` on to the next waiter. One permit may stand for many jobs, so whoever wakes looks first and
     /// waits only before an empty queue.
-    pub(super) async fn pop(&self) -> Job {
+    pub(super) async fn pop(&self) -> Option<Job> {
         loop {
             let pushed = self.pushed.notified();
-            let (next, waiting, backlog) = {
+            let (next, waiting, backlog, closed) = {
                 let mut state = self.state.lock();
                 let (waiting, backlog) = (state.jobs.size(), state.jobs.backlog(self.places));
-                (state.jobs.pop(Instant::now()), waiting, backlog)
+                let next = state.jobs.pop(Instant::now());
+                (next, waiting, backlog, state.closed)
             };
             self.shed(next.shed, waiting, backlog);
             if let Some(job) = next.taken {
@@ -136,7 +137,10 @@ impl Queue {
                 if waiting > job.size() {
                     self.pushed.notify_one();
                 }
-                return job;
+                return Some(job);
+            }
+            if closed {
+                return None;
             }
             pushed.await;
         }
@@ -163,8 +167,12 @@ impl Queue {
     }
 
     /// Takes no more jobs; those in it are still served.
+    ///
+    /// Who waits for a job either looked before this, and made the `notified` that is woken here before it looked; or looks
+    /// after it, and sees that the queue is closed.
     pub(super) fn close(&self) {
         self.state.lock().closed = true;
+        self.pushed.notify_waiters();
     }
 
     /// Drops what waits: its callers are told that the plugin stopped.

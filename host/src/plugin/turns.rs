@@ -150,6 +150,11 @@ impl Turn {
         Poll::Ready(())
     }
 
+    /// Whether it is in a line: then it has to be asked until it is its turn, or a turn is given to who does not look.
+    pub(super) const fn waits(&self) -> bool {
+        self.waits.is_some()
+    }
+
     /// Others first.
     pub(super) fn end(&mut self) {
         self.held = None;

@@ -3,7 +3,7 @@ import { ask } from "./api.js";
 import { chart } from "./charts.js";
 import { bytes, card, clock, facts, h, number, percent, pill, seconds, span, table } from "./elements.js";
 
-const OUTCOMES = ["hit", "stale", "miss", "bypass", "failure", "write", "refused"];
+const OUTCOMES = ["hit", "stale", "miss", "bypass", "failure", "write", "refused", "left"];
 const sum = (counts) => Object.values(counts ?? {}).reduce((all, one) => all + one, 0);
 
 /** What came between two readings of a route: counts by outcome and detail, durations. */
