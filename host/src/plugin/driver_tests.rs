@@ -286,6 +286,30 @@ async fn a_stopped_plugin_finishes_what_it_has_and_takes_nothing_more() {
     );
 }
 
+/// A job whose callers have left is in the queue and comes out of it as nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_does_not_wait_for_those_who_left_the_queue() {
+    let launched = Launch::new("faulty")
+        .limits(PluginLimits {
+            concurrency: Some(1),
+            instances: Some(1),
+            ..PluginLimits::default()
+        })
+        .tune(|limits| limits.timeout = Duration::from_secs(60))
+        .launch()
+        .await;
+    let loader = launched.runtime.loader().expect("a loader");
+    let mut inside = Box::pin(ask_within(&loader, "slow-300", Duration::from_secs(60)));
+    assert!(futures_util::poll!(&mut inside).is_pending());
+    let mut queued = Box::pin(ask_within(&loader, "ok", Duration::from_secs(60)));
+    assert!(futures_util::poll!(&mut queued).is_pending());
+    drop(queued);
+    let stopped = tokio::time::timeout(Duration::from_secs(20), launched.runtime.stop());
+    let (answer, stopped) = tokio::join!(inside, stopped);
+    assert_eq!(json(answer)["data"], "slow-300");
+    assert!(stopped.is_ok(), "it waits until its bound, of 61 s");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn several_instances_share_the_work() {
     let loader = Launch::new("faulty")

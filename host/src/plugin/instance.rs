@@ -18,7 +18,7 @@ use super::fault;
 use super::meter::Meter;
 use super::prepared::Worldly;
 use super::state::{self, Kit, Purity, State};
-use super::turns::hand_over;
+use super::turns::{Line, hand_over};
 use crate::error::{Failure, FailureKind, Origin};
 
 /// What every instance of one running loader is made of.
@@ -138,9 +138,11 @@ pub(super) async fn metered<F: Future>(
     let mut turn = engine.turns().turn();
     poll_fn(|cx| {
         let suspect = kit.suspicion.stands();
-        if suspect || meter.interrupted() || turn.waits() {
-            ready!(turn.poll(suspect, cx));
-        }
+        let line = match suspect {
+            true => Some(Line::Suspects),
+            false => meter.interrupted().then_some(Line::Long),
+        };
+        ready!(turn.poll(line, cx));
         engine.pulse();
         meter.turn_begins();
         let polled = kit.calls.timed(|| {

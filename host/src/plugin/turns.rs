@@ -48,12 +48,21 @@ pub(super) struct Turns {
     aside: AtomicUsize,
 }
 
+/// Who waits for a turn.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Line {
+    /// Those who were interrupted.
+    Long,
+    /// Those under suspicion.
+    Suspects,
+}
+
 /// One computation's way to its turns.
 pub(super) struct Turn {
     long: PollSemaphore,
     suspects: PollSemaphore,
-    /// For which of them it waits: for that of the suspects?
-    waits: Option<bool>,
+    /// In which line it stands.
+    waits: Option<Line>,
     held: Option<OwnedSemaphorePermit>,
 }
 
@@ -134,25 +143,23 @@ impl Suspicion {
 }
 
 impl Turn {
-    /// Ready when it is its turn, among its like.
-    pub(super) fn poll(&mut self, suspect: bool, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready when it is its turn in the line where its like wait, or when there is none for it.
+    pub(super) fn poll(&mut self, line: Option<Line>, cx: &mut Context<'_>) -> Poll<()> {
+        // Who stands in one line neither changes to another nor walks off: the turn that it is given would be nobody's.
+        let Some(line) = self.waits.or(line) else {
+            return Poll::Ready(());
+        };
         if self.held.is_none() {
-            // Who waits in one line does not change to the other: a turn that came in the first would be nobody's.
-            let turns = if *self.waits.get_or_insert(suspect) {
-                &mut self.suspects
-            } else {
-                &mut self.long
+            self.waits = Some(line);
+            let turns = match line {
+                Line::Long => &mut self.long,
+                Line::Suspects => &mut self.suspects,
             };
             // They are never closed.
             self.held = ready!(turns.poll_acquire(cx));
             self.waits = None;
         }
         Poll::Ready(())
-    }
-
-    /// Whether it is in a line: then it has to be asked until it is its turn, or a turn is given to who does not look.
-    pub(super) const fn waits(&self) -> bool {
-        self.waits.is_some()
     }
 
     /// Others first.
@@ -177,25 +184,41 @@ mod tests {
             .collect();
         let mut having = Vec::new();
         for turn in &mut all {
-            having.push(poll!(poll_fn(|cx| turn.poll(false, cx))).is_ready());
+            having.push(poll!(poll_fn(|cx| turn.poll(Some(Line::Long), cx))).is_ready());
         }
         let places = having.iter().filter(|has| **has).count();
         assert_eq!(places + 2, all.len());
         all[0].end();
         // The first comes back for another one, after those who wait.
-        assert!(poll!(poll_fn(|cx| all[0].poll(false, cx))).is_pending());
-        assert!(poll!(poll_fn(|cx| all[places].poll(false, cx))).is_ready());
-        assert!(poll!(poll_fn(|cx| all[places + 1].poll(false, cx))).is_pending());
+        assert!(poll!(poll_fn(|cx| all[0].poll(Some(Line::Long), cx))).is_pending());
+        assert!(poll!(poll_fn(|cx| all[places].poll(Some(Line::Long), cx))).is_ready());
+        assert!(poll!(poll_fn(|cx| all[places + 1].poll(Some(Line::Long), cx))).is_pending());
         // Nobody waits for those under suspicion.
         let mut suspects = [turns.turn(), turns.turn()];
-        assert!(poll!(poll_fn(|cx| suspects[0].poll(true, cx))).is_ready());
-        assert!(poll!(poll_fn(|cx| suspects[1].poll(true, cx))).is_pending());
+        assert!(poll!(poll_fn(|cx| suspects[0].poll(Some(Line::Suspects), cx))).is_ready());
+        assert!(poll!(poll_fn(|cx| suspects[1].poll(Some(Line::Suspects), cx))).is_pending());
         // Who was waiting when it came under suspicion waits on where it was, and leaves no turn behind.
-        assert!(poll!(poll_fn(|cx| all[places + 1].poll(true, cx))).is_pending());
+        assert!(poll!(poll_fn(|cx| all[places + 1].poll(Some(Line::Suspects), cx))).is_pending());
         all[1 % places].end();
         all[places].end();
         drop(all);
         assert_eq!(turns.long.available_permits(), places);
+    }
+
+    #[tokio::test]
+    async fn law_9_a_turn_is_never_left_with_who_is_cleared_while_it_waits() {
+        let turns = Turns::new();
+        let [mut first, mut cleared, mut next] = [turns.turn(), turns.turn(), turns.turn()];
+        let suspects = Some(Line::Suspects);
+        assert!(poll!(poll_fn(|cx| first.poll(suspects, cx))).is_ready());
+        assert!(poll!(poll_fn(|cx| cleared.poll(suspects, cx))).is_pending());
+        // Its suspicion ends, and then it is given the turn: it takes it, and gives it back like anyone.
+        first.end();
+        assert!(poll!(poll_fn(|cx| cleared.poll(None, cx))).is_ready());
+        cleared.end();
+        assert!(poll!(poll_fn(|cx| next.poll(suspects, cx))).is_ready());
+        // Who needs none has none.
+        assert!(poll!(poll_fn(|cx| cleared.poll(None, cx))).is_ready());
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
