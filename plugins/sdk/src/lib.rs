@@ -45,6 +45,8 @@ pub mod contract;
 pub mod describe;
 mod error;
 mod feed;
+#[cfg(any(test, all(feature = "heap", target_arch = "wasm32", not(target_feature = "atomics"))))]
+mod heap;
 pub mod http;
 mod key;
 mod lifecycle;
@@ -83,3 +85,7 @@ pub mod prelude {
     pub use serde_json::{Value, json};
     pub use std::time::Duration;
 }
+
+#[cfg(all(feature = "heap", target_arch = "wasm32", not(target_feature = "atomics")))]
+#[global_allocator]
+static HEAP: heap::Heap = heap::Heap::new();
