@@ -159,7 +159,7 @@ impl Policy {
     }
 
     fn call(&self, deriver: &mut Deriver, request: &PolicyRequest) -> Result<Decision, Failure> {
-        self.engine.pulse();
+        self.engine.pulse_short();
         let Deriver { store, derive } = deriver;
         store.data().meter.reset();
         store.set_epoch_deadline(1);
@@ -247,7 +247,9 @@ fn bytes(decision: &Decision) -> usize {
 }
 
 fn pairs(params: &[Param]) -> Pairs<'_> {
-    let pairs = params.iter().map(|Param { name, value }| Pair { name, value });
+    let pairs = params
+        .iter()
+        .map(|Param { name, value }| Pair { name, value });
     pairs.collect()
 }
 

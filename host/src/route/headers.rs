@@ -41,6 +41,7 @@ impl Lists {
     /// Writes the bytes that a derivation can depend on over `key`: path and query, which always begin with `/`, or more than
     /// that. Returns whether it is more. Injective: every header is preceded by its place in the list and by its
     /// length, and the first byte is none that a path has.
+    #[inline]
     pub(super) fn write_memo_key(
         &self,
         at: At,
@@ -71,7 +72,10 @@ mod tests {
     use super::*;
 
     fn names(names: &[&'static str]) -> Vec<HeaderName> {
-        names.iter().map(|name| HeaderName::from_static(name)).collect()
+        names
+            .iter()
+            .map(|name| HeaderName::from_static(name))
+            .collect()
     }
 
     #[test]
