@@ -33,6 +33,9 @@
 //! - [`testing`]: the same function as a native unit test, without WebAssembly.
 //! - [`contract`]: the bindings beneath, for what is not covered here.
 //!
+//! A component has an allocator that suits short calls. A plugin with a `#[global_allocator]` of its own takes this crate
+//! with `default-features = false`: the feature `heap` is what brings it.
+//!
 //! Must not know any particular plugin.
 
 #![warn(missing_docs)]
