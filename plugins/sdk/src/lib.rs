@@ -48,7 +48,14 @@ pub mod contract;
 pub mod describe;
 mod error;
 mod feed;
-#[cfg(any(test, all(feature = "heap", target_arch = "wasm32", not(target_feature = "atomics"))))]
+#[cfg(any(
+    test,
+    all(
+        feature = "heap",
+        target_arch = "wasm32",
+        not(target_feature = "atomics")
+    )
+))]
 mod heap;
 pub mod http;
 mod key;
@@ -89,6 +96,10 @@ pub mod prelude {
     pub use std::time::Duration;
 }
 
-#[cfg(all(feature = "heap", target_arch = "wasm32", not(target_feature = "atomics")))]
+#[cfg(all(
+    feature = "heap",
+    target_arch = "wasm32",
+    not(target_feature = "atomics")
+))]
 #[global_allocator]
 static HEAP: heap::Heap = heap::Heap::new();
