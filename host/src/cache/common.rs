@@ -8,9 +8,11 @@
 //! share nothing; but each goes with its last entry, and nothing is kept beyond that but what is in the table. Whoever comes
 //! back after it was pushed out is made once more: two that are alike and not the same cost memory, and no more than that.
 
-use std::sync::{Arc, LazyLock};
+use std::ops::Deref;
+use std::sync::LazyLock;
 
 use parking_lot::Mutex;
+use triomphe::ThinArc;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::entry::{EntryKind, allocated};
@@ -43,22 +45,35 @@ pub(super) struct View<'a> {
     pub(super) is_digest: bool,
 }
 
-/// A [`View`] that is kept. Its texts lie together: every hit compares two of them, and each that lay elsewhere would have to
-/// come from memory where there are many routes.
-pub(super) struct Common {
-    /// Before, between, media type, maker.
-    texts: Box<str>,
-    /// Where each of the first three ends.
-    ends: [u32; 3],
-    has_content_type: bool,
+/// A [`View`] that is kept. Its texts follow it in one piece: every hit compares two of them, and each piece that lay elsewhere
+/// would have to come from memory where there are many routes.
+#[derive(Clone)]
+pub(super) struct Common(ThinArc<Fixed, u8>);
+
+/// What has a fixed size. With the count and the length that an allocation begins with it fills a cache line.
+pub(super) struct Fixed {
     pub(super) epoch: u64,
     pub(super) swr_ms: u64,
     pub(super) sie_ms: u64,
+    /// Where each of the first three texts ends: before, between, media type, maker.
+    ends: [u32; 3],
     pub(super) status: u16,
+    has_content_type: bool,
     pub(super) kind: EntryKind,
     pub(super) visibility: Visibility,
     pub(super) ttl_from_loader: bool,
     pub(super) is_digest: bool,
+}
+
+const _: () = assert!(size_of::<Fixed>() + 2 * size_of::<usize>() <= 64);
+
+impl Deref for Common {
+    type Target = Fixed;
+
+    #[inline]
+    fn deref(&self) -> &Fixed {
+        &self.0.header.header
+    }
 }
 
 impl Common {
@@ -70,47 +85,52 @@ impl Common {
             texts.len() as u32
         });
         texts.push_str(view.maker);
-        Self {
-            texts: texts.into(),
-            ends,
-            has_content_type: view.content_type.is_some(),
+        let fixed = Fixed {
             epoch: view.epoch,
             swr_ms: view.swr_ms,
             sie_ms: view.sie_ms,
+            ends,
             status: view.status,
+            has_content_type: view.content_type.is_some(),
             kind: view.kind,
             visibility: view.visibility,
             ttl_from_loader: view.ttl_from_loader,
             is_digest: view.is_digest,
-        }
+        };
+        Self(ThinArc::from_header_and_slice(fixed, texts.as_bytes()))
     }
 
     #[inline]
-    pub(super) fn before(&self) -> &str {
-        &self.texts[..self.ends[0] as usize]
+    fn text(&self, from: u32, to: usize) -> &[u8] {
+        &self.0.slice[from as usize..to]
     }
 
     #[inline]
-    pub(super) fn between(&self) -> &str {
-        &self.texts[self.ends[0] as usize..self.ends[1] as usize]
+    pub(super) fn before(&self) -> &[u8] {
+        self.text(0, self.ends[0] as usize)
+    }
+
+    #[inline]
+    pub(super) fn between(&self) -> &[u8] {
+        self.text(self.ends[0], self.ends[1] as usize)
     }
 
     #[inline]
     pub(super) fn content_type(&self) -> Option<&str> {
-        let text = &self.texts[self.ends[1] as usize..self.ends[2] as usize];
-        self.has_content_type.then_some(text)
+        let text = self.text(self.ends[1], self.ends[2] as usize);
+        self.has_content_type.then(|| str_of(text))
     }
 
     pub(super) fn maker(&self) -> &str {
-        &self.texts[self.ends[2] as usize..]
+        str_of(self.text(self.ends[2], self.0.slice.len()))
     }
 
-    fn view(&self) -> View<'_> {
-        View {
-            before: self.before(),
-            between: self.between(),
-            content_type: self.content_type(),
-            maker: self.maker(),
+    fn is(&self, view: &View<'_>) -> bool {
+        let fixed = View {
+            before: view.before,
+            between: view.between,
+            content_type: view.content_type,
+            maker: view.maker,
             epoch: self.epoch,
             swr_ms: self.swr_ms,
             sie_ms: self.sie_ms,
@@ -119,28 +139,38 @@ impl Common {
             visibility: self.visibility,
             ttl_from_loader: self.ttl_from_loader,
             is_digest: self.is_digest,
-        }
+        };
+        fixed == *view
+            && self.before() == view.before.as_bytes()
+            && self.between() == view.between.as_bytes()
+            && self.content_type() == view.content_type
+            && self.maker() == view.maker
     }
 
     /// Bytes it takes.
     pub(super) fn weight(&self) -> usize {
-        // An `Arc` counts twice before what it holds.
-        allocated(size_of::<[usize; 2]>() + size_of::<Self>()) + allocated(self.texts.len())
+        allocated(2 * size_of::<usize>() + size_of::<Fixed>() + self.0.slice.len())
     }
 }
 
+/// A text that was put there as one.
+#[inline]
+fn str_of(text: &[u8]) -> &str {
+    str::from_utf8(text).unwrap_or_default()
+}
+
 /// Those that were shared last, the very last first.
-type Set = Mutex<[Option<Arc<Common>>; WAYS]>;
+type Set = Mutex<[Option<Common>; WAYS]>;
 
 /// One for the process: what is in it changes what is allocated, and nothing else.
 static TABLE: LazyLock<[Set; SETS]> = LazyLock::new(|| std::array::from_fn(|_| Set::default()));
 
 /// The one that is alike, and whether it is new.
-pub(super) fn share(view: View<'_>) -> (Arc<Common>, bool) {
+pub(super) fn share(view: View<'_>) -> (Common, bool) {
     share_in(&TABLE, view)
 }
 
-fn share_in(table: &[Set; SETS], view: View<'_>) -> (Arc<Common>, bool) {
+fn share_in(table: &[Set; SETS], view: View<'_>) -> (Common, bool) {
     let content_type = view.content_type.unwrap_or_default();
     let hash = xxh3_64(view.between.as_bytes())
         ^ xxh3_64(view.before.as_bytes()).rotate_left(1)
@@ -150,21 +180,21 @@ fn share_in(table: &[Set; SETS], view: View<'_>) -> (Arc<Common>, bool) {
         ^ u64::from(view.is_digest);
     // The low bits: below `SETS` whatever a pointer's width is.
     let mut set = table[(hash % SETS as u64) as usize].lock();
-    let alike = |common: &Option<Arc<Common>>| {
+    let alike = |common: &Option<Common>| {
         let common = common.as_ref();
-        common.is_some_and(|common| common.view() == view)
+        common.is_some_and(|common| common.is(&view))
     };
     let found = set.iter().position(alike);
     let at = found.unwrap_or(WAYS - 1);
     // What this pushes out is dropped when the lock is free again.
     let _out = match found {
         Some(_) => None,
-        None => set[at].replace(Arc::new(Common::of(view))),
+        None => set[at].replace(Common::of(view)),
     };
     if at > 0 {
         set[..=at].rotate_right(1);
     }
-    let common = set[0].as_ref().map(Arc::clone);
+    let common = set[0].clone();
     drop(set);
     (common.expect("it was just put there"), found.is_none())
 }
@@ -198,7 +228,7 @@ mod tests {
         let (first, is_new) = share_in(&table, VIEW);
         assert!(is_new);
         let (again, is_new) = share_in(&table, VIEW);
-        assert!(!is_new && Arc::ptr_eq(&first, &again));
+        assert!(!is_new && ThinArc::ptr(&first.0) == ThinArc::ptr(&again.0));
         for other in [
             View {
                 before: "{",
@@ -241,7 +271,7 @@ mod tests {
             },
         ] {
             let (common, is_new) = share_in(&table, other);
-            assert!(is_new && common.view() == other);
+            assert!(is_new && common.is(&other) && !common.is(&VIEW));
         }
     }
 
@@ -260,12 +290,14 @@ mod tests {
                     ..VIEW
                 },
             );
-            made_up.push(Arc::downgrade(&common));
+            made_up.push(common);
             // So often that no set can fill meanwhile.
             assert!(!share_in(&table, VIEW).1);
         }
-        let alive = made_up.iter().filter(|it| it.strong_count() > 0).count();
-        assert!(alive < SETS * WAYS, "{alive}");
-        assert_eq!(Arc::strong_count(&used), 2);
+        // By the table and by this test.
+        let is_kept = |common: &&Common| ThinArc::strong_count(&common.0) > 1;
+        let kept = made_up.iter().filter(is_kept).count();
+        assert!(kept < SETS * WAYS, "{kept}");
+        assert_eq!(ThinArc::strong_count(&used.0), 2);
     }
 }

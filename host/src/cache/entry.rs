@@ -150,7 +150,7 @@ pub const INLINE_MAX: usize = 4 * 1024;
 /// The part of an entry that has a fixed size. After it come the values of its key's resource, the parts of its key, and its body
 /// if that is short.
 struct Head {
-    common: Arc<Common>,
+    common: Common,
     /// Made later if an entry without one turns out to need a body in another coding.
     rare: OnceBox<Rare>,
     /// The digest that its entity tag is, if it is one: the lowest byte last, as it is read.
@@ -531,9 +531,9 @@ impl Entry {
         let text = key.text().as_bytes();
         text.len() == common.before().len() + common.between().len() + parts
             && text
-                .strip_prefix(common.before().as_bytes())
+                .strip_prefix(common.before())
                 .and_then(|text| text.strip_prefix(&tail[..values]))
-                .and_then(|text| text.strip_prefix(common.between().as_bytes()))
+                .and_then(|text| text.strip_prefix(common.between()))
                 .is_some_and(|text| *text == tail[values..parts])
     }
 
@@ -542,9 +542,9 @@ impl Entry {
         let (values, parts) = self.bounds();
         let (common, tail) = (&self.head().common, &self.0.slice);
         let text = [
-            common.before().as_bytes(),
+            common.before(),
             &tail[..values],
-            common.between().as_bytes(),
+            common.between(),
             &tail[values..parts],
         ];
         String::from_utf8(text.concat()).expect("these are the pieces of a text")
@@ -553,9 +553,10 @@ impl Entry {
     /// Whether it is a variant of this resource.
     pub fn is_variant_of(&self, resource: &Resource) -> bool {
         let (values, _) = self.bounds();
-        let pattern = self.head().common.before().strip_prefix('{');
-        let rest = pattern.and_then(|pattern| resource.text().strip_prefix(pattern));
-        rest.is_some_and(|rest| *rest.as_bytes() == self.0.slice[..values])
+        let pattern = self.head().common.before().strip_prefix(b"{");
+        let text = resource.text().as_bytes();
+        let rest = pattern.and_then(|pattern| text.strip_prefix(pattern));
+        rest.is_some_and(|rest| *rest == self.0.slice[..values])
     }
 
     /// Whether this is that very entry.

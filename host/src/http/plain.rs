@@ -21,6 +21,7 @@ const ASKED_AFTER: [HeaderName; 3] = [
 ];
 
 impl Fields for Head<'_> {
+    #[inline]
     fn all<'f>(&'f self, name: &'f HeaderName) -> impl Iterator<Item = &'f [u8]> + 'f {
         let fields = self.fields.iter();
         let named = fields.filter(move |field| field.name.eq_ignore_ascii_case(name.as_str()));

@@ -69,9 +69,14 @@ impl Calls {
     pub(super) fn timed<T>(&self, run: impl FnOnce() -> T) -> T {
         let began = Instant::now();
         let ran = run();
-        let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.busy_ns.fetch_add(took, Relaxed);
+        self.had_thread(began.elapsed());
         ran
+    }
+
+    /// Its code had a thread for so long.
+    pub(super) fn had_thread(&self, took: Duration) {
+        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.busy_ns.fetch_add(took, Relaxed);
     }
 
     /// How long its code had a thread.

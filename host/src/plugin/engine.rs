@@ -208,6 +208,11 @@ impl Engine {
         self.ticker.pulse();
     }
 
+    /// So does a call that is nearly always at its end in a moment.
+    pub(super) fn pulse_short(&self) {
+        self.ticker.pulse_short();
+    }
+
     /// How many components were compiled and how many came from the cache.
     #[cfg(test)]
     pub(super) fn compiler(&self) -> &Compiler {

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 use wasmtime::Store;
 use wasmtime::component::{ComponentType, Lower, TypedFunc};
 
@@ -22,7 +23,7 @@ use super::prepared::Pure;
 use super::state::{self, Kit, Purity, State};
 use super::turns::APART_MAX;
 use crate::error::{Failure, FailureKind};
-use crate::key::{self, Decision, KeyPolicy, PolicyRequest};
+use crate::key::{self, Decision, KeyPolicy, Param, PolicyRequest};
 
 /// Idle instances that are kept; there are rarely more than threads.
 const IDLE_MAX: usize = 64;
@@ -37,31 +38,34 @@ pub(super) struct Policy {
     quarantined: OnceLock<String>,
 }
 
-/// One instance, with a request of its own to fill: after the first calls a derivation allocates nothing on its way in.
+/// One instance.
 struct Deriver {
     store: Store<State>,
-    derive: TypedFunc<(Arc<Request>,), (key_policy::Decision,)>,
-    request: Arc<Request>,
+    /// Called with requests that do not live as long: it copies, and keeps nothing.
+    derive: TypedFunc<(Request<'static>,), (key_policy::Decision,)>,
 }
 
 /// The contract's `request`, lowered from where it lies.
-#[derive(ComponentType, Lower)]
+#[derive(Clone, Copy, ComponentType, Lower)]
 #[component(record)]
-struct Request {
-    method: &'static str,
-    route: Arc<str>,
-    path: Vec<Pair>,
-    query: Vec<Pair>,
-    headers: Vec<Pair>,
+struct Request<'a> {
+    method: &'a str,
+    route: &'a str,
+    path: &'a [Pair<'a>],
+    query: &'a [Pair<'a>],
+    headers: &'a [Pair<'a>],
 }
 
 /// The contract's `param`.
-#[derive(ComponentType, Lower)]
+#[derive(Clone, Copy, ComponentType, Lower)]
 #[component(record)]
-struct Pair {
-    name: String,
-    value: String,
+struct Pair<'a> {
+    name: &'a str,
+    value: &'a str,
 }
+
+/// Most requests have no more of a kind.
+type Pairs<'a> = SmallVec<[Pair<'a>; 4]>;
 
 impl Policy {
     /// Makes the first instance, so that a component of another shape is refused now.
@@ -109,11 +113,7 @@ impl Policy {
             .instantiate(&mut store)
             .and_then(|instance| instance.get_typed_func(&mut store, self.pure.derive));
         match made {
-            Ok(derive) => Ok(Deriver {
-                store,
-                derive,
-                request: Arc::default(),
-            }),
+            Ok(derive) => Ok(Deriver { store, derive }),
             Err(error) => Err(fault::of(&error, &self.kit, store.data_mut())),
         }
     }
@@ -129,40 +129,54 @@ impl Policy {
         }
     }
 
-    /// Makes a call, apart while the policy is under suspicion of blocking its thread.
+    /// Makes a call, apart while the policy is under suspicion of blocking its thread. It is told when that was asked for, or
+    /// when its turn came; whoever asks is told, too, how long it had the thread.
     ///
     /// # Errors
     /// The call's, and that too many wait to be made apart.
-    fn careful<T>(&self, call: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
-        if !self.kit.suspicion.stands() {
-            return call();
-        }
-        let patience = self.kit.limits.cpu * 2;
-        let called = self.engine.turns().apart(patience, call);
-        called.unwrap_or_else(|| {
-            Err(fault::overloaded(
+    fn careful<T>(&self, asked: Instant, call: impl FnOnce() -> Result<T, Failure>) -> Called<T> {
+        let called = if self.kit.suspicion.stands() {
+            let patience = self.kit.limits.cpu * 2;
+            let apart = || (Instant::now(), call());
+            self.engine.turns().apart(patience, apart)
+        } else {
+            Some((asked, call()))
+        };
+        // The clock is looked at once before a call and once after it, for all who ask: that is a good part of a short call.
+        let ended = Instant::now();
+        let result = match called {
+            Some((began, result)) => {
+                self.kit.calls.had_thread(ended - began);
+                result
+            }
+            None => Err(fault::overloaded(
                 &self.kit.name,
                 APART_MAX,
                 std::time::Duration::ZERO,
-            ))
-        })
+            )),
+        };
+        Called { result, ended }
     }
 
     fn call(&self, deriver: &mut Deriver, request: &PolicyRequest) -> Result<Decision, Failure> {
-        deriver.fill(request);
-        self.engine.pulse();
-        deriver.store.data().meter.reset();
-        deriver.store.set_epoch_deadline(1);
-        let Deriver {
-            store,
-            derive,
-            request,
-        } = deriver;
-        let called = self
-            .kit
-            .calls
-            .timed(|| derive.call(&mut *store, (Arc::clone(request),)));
-        match called {
+        self.engine.pulse_short();
+        let Deriver { store, derive } = deriver;
+        store.data().meter.reset();
+        store.set_epoch_deadline(1);
+        let (path, query, headers) = (
+            pairs(&request.path),
+            pairs(&request.query),
+            pairs(&request.headers),
+        );
+        let request = Request {
+            method: request.method,
+            route: &request.route,
+            path: &path,
+            query: &query,
+            headers: &headers,
+        };
+        let derive: TypedFunc<(Request<'_>,), _> = *derive;
+        match derive.call(&mut *store, (request,)) {
             Ok((decision,)) => {
                 let decision = bindings::decision(decision);
                 // It is refused for that in a moment. To make it and to hand it over took its thread as long as a loop does.
@@ -176,6 +190,12 @@ impl Policy {
     }
 }
 
+/// What came of a call, and when.
+struct Called<T> {
+    result: Result<T, Failure>,
+    ended: Instant,
+}
+
 impl KeyPolicy for Policy {
     fn name(&self) -> &str {
         &self.kit.name
@@ -183,8 +203,9 @@ impl KeyPolicy for Policy {
 
     fn derive(&self, request: &PolicyRequest) -> Result<Decision, Failure> {
         self.in_service()?;
-        let admission = self.breaker.admit(Instant::now())?;
-        let result = self.careful(|| {
+        let asked = Instant::now();
+        let admission = self.breaker.admit(asked)?;
+        let Called { result, ended } = self.careful(asked, || {
             let idle = self.idle.lock().pop();
             let mut deriver = idle.map_or_else(|| self.instantiate(), Ok)?;
             let decision = self.call(&mut deriver, request)?;
@@ -195,16 +216,17 @@ impl KeyPolicy for Policy {
             }
             Ok(decision)
         });
-        admission.ended(Instant::now(), &result);
+        admission.ended(ended, &result);
         result
     }
 
     fn derive_fresh(&self, request: &PolicyRequest) -> Result<Decision, Failure> {
         self.in_service()?;
-        self.careful(|| {
+        let called = self.careful(Instant::now(), || {
             let mut deriver = self.instantiate()?;
             self.call(&mut deriver, request)
-        })
+        });
+        called.result
     }
 
     fn quarantine(&self, why: &str) {
@@ -212,27 +234,6 @@ impl KeyPolicy for Policy {
             tracing::error!(plugin = %self.kit.name, why, "the key policy is in quarantine");
             self.idle.lock().clear();
         }
-    }
-}
-
-impl Deriver {
-    fn fill(&mut self, from: &PolicyRequest) {
-        // wasmtime gave its clone back when the last call ended, so this is the only one.
-        let request = Arc::get_mut(&mut self.request);
-        let request = match request {
-            Some(request) => request,
-            None => {
-                self.request = Arc::default();
-                Arc::get_mut(&mut self.request).expect("nobody else has it yet")
-            }
-        };
-        request.method = from.method;
-        if !Arc::ptr_eq(&request.route, &from.route) {
-            request.route = Arc::clone(&from.route);
-        }
-        refill(&mut request.path, &from.path);
-        refill(&mut request.query, &from.query);
-        refill(&mut request.headers, &from.headers);
     }
 }
 
@@ -245,31 +246,11 @@ fn bytes(decision: &Decision) -> usize {
     parts.map(|part| part.name.len() + part.value.len()).sum()
 }
 
-/// Writes `from` over `pairs`, keeping their allocations.
-fn refill(pairs: &mut Vec<Pair>, from: &[key::Param]) {
-    pairs.truncate(from.len());
-    for (pair, from) in pairs.iter_mut().zip(from) {
-        pair.name.clone_from(&from.name);
-        pair.value.clone_from(&from.value);
-    }
-    for from in &from[pairs.len()..] {
-        pairs.push(Pair {
-            name: from.name.clone(),
-            value: from.value.clone(),
-        });
-    }
-}
-
-impl Default for Request {
-    fn default() -> Self {
-        Self {
-            method: "",
-            route: Arc::from(""),
-            path: Vec::new(),
-            query: Vec::new(),
-            headers: Vec::new(),
-        }
-    }
+fn pairs(params: &[Param]) -> Pairs<'_> {
+    let pairs = params
+        .iter()
+        .map(|Param { name, value }| Pair { name, value });
+    pairs.collect()
 }
 
 #[cfg(test)]

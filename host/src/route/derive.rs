@@ -137,10 +137,11 @@ impl Snapshot {
         let mut is_by_headers = false;
         match self.memo.get(path_and_query.as_bytes()) {
             Some(Remembered::Derived(derived)) => remembered = Some(derived),
-            Some(Remembered::ByHeaders(route)) => {
+            Some(Remembered::ByHeaders(list)) => {
                 is_by_headers = true;
                 remembered = MEMO_KEY.with_borrow_mut(|key| {
-                    route.write_memo_key(key, path_and_query, headers);
+                    let lists = &self.header_lists;
+                    lists.write_memo_key(list, key, path_and_query, headers);
                     self.derived_from(key)
                 });
             }
@@ -155,12 +156,15 @@ impl Snapshot {
         let (route, params) = self.find(path).ok_or_else(|| (None, self.unrouted()))?;
         let of_route = |refusal| (Some(Arc::clone(route)), refusal);
         let mut key = Vec::new();
-        let has_headers = route.write_memo_key(&mut key, path_and_query, headers);
+        let lists = &self.header_lists;
+        let has_headers =
+            lists.write_memo_key(route.header_list, &mut key, path_and_query, headers);
         if has_headers && !is_by_headers {
             remembered = self.derived_from(&key);
             if let Some(derived) = remembered.take_if(|derived| !self.is_sample_due(derived)) {
                 // It is asked for again: a second thing to remember pays only now.
-                self.remember_route(path_and_query, route);
+                let list = Remembered::ByHeaders(route.header_list);
+                self.memo.insert(path_and_query.as_bytes(), list);
                 return Ok(derived);
             }
         }
@@ -204,11 +208,6 @@ impl Snapshot {
             Remembered::Derived(derived) => Some(derived),
             Remembered::ByHeaders(_) => None,
         }
-    }
-
-    fn remember_route(&self, path_and_query: &str, route: &Arc<Route>) {
-        let route = Remembered::ByHeaders(Arc::clone(route));
-        self.memo.insert(path_and_query.as_bytes(), route);
     }
 
     /// What a request that is to change something becomes: as a read of the same resource, but that the key policy is told the
@@ -376,40 +375,6 @@ impl Request {
 }
 
 impl Route {
-    /// The headers this route's derivation may depend on.
-    fn headers(&self) -> &[HeaderName] {
-        match &self.rule {
-            Rule::Parts { headers, .. } | Rule::Policy { headers, .. } => headers,
-            Rule::NotLoaded { .. } => &[],
-        }
-    }
-
-    /// Writes the bytes that a derivation can depend on over `key`: path and query, which always begin with `/`, or more than
-    /// that. Returns whether it is more. Injective: every header is preceded by its place in the route's list and by its
-    /// length, and the first byte is none that a path has.
-    fn write_memo_key(
-        &self,
-        key: &mut Vec<u8>,
-        path_and_query: &str,
-        headers: &impl Fields,
-    ) -> bool {
-        key.clear();
-        let names = self.headers();
-        if !names.is_empty() {
-            key.push(0);
-            for (place, name) in names.iter().enumerate() {
-                for value in headers.all(name) {
-                    key.extend_from_slice(&(place as u16).to_le_bytes());
-                    key.extend_from_slice(&(value.len() as u32).to_le_bytes());
-                    key.extend_from_slice(value);
-                }
-            }
-            key.extend_from_slice(&u16::MAX.to_le_bytes());
-        }
-        key.extend_from_slice(path_and_query.as_bytes());
-        !names.is_empty()
-    }
-
     fn derive(
         self: &Arc<Self>,
         request: Request,

@@ -1,8 +1,8 @@
 //! Derivations remembered: key policies are pure, so what one request became, the next one like it becomes too.
 //!
 //! Keyed by the raw bytes that a derivation can depend on: the path with its query, and the headers the route lets
-//! through. Where there are such headers, the path and query alone lead to the route, which says which they are. Bounded by
-//! bytes. A snapshot has its own, so a new policy never sees an old one's results.
+//! through. Where there are such headers, the path and query alone lead to the list of their names. Bounded by bytes. A
+//! snapshot has its own, so a new policy never sees an old one's results.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,16 +10,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use super::Route;
 use super::derive::Derived;
+use super::headers::At;
 
 /// What is remembered of a request.
 #[derive(Clone)]
 pub enum Remembered {
     /// What it became.
     Derived(Arc<Derived>),
-    /// Whose it is: what it became depends on headers that this route names.
-    ByHeaders(Arc<Route>),
+    /// That what it became depends on the headers of this list. Not whose it is: a route that is asked for once in a thousand
+    /// requests is in no cache of the processor, while few lists serve all routes.
+    ByHeaders(At),
 }
 
 /// Remembered derivations.

@@ -7,6 +7,7 @@
 //! - [`again`]: a key that was asked for before a restart → what it is now.
 //! - [`changes`]: what a change feed tells → what is purged.
 //! - [`fields`]: the fields of a head, whoever has parsed it.
+//! - [`headers`]: the lists of header names that derivations may depend on.
 //! - [`memo`]: derivations remembered, and sampled against a fresh instance.
 //! - [`text`]: paths and queries decoded.
 //! - [`writing`]: where changes go that were accepted before.
@@ -18,6 +19,7 @@ pub mod body;
 pub mod changes;
 pub mod derive;
 pub mod fields;
+pub mod headers;
 pub mod memo;
 pub mod text;
 pub mod writing;
@@ -44,6 +46,7 @@ use crate::write::Writer;
 use crate::write::behind::Behind;
 use crate::write::behind::reads::Reads;
 use derive::Refusal;
+use headers::{At, Lists};
 use memo::Memo;
 
 /// Every route as it stands between two changes.
@@ -52,6 +55,8 @@ pub struct Snapshot {
     routes: Vec<Arc<Route>>,
     by_pattern: HashMap<Arc<str>, usize>,
     memo: Memo,
+    /// Which headers the derivations of its routes may depend on.
+    header_lists: Lists,
     is_starting: bool,
     /// Whether pages of other origins may use any of them.
     has_cors: bool,
@@ -119,6 +124,8 @@ pub struct Route {
     pub params: Vec<String>,
     /// How a request becomes parts.
     pub rule: Rule,
+    /// The list of the headers that the rule looks at.
+    header_list: At,
     /// That rule, as an identity: while it is the same, the same requests become the same parts.
     pub rule_identity: Arc<str>,
     /// The parameters that are declared, to be checked before anything else.
@@ -184,14 +191,14 @@ pub enum Rule {
         /// Query parameters.
         query: Vec<String>,
         /// Headers.
-        headers: Vec<HeaderName>,
+        headers: Arc<[HeaderName]>,
     },
     /// By a key policy, which sees the path, the query and only these headers.
     Policy {
         /// The plugin.
         policy: Arc<dyn KeyPolicy>,
         /// The headers let through.
-        headers: Vec<HeaderName>,
+        headers: Arc<[HeaderName]>,
     },
     /// By a key policy that is broken or removed: nothing can be looked up.
     NotLoaded {
@@ -200,6 +207,16 @@ pub enum Rule {
         /// Why.
         why: String,
     },
+}
+
+impl Rule {
+    /// The headers that it looks at.
+    fn headers(&mut self) -> Option<&mut Arc<[HeaderName]>> {
+        match self {
+            Self::Parts { headers, .. } | Self::Policy { headers, .. } => Some(headers),
+            Self::NotLoaded { .. } => None,
+        }
+    }
 }
 
 /// A declared parameter and where it is found in a request of this route.
@@ -252,6 +269,7 @@ impl Snapshot {
         let mut problems = Vec::new();
         let mut router = matchit::Router::new();
         let mut routes: Vec<Arc<Route>> = Vec::new();
+        let mut header_lists = Lists::default();
         for route in configured(config, &plugins) {
             let place = |problem: Problem| match &config.file {
                 Some(file) => problem.at(file, Some(route.line).filter(|line| *line > 0)),
@@ -269,6 +287,7 @@ impl Snapshot {
                 route.clone(),
                 &plugins,
                 (metrics, behind),
+                &mut header_lists,
                 &mut of_route,
             )));
             problems.extend(of_route.into_iter().map(place));
@@ -295,6 +314,7 @@ impl Snapshot {
                 policy_hits: Apart(0.into()),
                 routes,
                 memo: Memo::new(),
+                header_lists,
                 is_starting: false,
                 document: OnceLock::new(),
                 surface: Surface::of(config),
@@ -311,6 +331,7 @@ impl Snapshot {
             routes: Vec::new(),
             by_pattern: HashMap::new(),
             memo: Memo::new(),
+            header_lists: Lists::default(),
             is_starting: true,
             has_cors: false,
             has_watch: false,
@@ -420,6 +441,7 @@ impl Route {
         config: config::Route,
         plugins: &PluginSet,
         (metrics, behind): (&Metrics, Option<&Arc<Behind>>),
+        header_lists: &mut Lists,
         problems: &mut Vec<Problem>,
     ) -> Self {
         let pattern: Arc<str> = config.path.as_str().into();
@@ -438,7 +460,15 @@ impl Route {
         }
         let mut checks = operators(&config, &params, problems);
         add_declared(&mut checks, &params, &described);
-        let rule = rule(&config, &params, &checks, plugins, problems);
+        let mut rule = rule(&config, &params, &checks, plugins, problems);
+        let header_list = match rule.headers() {
+            Some(headers) => {
+                let list = header_lists.at(headers);
+                *headers = Arc::clone(header_lists.names(list));
+                list
+            }
+            None => header_lists.at(&[]),
+        };
         for check in &checks {
             warn_if_unseen(&config.path, check, &rule, problems);
         }
@@ -496,6 +526,7 @@ impl Route {
             params,
             rule_identity: rule_identity(&rule, plugins),
             rule,
+            header_list,
             checks,
             identity,
             binding,
@@ -687,7 +718,7 @@ fn rule(
             Rule::Parts {
                 path: params.to_vec(),
                 query,
-                headers: Vec::new(),
+                headers: Arc::default(),
             }
         }
         KeySource::Listed {
@@ -769,7 +800,7 @@ fn warn_if_unseen(path: &str, check: &Check, rule: &Rule, problems: &mut Vec<Pro
     }
 }
 
-fn header_names(names: &[String]) -> Vec<HeaderName> {
+fn header_names(names: &[String]) -> Arc<[HeaderName]> {
     // The configuration has judged them already.
     names
         .iter()

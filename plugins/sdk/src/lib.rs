@@ -33,6 +33,9 @@
 //! - [`testing`]: the same function as a native unit test, without WebAssembly.
 //! - [`contract`]: the bindings beneath, for what is not covered here.
 //!
+//! A component has an allocator that suits short calls. A plugin with a `#[global_allocator]` of its own takes this crate
+//! with `default-features = false`: the feature `heap` is what brings it.
+//!
 //! Must not know any particular plugin.
 
 #![warn(missing_docs)]
@@ -45,6 +48,15 @@ pub mod contract;
 pub mod describe;
 mod error;
 mod feed;
+#[cfg(any(
+    test,
+    all(
+        feature = "heap",
+        target_arch = "wasm32",
+        not(target_feature = "atomics")
+    )
+))]
+mod heap;
 pub mod http;
 mod key;
 mod lifecycle;
@@ -83,3 +95,11 @@ pub mod prelude {
     pub use serde_json::{Value, json};
     pub use std::time::Duration;
 }
+
+#[cfg(all(
+    feature = "heap",
+    target_arch = "wasm32",
+    not(target_feature = "atomics")
+))]
+#[global_allocator]
+static HEAP: heap::Heap = heap::Heap::new();

@@ -36,6 +36,7 @@ pub(super) const SDK_RUST: Files = files!(
     "src/describe.rs",
     "src/error.rs",
     "src/feed.rs",
+    "src/heap.rs",
     "src/http.rs",
     "src/http/wasi.rs",
     "src/key.rs",
