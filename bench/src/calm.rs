@@ -22,7 +22,7 @@ use crate::{
 /// A turn in which the generator was later than this with one request of a hundred says nothing of the server.
 const LATE_MAX: Duration = Duration::from_micros(100);
 /// How often such a turn is repeated: somebody else may have had the load's core for a moment.
-const ATTEMPTS: usize = 5;
+const ATTEMPTS: usize = 3;
 
 /// In each round, how often both have a short turn, one after the other.
 const PAIRS: usize = 16;
@@ -214,27 +214,23 @@ fn is_undisturbed(pair: &Pair) -> bool {
     })
 }
 
-/// A turn in which the generator kept up.
+/// A turn in which the generator kept up, if there is one: how late it was stands beside what it found.
 async fn turn(subject: &mut Subject, pace: Pace, length: Duration, cores: Cores) -> Result<Turn> {
-    let mut late = Duration::ZERO;
-    for _ in 0..ATTEMPTS {
+    let mut attempt = 1;
+    loop {
         let mut load = subject.load(vec![cores.load], pace);
         load.length = length;
         let turn = subject.turn(load).await?;
-        late = turn.outcome.late_p99;
-        if late <= LATE_MAX {
+        let late = turn.outcome.late_p99;
+        if late <= LATE_MAX || attempt == ATTEMPTS {
             return Ok(turn);
         }
         eprintln!(
             "{}: the load fell behind by {late:?}, once more",
             subject.name
         );
+        attempt += 1;
     }
-    bail!(
-        "{}: in {ATTEMPTS} turns one request of a hundred was made {late:?} late or more (at most {LATE_MAX:?}): the load could not \
-         keep up with its own rate; give it a core that nobody else uses, or a smaller --share",
-        subject.name
-    )
 }
 
 fn micros(time: Duration) -> f64 {

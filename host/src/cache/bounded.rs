@@ -25,8 +25,8 @@ use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
 
 /// A shard holds at least this, so that the largest body a loader may give still fits one.
 pub const SHARD_BYTES_MIN: u64 = 16 * 1024 * 1024;
-/// The share of the room that is not the queue. What goes round in the queue is not found again, so it is as short as it can be.
-pub const HOT_SHARE: f64 = 0.995;
+/// So many of 1000 bytes of the room are not the queue's. What goes round in the queue is not found again, so it is short.
+pub const HOT_OF_1000: u32 = 995;
 /// What an entry is guessed to weigh; the library makes fewer shards if too few fit one.
 const ENTRY_BYTES_GUESS: u64 = 1024;
 /// For so many bytes of room there is a place to remember an evicted one: 8 bytes, made when the first is evicted.
@@ -65,7 +65,7 @@ where
         let options = OptionsBuilder::new()
             .shards(count(SHARD_BYTES_MIN).clamp(1, cpus * 4))
             .weight_capacity(capacity)
-            .hot_allocation(HOT_SHARE)
+            .hot_allocation(f64::from(HOT_OF_1000) / 1000.0)
             .ghost_allocation(0.0)
             .estimated_items_capacity(count(ENTRY_BYTES_GUESS).max(16))
             .build()
@@ -89,7 +89,7 @@ where
         &self.held
     }
 
-    /// Keeps a value, if it is not heavier than [`HOT_SHARE`] of a shard.
+    /// Keeps a value, if it is not heavier than [`HOT_OF_1000`] of a shard.
     pub fn insert(&self, key: K, value: V) {
         let hash = self.hasher.hash_one(key);
         let is_let_in = self.ghosts.is_let_in(hash, || self.held.len() as u64);
@@ -197,8 +197,8 @@ impl Ghosts {
     }
 
     fn line<'a>(&self, lines: &'a [Line], hash: u64) -> &'a [AtomicU64; LINE] {
-        // The size is a power of two, so this takes the low bits whatever a pointer's width is.
-        &lines[hash as usize & (self.size - 1)].0
+        // The size is a power of two, so these are the low bits.
+        &lines[(hash % self.size as u64) as usize].0
     }
 
     fn note(&self, hash: u64, part: Part) {

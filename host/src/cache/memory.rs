@@ -23,7 +23,7 @@ use std::sync::atomic::Ordering;
 
 use quick_cache::Weighter;
 
-use super::bounded::{Bounded, HOT_SHARE};
+use super::bounded::{Bounded, HOT_OF_1000};
 use super::entry::Entry;
 use crate::key::{Key, Resource, hash_of};
 use crate::sync::AtomicU64;
@@ -94,10 +94,10 @@ impl MemoryTier {
         let Some(entries) = &self.entries else {
             return false;
         };
-        // The library drops what is heavier than this share of a shard without a word.
-        let room = (entries.held().shard_capacity() as f64 * HOT_SHARE) as u64;
+        // The library drops what is heavier than this share of a shard without a word, and rounds the share down.
+        let room = entries.held().shard_capacity() / 1000 * u64::from(HOT_OF_1000);
         let place = Place(key.hash64());
-        if ByBytes.weight(&place, &entry) > room {
+        if ByBytes.weight(&place, &entry) >= room {
             return false;
         }
         entries.insert(place, entry);
