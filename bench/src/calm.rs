@@ -258,8 +258,8 @@ fn finding(share: f64, rounds: &[[Round; 2]], pairs: &[Pair]) -> Result<Finding>
     };
     let mut table = format!(
         "Asked for at a fixed rate, {share} of what each can do itself (**own rate**), and of what the slower can do (**same \
-         rate**); counted from when a request was due. Medians of {} rounds; **in pairs**: of {} pairs of short turns at their own \
-         rates, of {} in which the load had its core all the time.\n\n\
+         rate**); counted from when a request was due. Medians of {} rounds; **in pairs**: of short turns at their own rates, {} of {} pairs, \
+         those in which the load had its core all the time.\n\n\
          | | can do, requests/s | p50, in pairs | p99, in pairs | p50, own rate | p99, own rate | p50, same rate | p99, same rate | load late by, p99 |\n\
          |---|---:|---:|---:|---:|---:|---:|---:|---:|\n",
         rounds.len(),

@@ -24,9 +24,9 @@ use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
 
 /// A shard holds at least this, so that the largest body a loader may give still fits one.
-pub const SHARD_BYTES_MIN: u64 = 16 * 1024 * 1024;
+pub(super) const SHARD_BYTES_MIN: u64 = 16 * 1024 * 1024;
 /// So many of 1000 bytes of the room are not the queue's. What goes round in the queue is not found again, so it is short.
-pub const HOT_OF_1000: u32 = 995;
+pub(super) const HOT_OF_1000: u32 = 995;
 /// What an entry is guessed to weigh; the library makes fewer shards if too few fit one.
 const ENTRY_BYTES_GUESS: u64 = 1024;
 /// For so many bytes of room there is a place to remember an evicted one: 8 bytes, made when the first is evicted.
@@ -45,7 +45,7 @@ const TRIALS: u64 = 128;
 const COUNTED: u64 = 32;
 
 /// A bounded cache.
-pub struct Bounded<K, V, W, B> {
+pub(super) struct Bounded<K, V, W, B> {
     held: Cache<K, V, W, B, Watch<K, V, B>>,
     ghosts: Arc<Ghosts>,
     hasher: B,
@@ -59,7 +59,7 @@ where
     B: BuildHasher + Clone,
 {
     /// One with room for so many bytes. The hasher must be good in all of its bits.
-    pub fn new(capacity: u64, weighter: W, hasher: B) -> Self {
+    pub(super) fn new(capacity: u64, weighter: W, hasher: B) -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let count = |bytes: u64| usize::try_from(capacity / bytes).unwrap_or(usize::MAX);
         let options = OptionsBuilder::new()
@@ -85,12 +85,12 @@ where
 
     /// The library's cache, to look and to remove. What is to be kept goes through [`Bounded::insert`].
     #[inline]
-    pub fn held(&self) -> &Cache<K, V, W, B, Watch<K, V, B>> {
+    pub(super) fn held(&self) -> &Cache<K, V, W, B, Watch<K, V, B>> {
         &self.held
     }
 
     /// Keeps a value, if it is not heavier than [`HOT_OF_1000`] of a shard.
-    pub fn insert(&self, key: K, value: V) {
+    pub(super) fn insert(&self, key: K, value: V) {
         let hash = self.hasher.hash_one(key);
         let is_let_in = self.ghosts.is_let_in(hash, || self.held.len() as u64);
         self.held.insert(key, value);
@@ -103,7 +103,7 @@ where
 
 /// Notes who is evicted.
 #[derive(Clone)]
-pub struct Watch<K, V, B> {
+pub(super) struct Watch<K, V, B> {
     ghosts: Arc<Ghosts>,
     hasher: B,
     /// Drops what was evicted once no lock is held.
