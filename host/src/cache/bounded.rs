@@ -13,7 +13,7 @@
 //!
 //! So that memory is our own (the library's is off), and it *learns*. It also notes who was evicted from the rest. If those
 //! are asked for again while others come back (a *regret*), letting in did no good, and "soon" becomes half as long; if they are
-//! not, twice as long. On a loop every one let in is regretted; of popularity by Zipf's law at most a third. It shortens at once
+//! not, twice as long. On a loop every one let in is regretted; of popularity by Zipf's law two of five at most. It shortens at once
 //! and lengthens slowly, and some are let in on trial however long ago they were evicted, so that it never stops to learn.
 
 use std::hash::{BuildHasher, Hash};
