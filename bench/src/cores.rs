@@ -13,6 +13,7 @@ use crate::{
     finding::{Finding, Goal},
     generator::Pace,
     process::Cores,
+    profile::{Place, Profile, Profiler, grown, shown},
     report::{median, thousands},
     script::Paths,
     subject::{Key, Kind, Plan, Programs, Subject, Turn},
@@ -26,12 +27,15 @@ pub(crate) struct Options {
     /// The size of an answer in bytes.
     #[arg(long, default_value_t = 300)]
     body: usize,
-    /// How often everyone has a turn.
-    #[arg(long, default_value_t = 9)]
+    /// How often everyone has a turn. Many that are short: a machine that is slower for some seconds is so in few of them.
+    #[arg(long, default_value_t = 21)]
     rounds: usize,
     /// How long a turn is.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 1)]
     seconds: u64,
+    /// How often `perf` looks at everyone afterwards, at what the time goes into; 0 does without it.
+    #[arg(long, default_value_t = 0)]
+    profiles: usize,
     /// One round of turns of one second: shows that everything runs, not what it costs.
     #[arg(long)]
     pub(crate) quick: bool,
@@ -87,6 +91,11 @@ const EVERYONE: [(&str, &str); 2] = [
     ("larder", "Larder, memory hit, key policy in Wasm"),
     ("axum-moka", "axum + moka, bare"),
 ];
+
+/// How many of the functions that take more time on two cores are shown.
+const GROWN: usize = 12;
+/// A turn that `perf` looks at.
+const PROFILED: Duration = Duration::from_secs(2);
 
 /// Everyone's turns in one round: by who, and by seating.
 type Round = [[Turn; 3]; 2];
@@ -146,10 +155,79 @@ pub(crate) async fn measure(options: &Options) -> Result<Vec<Finding>> {
         }
         eprintln!("round {round} of {rounds} done");
     }
+    let mut findings = vec![finding(&measured)];
+    if options.profiles > 0 {
+        let profiler = Profiler::new(directory.path())?;
+        let mut profiles = vec![Profile::default(); subjects.len()];
+        for _ in 0..options.profiles {
+            for (which, subject) in subjects.iter_mut().enumerate() {
+                let seating = Seating::ALL[which % Seating::ALL.len()];
+                let mut load = subject.load(seating.load(cores), Pace::Closed);
+                load.length = PROFILED;
+                profiler.look(subject, load, &mut profiles[which]).await?;
+            }
+        }
+        findings.push(profiled(&profiles));
+    }
     for subject in subjects {
         subject.stop().await;
     }
-    Ok(vec![finding(&measured)])
+    Ok(findings)
+}
+
+/// What a second core adds, and to what.
+fn profiled(profiles: &[Profile]) -> Finding {
+    let seatings = Seating::ALL.len();
+    let mut table = String::from(
+        "CPU time of the server for each request, by where it is spent, in ns, and what it asked of the system, for 1000 requests. With \
+         `perf` looking.\n\n\
+         | | | in all | the kernel | the program | libraries | system calls | futex calls | slept | sent away |\n\
+         |---|---|---:|---:|---:|---:|---:|---:|---:|---:|\n",
+    );
+    let mut samples = Vec::new();
+    for (which, profile) in profiles.iter().enumerate() {
+        let (who, title) = EVERYONE[which / seatings];
+        let seating = Seating::ALL[which % seatings];
+        let places = Place::ALL.map(|(place, _)| profile.of_place(place));
+        let [calls, futexes, slept, sent_away] = profile.counts();
+        let _ = writeln!(
+            table,
+            "| {title} | {} | {:.0} | {:.0} | {:.0} | {:.0} | {calls:.0} | {futexes:.2} | {slept:.2} | {sent_away:.2} |",
+            seating.title(),
+            profile.all(),
+            places[0],
+            places[1],
+            places[2],
+        );
+        samples.push(json!({
+            "who": who, "cores": seating.name(), "ns": profile.all(), "calls": calls, "futexes": futexes,
+            "slept": slept, "sent_away": sent_away,
+            "places": Place::ALL.map(|(_, name)| name), "of_places": places,
+        }));
+    }
+    for ((who, title), profiles) in EVERYONE.into_iter().zip(profiles.chunks(seatings)) {
+        let [_, one, two] = profiles else { continue };
+        let _ = write!(
+            table,
+            "\n{title}: what takes most more on two cores than on one, the load on the same, in ns a request:\n\n\
+             | function | one core | two cores | |\n|---|---:|---:|---:|\n"
+        );
+        for (function, before, after) in grown(one, two, GROWN) {
+            let _ = writeln!(
+                table,
+                "| `{}` | {before:.0} | {after:.0} | {:+.0} |",
+                shown(&function),
+                after - before
+            );
+            samples.push(json!({ "who": who, "function": function, "one": before, "two": after }));
+        }
+    }
+    Finding {
+        title: "What a second core adds to".to_owned(),
+        table,
+        goals: Vec::new(),
+        samples,
+    }
 }
 
 fn finding(rounds: &[Round]) -> Finding {
@@ -234,7 +312,7 @@ mod tests {
                 seconds: 1.0,
                 p50: Duration::ZERO,
                 p99: Duration::ZERO,
-                p99_of_slices: Duration::ZERO,
+                gap: Duration::ZERO,
                 late_p99: Duration::ZERO,
             },
             cpu: Duration::from_millis(micros * 100),

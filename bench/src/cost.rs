@@ -375,7 +375,7 @@ mod tests {
                 seconds: 1.0,
                 p50: Duration::ZERO,
                 p99: Duration::ZERO,
-                p99_of_slices: Duration::ZERO,
+                gap: Duration::ZERO,
                 late_p99: Duration::ZERO,
             },
             cpu: Duration::from_millis(micros),

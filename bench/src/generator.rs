@@ -30,8 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The longest head and body of an answer.
 const ANSWER_MAX: usize = 256 << 10;
 
-/// In how many parts of the same number of answers the times are looked at.
-const SLICES: usize = 20;
+/// How many answers are read before it is looked what is due: to read one takes some microseconds, and 64 of them would make the
+/// load late by itself whenever a server has stood still.
+const READ_AT_ONCE: usize = 8;
 
 /// When requests are made.
 #[derive(Clone, Copy)]
@@ -50,6 +51,8 @@ pub(crate) struct Load {
     /// The cores that its thread may use.
     pub(crate) cores: Vec<usize>,
     pub(crate) pace: Pace,
+    /// At the start, how long what is due does not count: a server first has to accept the connections.
+    pub(crate) lead: Duration,
     pub(crate) length: Duration,
 }
 
@@ -57,14 +60,13 @@ pub(crate) struct Load {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outcome {
     pub(crate) requests: u64,
-    /// From the first request to the last answer.
+    /// From the first request that counts to the last answer.
     pub(crate) seconds: f64,
     /// How long answers took; of [`Pace::Open`] from when the request was due.
     pub(crate) p50: Duration,
     pub(crate) p99: Duration,
-    /// The median of the 99th percentiles of [`SLICES`] parts, one after the other: what it is while the machine does not stand still,
-    /// which spoils the parts it falls into alone.
-    pub(crate) p99_of_slices: Duration,
+    /// Of [`Pace::Open`], the longest time between two looks at its sockets: how long somebody else had the load's core.
+    pub(crate) gap: Duration,
     /// How much later than it could a request was made: it was due, and a connection was free. What the generator itself adds.
     pub(crate) late_p99: Duration,
 }
@@ -110,7 +112,10 @@ struct Driver {
     /// Those that nothing is under way on; who is free longest comes first, so that all are used.
     idle: VecDeque<usize>,
     started: Instant,
+    /// What was due earlier does not count.
+    counted: Instant,
     last: Instant,
+    gap: Duration,
     took: Vec<Duration>,
     late: Vec<Duration>,
 }
@@ -137,11 +142,16 @@ impl Driver {
         let now = Instant::now();
         Ok(Self {
             epoll,
-            events: Vec::with_capacity(load.connections),
+            events: Vec::with_capacity(match load.pace {
+                Pace::Closed => load.connections,
+                Pace::Open(_) => READ_AT_ONCE,
+            }),
             idle: (0..connections.len()).collect(),
             connections,
             started: now,
+            counted: now + load.lead,
             last: now,
+            gap: Duration::ZERO,
             took: Vec::new(),
             late: Vec::new(),
         })
@@ -161,13 +171,18 @@ impl Driver {
     fn open(&mut self, script: &mut Script, rate: f64, length: Duration) -> Result<()> {
         let total = (rate * length.as_secs_f64()) as u64;
         let mut sent = 0;
+        let mut looked = self.counted;
         while sent < total {
             let due = self.started + Duration::from_secs_f64(sent as f64 / rate);
             let now = Instant::now();
+            self.gap = self.gap.max(now.saturating_duration_since(looked));
+            looked = now.max(looked);
             match self.idle.pop_front() {
                 Some(number) if due <= now => {
                     let possible = due.max(self.connections[number].free);
-                    self.late.push(now.saturating_duration_since(possible));
+                    if due >= self.counted {
+                        self.late.push(now.saturating_duration_since(possible));
+                    }
                     self.send(number, due, script)?;
                     sent += 1;
                     continue;
@@ -244,40 +259,27 @@ impl Driver {
             connection.since = None;
             connection.free = now;
             self.last = now;
-            self.took.push(now.saturating_duration_since(since));
+            if since >= self.counted {
+                self.took.push(now.saturating_duration_since(since));
+            }
             self.idle.push_back(number);
         }
         Ok(())
     }
 
     fn outcome(mut self) -> Result<Outcome> {
-        ensure!(!self.took.is_empty(), "nothing was asked for");
-        let p99_of_slices = of_slices(&self.took);
+        ensure!(!self.took.is_empty(), "nothing that counts was asked for");
         self.took.sort_unstable();
         self.late.sort_unstable();
         Ok(Outcome {
             requests: self.took.len() as u64,
-            seconds: (self.last - self.started).as_secs_f64(),
+            seconds: (self.last - self.counted).as_secs_f64(),
             p50: percentile(&self.took, 50),
             p99: percentile(&self.took, 99),
-            p99_of_slices,
+            gap: self.gap,
             late_p99: percentile(&self.late, 99),
         })
     }
-}
-
-/// The median of the 99th percentiles of parts of these, which are in the order of their answers.
-fn of_slices(took: &[Duration]) -> Duration {
-    let slices = took.chunks(took.len().div_ceil(SLICES).max(1));
-    let mut each: Vec<Duration> = slices
-        .map(|slice| {
-            let mut slice = slice.to_vec();
-            slice.sort_unstable();
-            percentile(&slice, 99)
-        })
-        .collect();
-    each.sort_unstable();
-    percentile(&each, 50)
 }
 
 /// The value that so many percent of these, which are sorted, do not pass; nothing of nothing.
@@ -314,12 +316,17 @@ mod tests {
     }
 
     async fn outcome(delay: Duration, pace: Pace) -> Outcome {
+        outcome_after(Duration::ZERO, delay, pace).await
+    }
+
+    async fn outcome_after(lead: Duration, delay: Duration, pace: Pace) -> Outcome {
         let address = server(delay);
         let load = Load {
             address,
             connections: 1,
             cores: vec![process::Cores::allowed().unwrap().load],
             pace,
+            lead,
             length: Duration::from_millis(500),
         };
         let script = Script::new(Paths::Known, address, "about {key}", None).unwrap();
@@ -339,15 +346,14 @@ mod tests {
         assert!(open.late_p99 < delay / 10, "{open:?}");
     }
 
-    #[test]
-    fn a_stall_spoils_its_slice_and_not_the_others() {
-        let took = |stalled: usize| -> Vec<_> {
-            let micros = (0..2_000).map(|number| if number < stalled { 9_000 } else { 30 });
-            micros.map(Duration::from_micros).collect()
-        };
-        assert_eq!(of_slices(&took(900)), Duration::from_micros(30));
-        assert_eq!(of_slices(&took(1_100)), Duration::from_micros(9_000));
-        assert_eq!(of_slices(&[]), Duration::ZERO);
+    #[tokio::test]
+    async fn what_is_due_while_the_server_gets_ready_does_not_count() {
+        let (lead, delay) = (Duration::from_millis(300), Duration::from_millis(100));
+        let open = outcome_after(lead, delay, Pace::Open(200.0)).await;
+        assert_eq!(open.requests, 40);
+        assert!(open.p99 < delay / 2, "{open:?}");
+        assert!(open.seconds < 0.4, "{open:?}");
+        assert!(open.gap < Duration::from_millis(200), "{open:?}");
     }
 
     #[test]

@@ -55,6 +55,7 @@ mod peer;
 mod plot;
 mod postgres_server;
 mod process;
+mod profile;
 mod proxies;
 mod purge;
 mod put;

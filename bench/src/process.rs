@@ -85,6 +85,28 @@ pub(crate) struct Memory {
     pub(crate) files: u64,
 }
 
+/// How often threads have left their cores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Switches {
+    /// Because they had nothing to do.
+    pub(crate) slept: u64,
+    /// Because somebody else was to have the core.
+    pub(crate) sent_away: u64,
+}
+
+impl Switches {
+    pub(crate) fn sum(self) -> u64 {
+        self.slept + self.sent_away
+    }
+
+    pub(crate) fn since(self, before: Self) -> Self {
+        Self {
+            slept: self.slept.saturating_sub(before.slept),
+            sent_away: self.sent_away.saturating_sub(before.sent_away),
+        }
+    }
+}
+
 /// A server of a run. Dropped, it is killed.
 pub(crate) struct Server {
     name: String,
@@ -158,17 +180,20 @@ impl Server {
         ))
     }
 
-    /// How often its threads, and those of its descendants, have left the core so far, by their will or not.
-    pub(crate) fn switches(&self) -> u64 {
+    /// How often its threads, and those of its descendants, have left the core so far.
+    pub(crate) fn switches(&self) -> Switches {
         let threads = self.tree().into_iter().flat_map(threads);
         let switches = threads.filter_map(|thread| {
             let status = fs::read_to_string(thread.join("status")).ok()?;
-            Some(
-                counted(&status, "voluntary_ctxt_switches:")?
-                    + counted(&status, "nonvoluntary_ctxt_switches:")?,
-            )
+            Some(Switches {
+                slept: counted(&status, "voluntary_ctxt_switches:")?,
+                sent_away: counted(&status, "nonvoluntary_ctxt_switches:")?,
+            })
         });
-        switches.sum()
+        switches.fold(Switches::default(), |sum, one| Switches {
+            slept: sum.slept + one.slept,
+            sent_away: sum.sent_away + one.sent_away,
+        })
     }
 
     /// Its process and all descendants.

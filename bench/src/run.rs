@@ -288,7 +288,7 @@ impl Entrant {
             .await
             .with_context(|| name.to_owned())?;
         let cpu = self.server.cpu()? - cpu;
-        let switches = self.server.switches().saturating_sub(switches);
+        let switches = self.server.switches().since(switches).sum();
         let found = redis.keys_found().await? - found;
 
         // Redis counts the keys it found, which shows without a word from the contestant where its answers came from. A

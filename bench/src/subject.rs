@@ -18,7 +18,7 @@ use crate::{
     client::{Client, TENANT},
     generator::{Load, Outcome, Pace},
     larder,
-    process::Server,
+    process::{Server, Switches},
     redis_server::free_port,
     script::{Paths, Script},
 };
@@ -171,6 +171,7 @@ impl Subject {
             connections: 64,
             cores,
             pace,
+            lead: Duration::ZERO,
             length: Duration::from_secs(1),
         }
     }
@@ -189,6 +190,23 @@ impl Subject {
         let cpu = self.server.cpu()?.saturating_sub(before);
         self.script = Some(script);
         Ok(Turn { outcome, cpu })
+    }
+
+    /// As the system knows it.
+    pub(crate) fn pid(&self) -> i32 {
+        self.server.pid()
+    }
+
+    /// The name of its program's file.
+    pub(crate) fn program(&self) -> Result<String> {
+        let file = fs::read_link(format!("/proc/{}/exe", self.pid()))?;
+        let name = file.file_name().context("a program has a file")?;
+        Ok(name.to_string_lossy().into_owned())
+    }
+
+    /// How often its threads have left their cores so far.
+    pub(crate) fn switches(&self) -> Switches {
+        self.server.switches()
     }
 
     /// A counter of Larder's, by its whole name.

@@ -1,6 +1,8 @@
 //! What an entry takes in memory beside what was to be kept: a Larder that keeps so many entries, next to one that answered
 //! the same requests and keeps none. Must not know how entries are stored.
 
+#[path = "../../../host/src/cache/bounded.rs"]
+mod bounded;
 pub(crate) mod hit_ratio;
 mod trace;
 

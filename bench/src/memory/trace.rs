@@ -9,6 +9,9 @@ const POPULAR: u64 = 200_000;
 /// In a trace with scans, of so many requests a tenth is one scan.
 const BETWEEN_SCANS: usize = 100_000;
 
+/// In a trace whose popularity moves, after so many requests the most popular key is a new one, and each other the next popular.
+const BETWEEN_MOVES: usize = 20;
+
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Trace {
@@ -18,6 +21,8 @@ pub(crate) enum Trace {
     Zipf1,
     /// Zipf with scans: now and then 10,000 keys that nobody asks for again.
     Scans,
+    /// Zipf with exponent 1.0, and what is popular changes all the time: a key is asked for ever more, and then no more.
+    Moving,
     /// Round and round over a quarter more than there is room for.
     Loop,
 }
@@ -28,6 +33,7 @@ impl Trace {
             Self::Zipf => "Zipf, 0.8",
             Self::Zipf1 => "Zipf, 1.0",
             Self::Scans => "Zipf, 0.8, with scans",
+            Self::Moving => "Zipf, 1.0, that moves on",
             Self::Loop => "a loop over 1.25 of the room",
         }
     }
@@ -46,6 +52,13 @@ impl Trace {
                         fresh += 1;
                         *key = fresh;
                     }
+                }
+                keys
+            }
+            Self::Moving => {
+                let mut keys = zipf(1.0, requests, seed);
+                for (number, key) in keys.iter_mut().enumerate() {
+                    *key += (number / BETWEEN_MOVES) as u64;
                 }
                 keys
             }
@@ -84,6 +97,19 @@ mod tests {
         let scanned: Vec<u64> = keys.into_iter().filter(|key| *key > POPULAR).collect();
         assert_eq!(scanned.len(), 20_000);
         assert_eq!(scanned.iter().collect::<HashSet<_>>().len(), 20_000);
+    }
+
+    #[test]
+    fn what_was_popular_is_not_asked_for_once_popularity_has_moved_on() {
+        let keys = Trace::Moving.keys(100_000, 10, 1);
+        // Of a hundred requests more than ten are for the few that are the most popular then.
+        let popular = |from: u64, asked: &[u64]| {
+            let those = from + 1..from + 20;
+            asked.iter().filter(|key| those.contains(key)).count()
+        };
+        assert!(popular(0, &keys[..100]) > 10);
+        assert!(popular(4_000, &keys[80_000..80_100]) > 10);
+        assert!(keys[80_000..].iter().all(|key| *key > 4_000));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The memory tier: entries in this process, bounded by bytes.
 //!
-//! Owns eviction; whether an entry may be served is not its business (see `freshness` and `generations`).
+//! Owns what an entry weighs and by what it is found; which stay is `bounded`'s to decide, and whether one may be served is
+//! `freshness`'s and `generations`'.
 //!
 //! # By what an entry is found
 //!
@@ -20,16 +21,16 @@
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::atomic::Ordering;
 
-use quick_cache::sync::{Cache, DefaultLifecycle};
-use quick_cache::{OptionsBuilder, Weighter};
+use quick_cache::Weighter;
 
+use super::bounded::{Bounded, HOT_OF_1000};
 use super::entry::Entry;
 use crate::key::{Key, Resource, hash_of};
 use crate::sync::AtomicU64;
 
 /// Entries by key. Reads take one sharded read lock for a few nanoseconds and copy one pointer.
 pub struct MemoryTier {
-    entries: Option<Cache<Place, Entry, ByBytes, BuildHasherDefault<PrecomputedHasher>>>,
+    entries: Option<Bounded<Place, Entry, ByBytes, BuildHasherDefault<PrecomputedHasher>>>,
     /// Copies that others' stores made old, numbered.
     drops: AtomicU64,
     /// The number of the last drop, by hash.
@@ -56,56 +57,23 @@ impl Hash for Place {
 /// What the library takes for an entry, in bytes: a slot of 40, and its place in a table of 5 for each place, of which between
 /// seven sixteenths and seven eighths are taken.
 const SLOT_BYTES: u64 = 48;
-/// A shard holds at least this, so that the largest body a loader may give still fits one.
-const SHARD_BYTES_MIN: u64 = 16 * 1024 * 1024;
-/// What one entry is guessed to weigh, to say how many evicted ones are remembered.
-const ENTRY_BYTES_GUESS: u64 = 1024;
-/// How many those are, as a share of the entries there is room for. One that is asked for again while it is remembered takes the
-/// place of one that is asked for less. With many remembered, as the library has it, keys that come round and round, and are a
-/// few more than there is room for, push each other out for ever; with few, most of them stay. `larder-bench hit-ratio` tries it.
-const REMEMBERED_SHARE: f64 = 0.15;
 
 impl MemoryTier {
     /// A tier of `capacity` bytes; 0 turns it off.
     pub fn new(capacity: u64) -> Self {
-        let off = Self {
-            entries: None,
+        Self {
+            entries: (capacity > 0)
+                .then(|| Bounded::new(capacity, ByBytes, BuildHasherDefault::default())),
             drops: AtomicU64::new(0),
             dropped: (0..DROPS).map(|_| AtomicU64::new(0)).collect(),
-        };
-        if capacity == 0 {
-            return off;
-        }
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        let shards = usize::try_from(capacity / SHARD_BYTES_MIN)
-            .unwrap_or(usize::MAX)
-            .clamp(1, cpus * 4);
-        let options = OptionsBuilder::new()
-            .shards(shards)
-            .weight_capacity(capacity)
-            .ghost_allocation(REMEMBERED_SHARE)
-            .estimated_items_capacity(
-                usize::try_from(capacity / ENTRY_BYTES_GUESS)
-                    .unwrap_or(usize::MAX)
-                    .max(16),
-            )
-            .build()
-            .expect("both required options are set");
-        let lifecycle = DefaultLifecycle::default();
-        Self {
-            entries: Some(Cache::with_options(
-                options,
-                ByBytes,
-                BuildHasherDefault::default(),
-                lifecycle,
-            )),
-            ..off
         }
     }
 
     /// Room in bytes.
     pub fn capacity(&self) -> u64 {
-        self.entries.as_ref().map_or(0, Cache::capacity)
+        self.entries
+            .as_ref()
+            .map_or(0, |entries| entries.held().capacity())
     }
 
     /// Whether there is one.
@@ -116,7 +84,7 @@ impl MemoryTier {
     /// The entry of a key, whatever its age.
     #[inline]
     pub fn get(&self, key: &Key) -> Option<Entry> {
-        let entry = self.entries.as_ref()?.get(&Place(key.hash64()))?;
+        let entry = self.entries.as_ref()?.held().get(&Place(key.hash64()))?;
         entry.is_of(key).then_some(entry)
     }
 
@@ -126,10 +94,10 @@ impl MemoryTier {
         let Some(entries) = &self.entries else {
             return false;
         };
-        // The library drops what is heavier than 97 % of a shard without a word.
-        let room = entries.shard_capacity() / 100 * 97;
+        // The library drops what is heavier than this share of a shard without a word, and rounds the share down.
+        let room = entries.held().shard_capacity() / 1000 * u64::from(HOT_OF_1000);
         let place = Place(key.hash64());
-        if ByBytes.weight(&place, &entry) > room {
+        if ByBytes.weight(&place, &entry) >= room {
             return false;
         }
         entries.insert(place, entry);
@@ -161,7 +129,7 @@ impl MemoryTier {
         let hash = hash_of(text);
         let number = self.drops.fetch_add(1, Ordering::AcqRel) + 1;
         self.drop_of(hash).fetch_max(number, Ordering::AcqRel);
-        entries.remove(&Place(hash));
+        entries.held().remove(&Place(hash));
     }
 
     fn drop_of(&self, hash: u64) -> &AtomicU64 {
@@ -172,14 +140,16 @@ impl MemoryTier {
     /// Lets an entry go if it is still this very one.
     pub fn remove_if_same(&self, key: &Key, entry: &Entry) {
         if let Some(entries) = &self.entries {
-            entries.remove_if(&Place(key.hash64()), |held| held.is_same(entry));
+            entries
+                .held()
+                .remove_if(&Place(key.hash64()), |held| held.is_same(entry));
         }
     }
 
     /// Drops everything: after a resynchronisation it may be older than purges this node had not heard of.
     pub fn clear(&self) {
         if let Some(entries) = &self.entries {
-            entries.clear();
+            entries.held().clear();
         }
     }
 
@@ -189,6 +159,7 @@ impl MemoryTier {
             return Vec::new();
         };
         entries
+            .held()
             .iter()
             .map(|(_, entry)| entry)
             .filter(|entry| entry.is_variant_of(resource))
@@ -198,9 +169,9 @@ impl MemoryTier {
 
     /// Entries held, and the bytes they weigh.
     pub fn size(&self) -> (usize, u64) {
-        self.entries
-            .as_ref()
-            .map_or((0, 0), |entries| (entries.len(), entries.weight()))
+        self.entries.as_ref().map_or((0, 0), |entries| {
+            (entries.held().len(), entries.held().weight())
+        })
     }
 }
 
@@ -235,6 +206,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::cache::bounded::SHARD_BYTES_MIN;
     use crate::cache::entry::{Content, Draft};
     use crate::cache::freshness::Times;
     use crate::cache::generations::Stamp;

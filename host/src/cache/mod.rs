@@ -5,13 +5,14 @@
 //! - `load`: what a flight does: ask the chain, make the entry, store it.
 //! - [`flight`]: one load per key. [`places`]: how many at once, and of whom. [`generations`]: what a purge covers. [`freshness`]: what may be served when.
 //! - [`hot`]: which keys are asked for most. [`pace`]: many of them asked for, with restraint.
-//! - [`entry`]: what is stored; `common`: what many of them share. [`memory`]: the tier in this process. [`tier`]: the seam to the one that nodes share.
+//! - [`entry`]: what is stored; `common`: what many of them share. [`memory`]: the tier in this process; `bounded`: which entries stay there. [`tier`]: the seam to the one that nodes share.
 //! - [`queue`]: the seam to a durable queue of changes.
 //! - [`redis`]: that tier; the only place that names Redis. [`envelope`]: an entry as bytes.
 //! - [`source`]: what a loader is asked and answers. [`underway`]: what is on its way to the source; [`queue`]: where it waits.
 //!
 //! Knows neither axum nor wasmtime; names its neighbours only through [`Loader`], [`tier::SharedTier`] and [`clock::Clock`].
 
+mod bounded;
 pub mod clock;
 mod common;
 pub mod entry;
