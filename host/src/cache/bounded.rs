@@ -29,11 +29,13 @@ pub(super) const SHARD_BYTES_MIN: u64 = 16 * 1024 * 1024;
 pub(super) const HOT_OF_1000: u32 = 995;
 /// What an entry is guessed to weigh; the library makes fewer shards if too few fit one.
 const ENTRY_BYTES_GUESS: u64 = 1024;
-/// For so many bytes of room there is a place to remember an evicted one: 8 bytes, made when the first is evicted.
+/// For so many bytes of room there is a place to remember an evicted one: 8 bytes, made when it is first needed.
 const BYTES_A_GHOST: u64 = 512;
 /// Places among which an evicted one takes the oldest: a line of the processor's cache. With one place for each, those that share
 /// it by chance forget a third of what comes back, and what is not noted is not regretted.
 const LINE: usize = 8;
+/// Lines that are made at once: it is done under a shard's lock, and all of a large cache would take milliseconds.
+const BLOCK: usize = 1024;
 /// At most so many times as many evictions ago as there are entries is soon.
 const REACH: u64 = 2;
 /// How often that is halved at the start, and at most.
@@ -142,7 +144,7 @@ struct Line([AtomicU64; LINE]);
 /// evictions are noted under a shard's.
 struct Ghosts {
     /// By the low bits of a key's hash, which decide neither about the shard nor about the high ones kept here.
-    lines: OnceLock<Box<[Line]>>,
+    blocks: Box<[OnceLock<Box<[Line]>>]>,
     /// How many lines there are to be; a power of two.
     size: usize,
     evictions: AtomicU64,
@@ -184,9 +186,10 @@ impl Ghost {
 
 impl Ghosts {
     fn new(size: usize) -> Self {
+        let size = (size / LINE).next_power_of_two();
         Self {
-            lines: OnceLock::new(),
-            size: (size / LINE).next_power_of_two(),
+            blocks: (0..size.div_ceil(BLOCK)).map(|_| OnceLock::new()).collect(),
+            size,
             evictions: AtomicU64::new(0),
             returns: AtomicU64::new(0),
             entries: AtomicU64::new(0),
@@ -196,17 +199,28 @@ impl Ghosts {
         }
     }
 
-    fn line<'a>(&self, lines: &'a [Line], hash: u64) -> &'a [AtomicU64; LINE] {
+    /// In which block the line of a hash is, and where there.
+    fn place(&self, hash: u64) -> (&OnceLock<Box<[Line]>>, usize) {
         // The size is a power of two, so these are the low bits.
-        &lines[(hash % self.size as u64) as usize].0
+        let line = (hash % self.size as u64) as usize;
+        (&self.blocks[line / BLOCK], line % BLOCK)
+    }
+
+    /// The line of a hash, if anything was noted near it.
+    fn line(&self, hash: u64) -> Option<&[AtomicU64; LINE]> {
+        let (block, line) = self.place(hash);
+        Some(&block.get()?[line].0)
+    }
+
+    fn line_or_new(&self, hash: u64) -> &[AtomicU64; LINE] {
+        let (block, line) = self.place(hash);
+        let lines = || (0..self.size.min(BLOCK)).map(|_| Line::default());
+        &block.get_or_init(|| lines().collect())[line].0
     }
 
     fn note(&self, hash: u64, part: Part) {
-        let lines = self
-            .lines
-            .get_or_init(|| (0..self.size).map(|_| Line::default()).collect());
         let eviction = self.evictions.fetch_add(1, Relaxed) + 1;
-        let oldest = self.line(lines, hash).iter().max_by_key(|place| {
+        let oldest = self.line_or_new(hash).iter().max_by_key(|place| {
             let ghost = Ghost(place.load(Relaxed));
             (ghost.0 == 0, ghost.age(eviction))
         });
@@ -217,12 +231,11 @@ impl Ghosts {
 
     /// Whether one that comes is to go into the rest, because it was evicted not long ago.
     fn is_let_in(&self, hash: u64, count: impl Fn() -> u64) -> bool {
-        let Some(lines) = self.lines.get() else {
-            return false;
-        };
-        let found = self.line(lines, hash).iter().find_map(|place| {
-            let ghost = Ghost(place.load(Relaxed));
-            ghost.is_of(hash).then_some((place, ghost))
+        let found = self.line(hash).and_then(|line| {
+            line.iter().find_map(|place| {
+                let ghost = Ghost(place.load(Relaxed));
+                ghost.is_of(hash).then_some((place, ghost))
+            })
         });
         let Some((place, ghost)) = found else {
             return false;

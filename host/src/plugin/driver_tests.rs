@@ -298,7 +298,9 @@ async fn a_stop_does_not_wait_for_those_who_left_the_queue() {
         .tune(|limits| limits.timeout = Duration::from_secs(60))
         .launch()
         .await;
-    let loader = std::sync::Arc::clone(&launched.runtime).loader().expect("a loader");
+    let loader = std::sync::Arc::clone(&launched.runtime)
+        .loader()
+        .expect("a loader");
     let mut inside = Box::pin(ask_within(&loader, "slow-300", Duration::from_secs(60)));
     assert!(futures_util::poll!(&mut inside).is_pending());
     let mut queued = Box::pin(ask_within(&loader, "ok", Duration::from_secs(60)));
