@@ -9,11 +9,12 @@
 //! A page of a file that is mapped privately and was not written to has nothing that is not in the file: unmapped, it comes
 //! back the same. A page that *was* written to would come back as it is in the file, and the change would be lost. So only
 //! mappings are touched of which two things hold:
-//! - Nobody writes to them from before we look until after we have let go. These are the program's own, which the system
-//!   mapped before `main`, and the images of compiled components that are held here: wasmtime has made them read-only, for
-//!   good, before it gave them out.
+//! - Nobody unmaps them or writes to them from before we look until after we have let go. These are the two of the program
+//!   that hold its code and its constants, which the system mapped before `main`; and the images of compiled components that
+//!   are held here: wasmtime has made them read-only, for good, before it gave them out. Other mappings of the same files are
+//!   not meant: a backtrace maps the program, too, and where it was something else may be the next moment.
 //! - The kernel says that they are of a file, private and not writable, and hold no page that was ever written to, neither in
-//!   memory (`Anonymous`) nor swapped out (`Swap`). Relocations are such pages.
+//!   memory (`Anonymous`) nor swapped out (`Swap`). Relocations are such pages, and so are a debugger's breakpoints.
 //!
 //! Where the kernel says none of this (`/proc` is not there, another system), nothing is done.
 //!
@@ -25,15 +26,14 @@ use std::sync::Arc;
 
 use super::compile::Compiled;
 
-/// One line of `/proc/self/smaps` that begins with addresses, and what follows it.
+/// Lies among the constants of the program, for nothing of it is known only when the program is mapped.
+static CONSTANT: [u8; 4] = *b"here";
+
+/// A mapping of a file that is private, and not writable now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Mapping {
     addresses: Range<usize>,
-    /// Of the program or a component it may be: readable, private, not writable.
-    is_fixed: bool,
-    /// Device and inode. None for what is of no file.
-    file: Option<(String, u64)>,
-    /// What was written to, in KiB: in memory, and swapped out. None if it is not told.
+    /// What was written to all the same, in KiB: in memory, and swapped out. None if it is not told.
     anonymous: Option<u64>,
     swapped: Option<u64>,
 }
@@ -41,7 +41,7 @@ struct Mapping {
 impl Mapping {
     /// Whether every page of it is as it is in the file.
     fn is_clean(&self) -> bool {
-        self.is_fixed && self.file.is_some() && self.anonymous == Some(0) && self.swapped == Some(0)
+        self.anonymous == Some(0) && self.swapped == Some(0)
     }
 }
 
@@ -56,9 +56,10 @@ pub(super) fn give_back(held: &[Arc<Compiled>]) -> io::Result<usize> {
     let smaps = io::BufReader::with_capacity(1 << 16, std::fs::File::open("/proc/self/smaps")?);
     let mut images: Vec<_> = held.iter().map(|compiled| compiled.image()).collect();
     images.sort_unstable_by_key(|image| image.start);
-    let here = give_back as *const () as usize;
+    // Something of the program's code, and something of its constants.
+    let program = [give_back as *const () as usize, CONSTANT.as_ptr().addr()];
     let mut given = 0;
-    for mapping in ours(mappings(smaps)?, here, &images) {
+    for mapping in ours(mappings(smaps)?, &program, &images) {
         if let_go(&mapping).is_ok() {
             given += mapping.addresses.len();
         }
@@ -66,20 +67,24 @@ pub(super) fn give_back(held: &[Arc<Compiled>]) -> io::Result<usize> {
     Ok(given)
 }
 
-/// Of all mappings those of the program, in whose code `here` lies, and of these images, as far as they may be let go of.
-fn ours(all: Vec<Mapping>, here: usize, images: &[Range<usize>]) -> impl Iterator<Item = Mapping> {
-    let program = all
-        .iter()
-        .find(|mapping| mapping.addresses.contains(&here))
-        .and_then(|mapping| mapping.file.clone());
+/// Of these mappings those that hold something of the program, and those of these images, as far as they may be let go of.
+fn ours(
+    all: Vec<Mapping>,
+    program: &[usize],
+    images: &[Range<usize>],
+) -> impl Iterator<Item = Mapping> {
+    let is_of_the_program = |Mapping { addresses, .. }: &Mapping| {
+        program
+            .iter()
+            .any(|something| addresses.contains(something))
+    };
     let is_of_an_image = |start: usize| {
         let before = images.partition_point(|image| image.start <= start);
         before > 0 && images[before - 1].contains(&start)
     };
     all.into_iter().filter(move |mapping| {
         // A mapping does not reach beyond an image that it begins in: what is mapped next to it is of another file.
-        (mapping.file.is_some() && mapping.file == program
-            || is_of_an_image(mapping.addresses.start))
+        (is_of_the_program(mapping) || is_of_an_image(mapping.addresses.start))
             && mapping.is_clean()
     })
 }
@@ -88,8 +93,8 @@ fn ours(all: Vec<Mapping>, here: usize, images: &[Range<usize>]) -> impl Iterato
 #[expect(unsafe_code)]
 fn let_go(Mapping { addresses, .. }: &Mapping) -> io::Result<()> {
     let start = std::ptr::without_provenance_mut(addresses.start);
-    // SAFETY: `ours` chose it. It is a mapping of the program, which stays until the process ends, or of an image that the
-    // caller of `give_back` holds, so it is the one that was looked at. No page of it was ever written to, and nobody writes
+    // SAFETY: `ours` chose it. It holds something of the program, and so stays until the process ends, or it is of an image
+    // that the caller of `give_back` holds: it is still what was looked at. No page of it was ever written to, and nobody writes
     // to it now (see above): each comes back with the same bytes, so nobody who reads it or runs it can tell.
     unsafe {
         rustix::mm::madvise(start, addresses.len(), rustix::mm::Advice::LinuxDontNeed)?;
@@ -103,44 +108,46 @@ fn let_go(_: &Mapping) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Reads what proc_pid_smaps(5) describes. What is not understood is left out.
-fn mappings(smaps: impl BufRead) -> io::Result<Vec<Mapping>> {
-    let mut all: Vec<Mapping> = Vec::new();
-    for line in smaps.lines() {
-        let line = line?;
-        let mut fields = line.split_ascii_whitespace();
-        let Some(first) = fields.next() else {
-            continue;
-        };
-        let Some(name) = first.strip_suffix(':') else {
-            all.extend(begun(first, fields));
-            continue;
-        };
-        let told = match (name, all.last_mut()) {
-            ("Anonymous", Some(last)) => &mut last.anonymous,
-            ("Swap", Some(last)) => &mut last.swapped,
-            _ => continue,
-        };
-        *told = fields.next().and_then(|kibibytes| kibibytes.parse().ok());
+/// Reads what proc_pid_smaps(5) describes, and keeps what may be one of ours: there are some thousand other mappings.
+fn mappings(mut smaps: impl BufRead) -> io::Result<Vec<Mapping>> {
+    let mut all = Vec::new();
+    // What the lines that come next are about. None where that is nothing of ours, or not understood: lines are never taken
+    // for those of the mapping before.
+    let mut told: Option<Mapping> = None;
+    let mut line = Vec::new();
+    while smaps.read_until(b'\n', &mut line)? > 0 {
+        let text = String::from_utf8_lossy(&line);
+        let mut fields = text.split_ascii_whitespace();
+        let first = fields.next().unwrap_or_default();
+        match (first.strip_suffix(':'), &mut told) {
+            (None, told) => all.extend(std::mem::replace(told, begun(first, fields))),
+            (Some("Anonymous"), Some(told)) => told.anonymous = kibibytes(fields),
+            (Some("Swap"), Some(told)) => told.swapped = kibibytes(fields),
+            _ => {}
+        }
+        line.clear();
     }
+    all.extend(told);
     Ok(all)
 }
 
-/// `start-end perms offset device inode`, and a path.
+/// `start-end perms offset device inode`, and a path. None for what is of no file, shared, writable, or not readable.
 fn begun<'a>(addresses: &str, mut fields: impl Iterator<Item = &'a str>) -> Option<Mapping> {
+    let hexadecimal = |text| usize::from_str_radix(text, 16).ok();
     let (start, end) = addresses.split_once('-')?;
-    let address = |text| usize::from_str_radix(text, 16).ok();
-    let addresses = address(start)?..address(end)?;
     let permissions = fields.next()?.as_bytes();
-    let (_offset, device, inode) = (fields.next()?, fields.next()?, fields.next()?);
-    let inode: u64 = inode.parse().ok()?;
-    Some(Mapping {
-        addresses,
-        is_fixed: matches!(permissions, [b'r', b'-', _, b'p']),
-        file: (inode != 0).then(|| (device.to_owned(), inode)),
+    let (_offset, _device) = (fields.next()?, fields.next()?);
+    let inode: u64 = fields.next()?.parse().ok()?;
+    let may_be = matches!(permissions, [b'r', b'-', _, b'p']) && inode != 0;
+    may_be.then_some(Mapping {
+        addresses: hexadecimal(start)?..hexadecimal(end)?,
         anonymous: None,
         swapped: None,
     })
+}
+
+fn kibibytes<'a>(mut fields: impl Iterator<Item = &'a str>) -> Option<u64> {
+    fields.next()?.parse().ok()
 }
 
 #[cfg(test)]
