@@ -131,3 +131,24 @@ fn name(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default();
     name.to_string_lossy().into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_component_that_the_host_compiled_after_all_is_seen() {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = cache(directory.path());
+        fs::create_dir_all(&cache).unwrap();
+        let keep = |name: &str| fs::write(cache.join(name), []).unwrap();
+        for name in ["one", "two", "policy"] {
+            keep(&format!("{name}.{CODE}"));
+            keep(&format!("{name}.{SUM}"));
+        }
+        let were_found = |count| Compiled::were_found(directory.path(), count).is_ok();
+        assert!(were_found(1) && were_found(2) && !were_found(3));
+        keep(&format!("another.{CODE}"));
+        assert!(!were_found(2) && were_found(3));
+    }
+}

@@ -240,6 +240,13 @@ impl Engine {
         self.ticker.pulse();
     }
 
+    /// Where everything compiled lies that is in use.
+    #[cfg(test)]
+    pub(super) fn images(&self) -> Vec<std::ops::Range<usize>> {
+        let used = self.compiled.all();
+        used.iter().map(|compiled| compiled.image()).collect()
+    }
+
     /// How many components were compiled and how many came from the cache.
     #[cfg(test)]
     pub(super) fn compiler(&self) -> &Compiler {

@@ -152,4 +152,4 @@ fn kibibytes<'a>(mut fields: impl Iterator<Item = &'a str>) -> Option<u64> {
 
 #[cfg(test)]
 #[path = "pages_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -75,7 +75,7 @@ fn only_what_stays_and_what_nobody_ever_wrote_to_is_let_go_of() {
 }
 
 /// KiB in memory of what is mapped within a range.
-fn resident(within: &Range<usize>) -> u64 {
+pub(in super::super) fn resident(within: &Range<usize>) -> u64 {
     let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
     let (mut counts, mut sum) = (false, 0);
     for line in smaps.lines() {
