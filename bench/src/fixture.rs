@@ -40,13 +40,21 @@ pub(crate) struct Programs {
     plugins_dist: PathBuf,
 }
 
+impl Programs {
+    fn component(&self, name: &str) -> Result<Vec<u8>> {
+        let file = self.plugins_dist.join(name).with_extension("wasm");
+        fs::read(&file)
+            .with_context(|| format!("cannot read {}: `make build` makes it", file.display()))
+    }
+}
+
 /// What a Larder is made of.
 #[derive(Clone, Copy)]
 pub(crate) struct Fixture<'a> {
     /// Loaders, all of them `demo`.
     pub(crate) loaders: usize,
-    /// Whether each loader's file has bytes of its own, and so compiled code of its own.
-    pub(crate) distinct: bool,
+    /// So many different components, which the loaders have in turn. Each has bytes, and so compiled code, of its own.
+    pub(crate) components: usize,
     /// Routes; each has one of the loaders in turn.
     pub(crate) routes: usize,
     /// `[memory] capacity`.
@@ -62,23 +70,18 @@ impl Fixture<'_> {
     pub(crate) fn write(&self, directory: &Path, programs: &Programs) -> Result<Addresses> {
         let plugins = directory.join("plugins");
         fs::create_dir_all(&plugins)?;
-        let read = |name: &str| {
-            let file = programs.plugins_dist.join(name).with_extension("wasm");
-            fs::read(&file)
-                .with_context(|| format!("cannot read {}: `make build` makes it", file.display()))
-        };
-        let demo = read("demo")?;
+        let components = components(programs, self.components)?;
         for number in 0..self.loaders {
             let file = plugins.join(loader(number));
-            let component = match self.distinct {
-                true => told_apart(&demo, number),
-                false => demo.clone(),
-            };
+            let component = &components[number % components.len()];
             fs::write(file.with_extension("wasm"), component)?;
             let sidecar = format!("[config]\ntext = \"{}\"\nlatency_ms = 0\n", self.text);
             fs::write(file.with_extension("toml"), sidecar)?;
         }
-        fs::write(plugins.join("tenant-key.wasm"), read("tenant-key")?)?;
+        fs::write(
+            plugins.join("tenant-key.wasm"),
+            programs.component("tenant-key")?,
+        )?;
         fs::write(
             plugins.join("tenant-key.toml"),
             format!("[config]\nheader = \"{}\"\n", TENANT.0),
@@ -140,6 +143,12 @@ pub(crate) fn key_of(number: usize) -> String {
 
 fn loader(number: usize) -> String {
     format!("demo-{number:04}")
+}
+
+/// The loader `demo` so many times, each time with other bytes.
+pub(crate) fn components(programs: &Programs, count: usize) -> Result<Vec<Vec<u8>>> {
+    let demo = programs.component("demo")?;
+    Ok((0..count).map(|number| told_apart(&demo, number)).collect())
 }
 
 /// The same component with other bytes: a custom section at its end, which runs nothing.
@@ -298,7 +307,7 @@ mod tests {
         };
         let fixture = Fixture {
             loaders: 2,
-            distinct: false,
+            components: 1,
             routes: 3,
             memory: "1MiB",
             redis: None,

@@ -105,7 +105,7 @@ pub(crate) async fn measure(options: &Options) -> Result<Vec<Finding>> {
     };
     let fixture = Fixture {
         loaders: 1,
-        distinct: false,
+        components: 1,
         routes: 1,
         memory: if options.way == Way::Memory {
             "64MiB"

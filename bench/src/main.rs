@@ -38,6 +38,7 @@ mod all;
 mod body;
 mod calm;
 mod client;
+mod compiled;
 mod contestant;
 mod cores;
 mod cost;

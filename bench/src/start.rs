@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     body,
     client::Client,
+    compiled::Compiled,
     finding::{Finding, Goal, median},
     fixture::{Asked, Fixture, Larder, Programs, path},
     process::{Cores, Memory},
@@ -31,7 +32,7 @@ pub(crate) struct Options {
     /// How often each is started.
     #[arg(long, default_value_t = 7)]
     starts: usize,
-    /// Plugins of the big one. They have the same bytes: compiling so many that differ takes minutes.
+    /// Plugins of the big ones. Those of one have bytes of their own, each; those of the other are of ten components.
     #[arg(long, default_value_t = 1000)]
     plugins: usize,
     /// Two starts of each, and a tenth of the plugins: shows that everything runs, not how fast.
@@ -50,6 +51,14 @@ struct Started {
     memory: Memory,
 }
 
+/// All starts of one.
+struct Measured {
+    plugins: usize,
+    /// How many of the plugins differ in their bytes.
+    components: usize,
+    started: Vec<Started>,
+}
+
 /// Measures.
 pub(crate) async fn measure(options: &Options) -> Result<Vec<Finding>> {
     let (starts, many) = match options.quick {
@@ -65,7 +74,7 @@ pub(crate) async fn measure(options: &Options) -> Result<Vec<Finding>> {
     let text = body::template(body::SHORTEST)?;
     let few = Fixture {
         loaders: FEW,
-        distinct: true,
+        components: FEW,
         routes: FEW,
         memory: "256MiB",
         redis: None,
@@ -74,13 +83,26 @@ pub(crate) async fn measure(options: &Options) -> Result<Vec<Finding>> {
     };
     let many = Fixture {
         loaders: many,
-        distinct: false,
+        components: many,
         ..few
     };
-    let mut both = [("few", few, Vec::new()), ("many", many, Vec::new())];
-    // Start 0 compiles, fills the kernel's cache of files, and is thrown away.
+    let alike = Fixture {
+        components: FEW,
+        ..many
+    };
+    let mut all = [
+        ("few", few, Vec::new()),
+        ("many", many, Vec::new()),
+        ("alike", alike, Vec::new()),
+    ];
+    let programs = &options.programs;
+    let compiled = Compiled::by_the_host(cores.server, directory.path(), &few, programs).await?;
+    for (name, fixture, _) in &all {
+        compiled.keep_for(&directory.path().join(name), fixture.components, programs)?;
+    }
+    // Start 0 fills the kernel's cache of files, and is thrown away.
     for start in 0..=starts {
-        for (name, fixture, samples) in &mut both {
+        for (name, fixture, samples) in &mut all {
             let place = directory.path().join(*name);
             let at = fixture.write(&place, &options.programs)?;
             let begun = Instant::now();
@@ -88,17 +110,18 @@ pub(crate) async fn measure(options: &Options) -> Result<Vec<Finding>> {
             let started = until_it_idles(larder, begun, start, fixture, &text)
                 .await
                 .with_context(|| format!("{} plugins", fixture.loaders))?;
+            Compiled::were_found(&place, fixture.components)?;
             if start > 0 {
                 samples.push(started);
             }
         }
         eprintln!("start {start} of {starts} done");
     }
-    let [(_, few, few_samples), (_, many, many_samples)] = both;
-    Ok(vec![finding(
-        (few.loaders, &few_samples),
-        (many.loaders, &many_samples),
-    )])
+    Ok(vec![finding(&all.map(|(_, fixture, started)| Measured {
+        plugins: fixture.loaders,
+        components: fixture.components,
+        started,
+    }))])
 }
 
 /// Asks until it answers, then leaves it alone and looks at its memory. Every plugin must have come up.
@@ -161,18 +184,20 @@ async fn first_answer(larder: &mut Larder, Asked { route, key }: Asked) -> Resul
     }
 }
 
-fn finding(
-    (few, few_samples): (usize, &[Started]),
-    (many, many_samples): (usize, &[Started]),
-) -> Finding {
+fn finding(all: &[Measured; 3]) -> Finding {
     let mut table = String::from(
-        "| plugins | first answer after | resident | of it the process's own | of it pages of files |\n\
-         |---:|---:|---:|---:|---:|\n",
+        "| plugins | of different bytes | first answer after | resident | of it the process's own | of it pages of files |\n\
+         |---:|---:|---:|---:|---:|---:|\n",
     );
     let mut samples = Vec::new();
-    for (plugins, started) in [(few, few_samples), (many, many_samples)] {
+    for measured in all {
+        let Measured {
+            plugins,
+            components,
+            started,
+        } = measured;
         table.push_str(&format!(
-            "| {plugins} | {:.0} ms | {:.1} MiB | {:.1} MiB | {:.1} MiB |\n",
+            "| {plugins} | {components} | {:.0} ms | {:.1} MiB | {:.1} MiB | {:.1} MiB |\n",
             milliseconds(started),
             mebibytes(started, |memory| memory.resident),
             mebibytes(started, |memory| memory.anonymous),
@@ -181,6 +206,7 @@ fn finding(
         samples.extend(started.iter().map(|start| {
             json!({
                 "plugins": plugins,
+                "different": components,
                 "milliseconds": start.took.as_secs_f64() * 1000.0,
                 "resident": start.memory.resident,
                 "anonymous": start.memory.anonymous,
@@ -188,37 +214,43 @@ fn finding(
             })
         }));
     }
-    let added = |of: fn(Memory) -> u64| {
-        (mebibytes(many_samples, of) - mebibytes(few_samples, of)) / (many - few) as f64
+    let [few, many, alike] = all;
+    let added = |to: &Measured, of: fn(Memory) -> u64| {
+        (mebibytes(&to.started, of) - mebibytes(&few.started, of))
+            / (to.plugins - few.plugins) as f64
     };
-    let resident = added(|memory| memory.resident);
+    let resident = added(many, |memory| memory.resident);
     table.push_str(&format!(
-        "\nMedians of {} starts. Each further plugin adds {:.3} MiB: {:.3} MiB of the process's own, {:.3} MiB of pages of \
-         files.\n",
-        few_samples.len(),
+        "\nMedians of {} starts. Each further plugin with bytes of its own adds {:.3} MiB: {:.3} MiB of the process's own, \
+         {:.3} MiB of pages of files. Each further one of bytes that are there adds {:.3} MiB.\n",
+        few.started.len(),
         resident,
-        added(|memory| memory.anonymous),
-        added(|memory| memory.files),
+        added(many, |memory| memory.anonymous),
+        added(many, |memory| memory.files),
+        added(alike, |memory| memory.resident),
     ));
+    let (few_plugins, many_plugins) = (few.plugins, many.plugins);
     Finding {
         title: "Start and memory".to_owned(),
         table,
         goals: vec![
             Goal::at_most(
-                format!("first answer with {few} plugins, compiled before"),
-                milliseconds(few_samples),
+                format!("first answer with {few_plugins} plugins, compiled before"),
+                milliseconds(&few.started),
                 50.0,
             )
             .in_units(" ms"),
             Goal::at_most(
-                format!("resident with {few} plugins and nobody who asks"),
-                mebibytes(few_samples, |memory| memory.resident),
+                format!("resident with {few_plugins} plugins and nobody who asks"),
+                mebibytes(&few.started, |memory| memory.resident),
                 40.0,
             )
             .in_units(" MiB"),
             Goal::at_most(
-                format!("first answer with {many} plugins, compiled before"),
-                milliseconds(many_samples),
+                format!(
+                    "first answer with {many_plugins} plugins that all differ, compiled before"
+                ),
+                milliseconds(&many.started),
                 2000.0,
             )
             .in_units(" ms"),
@@ -250,20 +282,30 @@ mod tests {
                 files: mebibytes << 19,
             },
         };
+        let of = |plugins, components, started: &[Started]| Measured {
+            plugins,
+            components,
+            started: started.to_vec(),
+        };
         let few = [start(40, 30), start(60, 30), start(50, 30)];
-        let found = finding((10, &few), (110, &[start(2100, 130)]));
+        let found = finding(&[
+            of(10, 10, &few),
+            of(110, 110, &[start(2100, 130)]),
+            of(110, 10, &[start(1000, 80)]),
+        ]);
         assert!(
             found
                 .table
-                .contains("| 10 | 50 ms | 30.0 MiB | 15.0 MiB | 15.0 MiB |")
+                .contains("| 10 | 10 | 50 ms | 30.0 MiB | 15.0 MiB | 15.0 MiB |")
         );
         assert!(
-            found.table.contains("adds 1.000 MiB: 0.500 MiB"),
+            found.table.contains("adds 1.000 MiB: 0.500 MiB")
+                && found.table.contains("that are there adds 0.500 MiB"),
             "{}",
             found.table
         );
         let reached: Vec<bool> = found.goals.iter().map(Goal::is_reached).collect();
         assert_eq!(reached, [true, true, false, false]);
-        assert_eq!(found.samples.len(), 4);
+        assert_eq!(found.samples.len(), 5);
     }
 }

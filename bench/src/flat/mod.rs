@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 
 use crate::{
     body,
+    compiled::Compiled,
     finding::Finding,
     fixture::{Asked, Fixture, Programs, fill, path},
     process::Cores,
@@ -60,6 +61,8 @@ pub(crate) enum Grows {
     Plugins,
     /// Plugins, each request a load by one of them.
     Loads,
+    /// The same, and all have the same bytes.
+    Shared,
 }
 
 /// Measures.
@@ -83,7 +86,7 @@ pub(crate) async fn measure(options: &Options) -> Result<Vec<Finding>> {
     let text = body::template(300)?;
     let plain = Fixture {
         loaders: 1,
-        distinct: false,
+        components: 1,
         routes: 1,
         memory: "256MiB",
         redis: None,
@@ -96,8 +99,9 @@ pub(crate) async fn measure(options: &Options) -> Result<Vec<Finding>> {
             findings.push(match grows {
                 Grows::Routes => routes(&options, cores, plain).await?,
                 Grows::Keys => keys(&options, cores, plain).await?,
-                Grows::Plugins => plugins(&options, cores, plain, "1h").await?,
-                Grows::Loads => plugins(&options, cores, plain, "0").await?,
+                Grows::Plugins | Grows::Loads | Grows::Shared => {
+                    plugins(&options, cores, plain, *grows).await?
+                }
             });
         }
     }
@@ -186,38 +190,54 @@ async fn keys(options: &Options, cores: Cores, plain: Fixture<'_>) -> Result<Fin
     Ok(finding)
 }
 
-/// Both have as many routes; in the big one each has a loader of its own.
+/// Both have as many routes; in the big one each has a loader of its own, of its own bytes or not.
 async fn plugins(
     options: &Options,
     cores: Cores,
     plain: Fixture<'_>,
-    ttl: &str,
+    grows: Grows,
 ) -> Result<Finding> {
     let directory = tempfile::tempdir()?;
-    let is_kept = ttl != "0";
-    let side = async |name, loaders| {
+    let (ttl, from, what, title) = match grows {
+        Grows::Loads => ("0", "fwd=", "", "Flat over plugins, each request a load"),
+        Grows::Shared => (
+            "0",
+            "fwd=",
+            " of the same bytes",
+            "Flat over plugins of the same bytes, each request a load",
+        ),
+        _ => (
+            "1h",
+            "detail=memory",
+            "",
+            "Flat over plugins, answered from memory",
+        ),
+    };
+    let programs = &options.programs;
+    let compiled = Compiled::by_the_host(cores.server, directory.path(), &plain, programs).await?;
+    let side = async |name, loaders, what| {
+        let components = if grows == Grows::Shared { 1 } else { loaders };
         let fixture = Fixture {
             loaders,
+            components,
             routes: options.plugins,
             ttl,
             ..plain
         };
+        let place = directory.path().join(name);
+        compiled.keep_for(&place, components, programs)?;
         let larder = fixture
-            .start(name, cores.server, directory.path(), &options.programs)
+            .start(name, cores.server, directory.path(), programs)
             .await?;
+        Compiled::were_found(&place, components)?;
         let asked = over_routes(options.plugins);
         larder.check(&asked, plain.text, "").await?;
-        let from = if is_kept { "detail=memory" } else { "fwd=" };
-        Side::new(format!("{loaders} loaders"), larder, asked, from)
-    };
-    let title = match is_kept {
-        true => "Flat over plugins, answered from memory",
-        false => "Flat over plugins, each request a load",
+        Side::new(format!("{loaders} loaders{what}"), larder, asked, from)
     };
     Pair {
         title: title.to_owned(),
-        few: side("few", 1).await?,
-        many: side("many", options.plugins).await?,
+        few: side("few", 1, "").await?,
+        many: side("many", options.plugins, what).await?,
     }
     .measure(options, cores, directory.path(), plain.text)
     .await

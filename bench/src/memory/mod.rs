@@ -81,7 +81,7 @@ pub(crate) async fn measure(options: &Options) -> Result<Vec<Finding>> {
     let text = body::template(BODY)?;
     let without = Fixture {
         loaders: 1,
-        distinct: false,
+        components: 1,
         routes: 1,
         memory: "0",
         redis: None,

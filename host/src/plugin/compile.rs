@@ -11,6 +11,7 @@ mod worker;
 use std::fs::{self, File};
 use std::hash::{Hash as _, Hasher as _};
 use std::io::{self, Write as _};
+use std::ops::Range;
 use std::os::unix::fs::{
     DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
 };
@@ -21,10 +22,12 @@ use std::time::SystemTime;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OnceCell, Semaphore, watch};
 use wasmtime::component::Component;
 use xxhash_rust::xxh3::Xxh3;
 
+use super::descriptor::Descriptor;
+use super::engine::Description;
 use super::examine;
 use super::prepared::Prepared;
 use super::runtime::Refusal;
@@ -90,7 +93,7 @@ impl Exports {
 }
 
 /// A component that was compiled (or mapped from the cache) and judged: it can be instantiated by the engine it came from.
-#[derive(Clone)]
+/// It knows nothing of the plugin that it was compiled for: plugins whose files have the same bytes share one.
 pub struct Compiled {
     /// BLAKE3 of the component's bytes, in hex.
     pub digest: String,
@@ -102,6 +105,28 @@ pub struct Compiled {
     pub imports: Vec<String>,
     /// Its imports resolved, its exports looked up.
     pub(super) prepared: Prepared,
+    /// What it says about itself, once it was asked. It says the same whenever it is asked: it can reach nothing then.
+    pub(super) described: OnceCell<Option<Described>>,
+}
+
+impl Compiled {
+    /// Where its code and its data lie; nothing there is changed as long as it is held.
+    pub(super) fn image(&self) -> Range<usize> {
+        let (worldly, pure) = (&self.prepared.worldly, &self.prepared.pure);
+        let worldly = worldly.as_ref().map(|worldly| &worldly.pre);
+        let pre = worldly.or_else(|| pure.as_ref().map(|pure| &pure.pre));
+        pre.map_or(0..0, |pre| {
+            let image = pre.component().image_range();
+            image.start.addr()..image.end.addr()
+        })
+    }
+}
+
+/// What a component says about itself, read.
+#[derive(Clone)]
+pub(super) struct Described {
+    pub(super) description: Description,
+    pub(super) descriptor: Arc<Descriptor>,
 }
 
 impl std::fmt::Debug for Compiled {
@@ -186,23 +211,24 @@ impl Compiler {
         })
     }
 
-    /// The component, and the BLAKE3 digest of its bytes in hex. Dropping the future ends the compiler.
+    /// The component. `digest` is that of its bytes. Dropping the future ends the compiler.
     pub(super) async fn compile(
         &self,
         engine: &wasmtime::Engine,
         name: &str,
         bytes: Bytes,
-    ) -> Result<(Component, String), Refusal> {
-        let (compatibility, digest) = (compatibility(engine), digest_of(bytes.clone()).await?);
-        let file = self.file(compatibility, &digest);
+        digest: &str,
+    ) -> Result<Component, Refusal> {
+        let compatibility = compatibility(engine);
+        let file = self.file(compatibility, digest);
         if let Some(component) = self.mapped(engine, file.as_ref()).await? {
-            return Ok((component, digest));
+            return Ok(component);
         }
         let stopping = |_| Refusal::bare("the server is stopping");
         let _turn = self.turn.acquire().await.map_err(stopping)?;
         // Whoever had the turn before may have compiled the same.
         if let Some(component) = self.mapped(engine, file.as_ref()).await? {
-            return Ok((component, digest));
+            return Ok(component);
         }
         // Told because it may take a while, in which nothing else of this plugin is seen.
         tracing::info!(plugin = name, bytes = bytes.len(), "compiling");
@@ -212,19 +238,13 @@ impl Compiler {
         let code = worker.compile(engine, compatibility, name, bytes).await?;
         self.compiled.fetch_add(1, Ordering::Relaxed);
         let (engine, name) = (engine.clone(), name.to_owned());
-        let component = aside(move || load(&engine, &name, size, &code, file.as_deref())).await??;
-        Ok((component, digest))
+        aside(move || load(&engine, &name, size, &code, file.as_deref())).await?
     }
 
     /// Whether there is code of a component for this engine in the cache.
-    pub(super) async fn keeps(
-        &self,
-        engine: &wasmtime::Engine,
-        bytes: Bytes,
-    ) -> Result<bool, Refusal> {
-        let digest = digest_of(bytes).await?;
-        let file = self.file(compatibility(engine), &digest);
-        Ok(file.is_some_and(|file| file.exists()))
+    pub(super) fn keeps(&self, engine: &wasmtime::Engine, digest: &str) -> bool {
+        let file = self.file(compatibility(engine), digest);
+        file.is_some_and(|file| file.exists())
     }
 
     /// Where code is kept.
@@ -264,7 +284,7 @@ impl Compiler {
 }
 
 /// The BLAKE3 digest of a component's bytes, in hex.
-async fn digest_of(bytes: Bytes) -> Result<String, Refusal> {
+pub(super) async fn digest_of(bytes: Bytes) -> Result<String, Refusal> {
     aside(move || blake3::hash(&bytes).to_hex().to_string()).await
 }
 
@@ -423,6 +443,9 @@ mod tests {
     use super::super::testing::guest;
     use super::*;
 
+    /// Any will do where there is one component.
+    const DIGEST: &str = "00000000000000000000000000000000";
+
     #[tokio::test]
     async fn without_a_directory_of_its_own_every_component_is_compiled_and_runs() {
         let engine = wasmtime::Engine::new(&config(false, Waiting::Can)).unwrap();
@@ -435,8 +458,8 @@ mod tests {
             mapped: AtomicU64::new(0),
         };
         for _ in 0..2 {
-            let (component, _) = compiler
-                .compile(&engine, "echo", guest("echo"))
+            let component = compiler
+                .compile(&engine, "echo", guest("echo"), DIGEST)
                 .await
                 .unwrap();
             let shape = component.component_type();
@@ -468,7 +491,7 @@ mod tests {
         let storage = tempfile::tempdir().unwrap();
         let engine = wasmtime::Engine::new(&config(false, Waiting::Can)).unwrap();
         let compiler = Compiler::new(storage.path(), Worker::Here).unwrap();
-        let ask = || compiler.compile(&engine, "echo", guest("echo"));
+        let ask = || compiler.compile(&engine, "echo", guest("echo"), DIGEST);
         ask().await.unwrap();
         let _turn = compiler.turn.acquire().await.unwrap();
         ask().await.unwrap();

@@ -16,12 +16,14 @@ use tokio::sync::watch;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-use super::compile::{Compiled, Compiler, Compiling, Worker};
+use super::compile::{Compiled, Compiler, Compiling, Worker, digest_of};
 use super::examine;
 use super::gather::Tally;
 use super::launch;
 use super::linkers;
+use super::pages;
 use super::runtime::{Launched, Refusal, Spec};
+use super::shared::Shared;
 use super::state::State;
 use super::ticker::Ticker;
 use super::turns::Turns;
@@ -60,6 +62,8 @@ pub struct Engine {
     pure: wasmtime::Engine,
     ticker: Ticker,
     compiler: Compiler,
+    /// What is in use, for whoever brings the same bytes.
+    compiled: Shared<Compiled>,
     loaders: Linker<State>,
     /// For key policies that are loaders, too.
     policies: Linker<State>,
@@ -105,6 +109,7 @@ impl Engine {
             loaders: linkers::for_loaders(&waiting).map_err(unlinked)?,
             policies: linkers::for_policies(&waiting).map_err(unlinked)?,
             pure_policies: linkers::for_policies(&pure).map_err(unlinked)?,
+            compiled: Shared::default(),
             tally: Tally::default(),
             turns: Turns::new(),
             waiting,
@@ -112,7 +117,8 @@ impl Engine {
         }))
     }
 
-    /// Compiles (or maps from the cache) on a bounded worker, and judges exports and imports.
+    /// Compiles (or maps from the cache) on a bounded worker, and judges exports and imports. Whoever brings the bytes of
+    /// something that is in use gets that.
     ///
     /// # Errors
     /// What is wrong with the component and how to mend it.
@@ -121,26 +127,50 @@ impl Engine {
         name: &str,
         bytes: Bytes,
     ) -> Result<Arc<Compiled>, Refusal> {
+        examine::bytes(name, &bytes)?;
+        let digest = digest_of(bytes.clone()).await?;
+        if let Some(compiled) = self.compiled.get(&digest) {
+            return Ok(compiled);
+        }
         let size = bytes.len();
-        let (component, digest) = self.component(name, bytes).await?;
-        examine::component(self, name, &component, digest, size).map(Arc::new)
+        let component = self.component(name, bytes, &digest).await?;
+        let compiled = examine::component(self, name, &component, digest.clone(), size)?;
+        Ok(self.compiled.share(&digest, compiled))
     }
 
-    /// The component, in the engine that suits it, and the digest of its bytes.
-    async fn component(&self, name: &str, bytes: Bytes) -> Result<(Component, String), Refusal> {
-        examine::bytes(name, &bytes)?;
+    /// The component, in the engine that suits it.
+    async fn component(
+        &self,
+        name: &str,
+        bytes: Bytes,
+        digest: &str,
+    ) -> Result<Component, Refusal> {
         if examine::only_derives(&bytes) {
             // It may have been built with parts that can wait, whether or not it uses them: then it is no component here, and
             // that is not tried again as long as its code for the other engine is kept.
-            let is_kept = self.compiler.keeps(&self.waiting, bytes.clone()).await?;
+            let is_kept = self.compiler.keeps(&self.waiting, digest);
             if !is_kept {
-                let compiled = self.compiler.compile(&self.pure, name, bytes.clone()).await;
+                let compiled = self
+                    .compiler
+                    .compile(&self.pure, name, bytes.clone(), digest);
+                let compiled = compiled.await;
                 if compiled.is_ok() {
                     return compiled;
                 }
             }
         }
-        self.compiler.compile(&self.waiting, name, bytes).await
+        self.compiler
+            .compile(&self.waiting, name, bytes, digest)
+            .await
+    }
+
+    /// Lets go of the pages of files that only a start needs: of the program, and of everything compiled that is in use.
+    /// Blocks for as long as reading the process's mappings takes.
+    pub(super) fn give_pages_back(&self) {
+        match pages::give_back(&self.compiled.all()) {
+            Ok(bytes) => tracing::debug!(bytes, "let go of pages that a start needs"),
+            Err(error) => tracing::debug!(%error, "pages that a start needs stay"),
+        }
     }
 
     /// What is compiled now, one at a time.
@@ -153,7 +183,9 @@ impl Engine {
     /// # Errors
     /// It is no component.
     pub(super) async fn outline(&self, name: &str, bytes: Bytes) -> Result<Outline, Refusal> {
-        let (component, _) = self.component(name, bytes).await?;
+        examine::bytes(name, &bytes)?;
+        let digest = digest_of(bytes.clone()).await?;
+        let component = self.component(name, bytes, &digest).await?;
         Ok(Outline {
             exports: linkers::exports_of(&component),
             imports: linkers::imports_of(&component),
@@ -211,6 +243,13 @@ impl Engine {
     /// So does a call that is nearly always at its end in a moment.
     pub(super) fn pulse_short(&self) {
         self.ticker.pulse_short();
+    }
+
+    /// Where everything compiled lies that is in use.
+    #[cfg(test)]
+    pub(super) fn images(&self) -> Vec<std::ops::Range<usize>> {
+        let used = self.compiled.all();
+        used.iter().map(|compiled| compiled.image()).collect()
     }
 
     /// How many components were compiled and how many came from the cache.

@@ -1,9 +1,11 @@
 //! Compiling, judging, describing and starting, with real components.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::testing::{Launch, compiled, engine, guest};
-use super::super::{Engine, Refusal, Worker};
+use super::super::{Egress, Engine, Limits, Refusal, Secrets, Spec, Worker};
+use crate::config::PluginLimits;
 use crate::error::FailureKind;
 
 async fn refused(name: &str) -> Refusal {
@@ -20,8 +22,7 @@ async fn a_component_is_compiled_once_and_mapped_afterwards_and_damage_is_notice
 
     let first = Engine::new(storage.path(), Worker::Here).unwrap();
     let one = first.compile("echo", guest("echo")).await.unwrap();
-    first.compile("echo", guest("echo")).await.unwrap();
-    assert_eq!(counts(&first), (1, 1));
+    assert_eq!(counts(&first), (1, 0));
 
     let second = Engine::new(storage.path(), Worker::Here).unwrap();
     let two = second.compile("echo", guest("echo")).await.unwrap();
@@ -44,10 +45,62 @@ async fn a_component_is_compiled_once_and_mapped_afterwards_and_damage_is_notice
     std::fs::remove_file(&code).unwrap();
     std::fs::write(&code, bytes).unwrap();
     let third = Engine::new(storage.path(), Worker::Here).unwrap();
-    third.compile("echo", guest("echo")).await.unwrap();
+    drop(third.compile("echo", guest("echo")).await.unwrap());
     assert_eq!(counts(&third), (1, 0), "the damaged code is not run");
     third.compile("echo", guest("echo")).await.unwrap();
     assert_eq!(counts(&third), (1, 1), "and is replaced");
+}
+
+/// Whatever they are called: what was compiled is there once, from the first to the last who uses it.
+#[tokio::test]
+async fn plugins_of_the_same_bytes_share_what_was_compiled() {
+    let storage = tempfile::tempdir().unwrap();
+    let engine = Engine::new(storage.path(), Worker::Here).unwrap();
+    let one = engine.compile("one", guest("echo")).await.unwrap();
+    let two = engine.compile("two", guest("echo")).await.unwrap();
+    let other = engine.compile("other", guest("staged")).await.unwrap();
+    assert!(Arc::ptr_eq(&one, &two) && !Arc::ptr_eq(&one, &other));
+    assert_eq!(engine.compiler().counts(), (2, 0));
+
+    // A plugin that runs is one that uses it.
+    let spec = Spec {
+        name: "one".to_owned(),
+        compiled: one,
+        settings: "{}".to_owned(),
+        secrets: Secrets::default(),
+        egress: Egress::denied("one"),
+        limits: Limits::resolve(&PluginLimits::default(), &two.exports),
+    };
+    let launched = engine.launch(spec).await.unwrap();
+    drop((two, other));
+    assert_eq!(engine.compiled.all().len(), 1);
+    let three = engine.compile("three", guest("echo")).await.unwrap();
+    assert_eq!(engine.compiler().counts(), (2, 0));
+    let left = Arc::downgrade(&three);
+    drop(three);
+    assert!(left.upgrade().is_some());
+
+    // And one that was stopped and let go of does not.
+    Arc::clone(&launched.runtime).stop().await;
+    drop(launched);
+    assert!(left.upgrade().is_none());
+    engine.compile("four", guest("echo")).await.unwrap();
+    assert_eq!(engine.compiler().counts(), (2, 1), "it is mapped anew");
+}
+
+/// Whichever of them is first at each step; that they meet after both found nothing is forced in `shared`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_that_compile_the_same_at_once_share_it_too() {
+    let storage = tempfile::tempdir().unwrap();
+    let engine = Engine::new(storage.path(), Worker::Here).unwrap();
+    let all = ["one", "two", "three", "four"].map(|name| {
+        let engine = Arc::clone(&engine);
+        tokio::spawn(async move { engine.compile(name, guest("echo")).await.unwrap() })
+    });
+    let all = futures_util::future::join_all(all).await;
+    let all: Vec<_> = all.into_iter().map(Result::unwrap).collect();
+    assert!(all.iter().all(|one| Arc::ptr_eq(one, &all[0])));
+    assert_eq!(engine.compiler().counts().0, 1);
 }
 
 /// In the engine that keeps no record of calls, where it can wait for nothing.

@@ -1,5 +1,6 @@
 //! Is it a component, is it one of ours, and does the host offer what it asks for? Every refusal names the thing and says how to mend it.
 
+use tokio::sync::OnceCell;
 use wasmparser::{Chunk, Parser, Payload};
 use wasmtime::component::Component;
 
@@ -109,6 +110,7 @@ pub(super) fn component(
         exports,
         imports: linkers::imports_of(component),
         prepared,
+        described: OnceCell::new(),
     })
 }
 

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::compile::{Compiled, Exports};
+use super::compile::{Compiled, Described, Exports};
 use super::descriptor::Descriptor;
 use super::egress::{Egress, EgressClient};
-use super::engine::{Description, Engine};
+use super::engine::Engine;
 use super::files::{self, Files, ReadError};
 use super::limits::Limits;
 use super::runtime::{Launched, Refusal, Spec};
@@ -137,12 +137,17 @@ impl Court {
         problems.extend(self.fit_for_use(name, &compiled.exports, &kinds));
         problems.extend(self.fit_for_roles(name, &kinds, roles));
 
-        let (description, descriptor) = match self.describe(name, &compiled).await {
+        let described = match self.describe(name, &compiled).await {
             Ok(described) => described,
             Err(problem) => {
                 problems.push(problem);
                 return Err(Rejection::of(problems, kinds));
             }
+        };
+        let description = described.as_ref().map(|described| &described.description);
+        let descriptor = match &described {
+            Some(described) => Arc::clone(&described.descriptor),
+            None => Arc::new(Descriptor::unknown()),
         };
         let secrets = if self.offline {
             Secrets::stand_ins(name, sidecar.secrets.clone())
@@ -179,21 +184,16 @@ impl Court {
             Ok(egress) if !problems.iter().any(is_error) => egress,
             _ => return Err(Rejection::of(problems, kinds)),
         };
-        let identity = identity(
-            name,
-            description.as_ref(),
-            &compiled.digest,
-            &sidecar.config,
-        );
+        let identity = identity(name, description, &compiled.digest, &sidecar.config);
         Ok(Brief {
             facts: Facts {
                 name: name.to_owned(),
-                version: description.as_ref().map(|it| it.version.clone()),
+                version: description.map(|it| it.version.clone()),
                 digest: compiled.digest.clone(),
                 identity: identity.into(),
                 kinds,
                 described: description.is_some(),
-                descriptor: Arc::new(descriptor),
+                descriptor,
             },
             compiled,
             config: sidecar.config,
@@ -278,21 +278,32 @@ impl Court {
         &self,
         name: &str,
         compiled: &Compiled,
-    ) -> Result<(Option<Description>, Descriptor), Problem> {
+    ) -> Result<Option<Described>, Problem> {
+        // Asked once for all plugins of these bytes. A failure is not kept: it may be the machine's.
+        let described = compiled
+            .described
+            .get_or_try_init(|| self.ask(name, compiled));
+        described.await.cloned()
+    }
+
+    async fn ask(&self, name: &str, compiled: &Compiled) -> Result<Option<Described>, Problem> {
         let Some(description) = self
             .engine
             .describe(compiled)
             .await
             .map_err(|refusal| self.refused(name, &refusal))?
         else {
-            return Ok((None, Descriptor::unknown()));
+            return Ok(None);
         };
         let descriptor = Descriptor::parse(&description.descriptor).map_err(|fault| {
             Problem::error(fault.to_string())
                 .at(files::component_path(&self.dir, name), None)
                 .remedy("mend what the component's metadata.describe returns and build it again")
         })?;
-        Ok((Some(description), descriptor))
+        Ok(Some(Described {
+            description,
+            descriptor: Arc::new(descriptor),
+        }))
     }
 
     /// Whether there is anything in it that this version of Larder can use.

@@ -160,7 +160,7 @@ pub(super) async fn launch(engine: &Arc<Engine>, spec: Spec) -> Result<Launched,
     };
     let runtime = Arc::new(Running {
         engine: Arc::clone(engine),
-        worldly: compiled.prepared.worldly.clone(),
+        compiled,
         kit,
         breaker,
         source,
@@ -239,8 +239,9 @@ async fn begin(
 /// A plugin that runs.
 struct Running {
     engine: Arc<Engine>,
+    /// Held, so that whoever brings the same bytes finds it.
+    compiled: Arc<Compiled>,
     kit: Arc<Kit>,
-    worldly: Option<Worldly>,
     breaker: Arc<Breaker>,
     source: Option<Source>,
     feed: Option<Arc<Feed>>,
@@ -319,13 +320,14 @@ impl Runtime for Running {
 
     fn probe(&self) -> BoxFuture<'_, Result<(), Failure>> {
         Box::pin(async move {
-            let Some(worldly) = self.worldly.clone().filter(|w| w.lifecycle.is_some()) else {
+            let worldly = self.compiled.prepared.worldly.as_ref();
+            let Some(worldly) = worldly.filter(|worldly| worldly.lifecycle.is_some()) else {
                 return Ok(());
             };
             let mould = Mould {
                 engine: Arc::clone(&self.engine),
                 kit: Arc::clone(&self.kit),
-                worldly,
+                worldly: worldly.clone(),
             };
             let denials = Denials::watch(&self.kit);
             let begun = mould.begin(Meter::slice(self.kit.limits.cpu)).await;

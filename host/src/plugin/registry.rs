@@ -17,8 +17,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::Semaphore;
 use tokio::sync::watch::Receiver;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -43,6 +44,8 @@ const HISTORY_MAX: usize = 50;
 const READ_AHEAD: usize = 2;
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// So long after the last plugin was loaded, what loading it needed is given back.
+const LOADED: Duration = Duration::from_millis(500);
 
 /// Told of each new set, in order, before whoever caused it goes on. It must not block, and may call [`Registry::set`].
 pub type OnChange = Arc<dyn Fn(Arc<PluginSet>) + Send + Sync>;
@@ -67,6 +70,8 @@ pub(super) struct Shared {
     /// Judgements at once: compiling takes all it can get of a core.
     judges: Semaphore,
     judges_max: usize,
+    /// A version was taken into service.
+    loaded: Notify,
     stops: TaskTracker,
     pub(super) closing: CancellationToken,
     history: Mutex<VecDeque<Event>>,
@@ -146,6 +151,7 @@ impl Registry {
             writers: RwLock::new(writers(config)),
             judges: Semaphore::new(judges),
             judges_max: judges,
+            loaded: Notify::new(),
             stops: TaskTracker::new(),
             closing: CancellationToken::new(),
             history: Mutex::default(),
@@ -171,6 +177,7 @@ impl Registry {
     pub async fn judge(&self, on_change: OnChange) {
         let debounce = self.shared.load_all().await;
         *self.shared.on_change.lock() = Some(on_change);
+        tokio::spawn(keep_lean(Arc::clone(&self.shared)));
         if self.watched {
             watch::start(&self.shared, debounce);
         }
@@ -522,6 +529,7 @@ impl Shared {
         self.publish(|set| set.with(&plugin));
         self.feeds.start(&plugin, &self.stops);
         self.swaps.fetch_add(1, Ordering::Relaxed);
+        self.loaded.notify_one();
         let version = plugin.version().unwrap_or("no version of its own");
         let digest = plugin.digest().get(..12).unwrap_or_default();
         self.note(plugin.name(), "served", format!("{version}, {digest}"));
@@ -693,6 +701,22 @@ impl Shared {
             }
         });
     }
+}
+
+/// Gives back what only loading plugins needs: once all that lay in the directory at the start were judged, and later
+/// whenever some were loaded and no more come. Whoever is answered meanwhile does not wait for it.
+async fn keep_lean(shared: Arc<Shared>) {
+    shared.loaded.notify_one();
+    let again = async {
+        loop {
+            shared.loaded.notified().await;
+            while timeout(LOADED, shared.loaded.notified()).await.is_ok() {}
+            let engine = Arc::clone(&shared.court.engine);
+            let given = tokio::task::spawn_blocking(move || engine.give_pages_back());
+            let _ = given.await;
+        }
+    };
+    let _: Option<()> = shared.closing.run_until_cancelled(again).await;
 }
 
 /// The plugins that routes may write through: the one that is named, or any of the loaders.

@@ -9,6 +9,7 @@ use futures_util::FutureExt as _;
 use tempfile::TempDir;
 use tokio::sync::watch as channel;
 
+use super::super::pages::tests::resident;
 use super::super::status::PluginState;
 use super::super::version::PluginKind;
 use super::*;
@@ -577,4 +578,33 @@ async fn what_fails_only_for_now_is_tried_again() {
     let status = house.until("swapped", |it| it.error.is_none()).await;
     assert_eq!(status.state, PluginState::Ready);
     assert_ne!(status.digest, before);
+}
+
+/// After the start, and again after a plugin was replaced.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn pages_that_only_loading_needs_are_given_back_when_no_more_is_loaded() {
+    let house = Plot::new().plugin("one", "echo").open(false).await;
+    let engine = Arc::clone(&house.registry.shared.court.engine);
+    let given_back = async || {
+        let waiting = async {
+            loop {
+                let images = engine.images();
+                if images.len() == 1 && resident(&images[0]) == 0 {
+                    return images;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(60), waiting).await;
+        waited.expect("nothing was given back")
+    };
+    let before = given_back().await;
+    house.answer("one").await;
+    assert!(resident(&before[0]) > 0);
+
+    // The version before goes, with everything that was compiled for it.
+    house.component("one", "staged");
+    house.registry.reload("one").await.unwrap();
+    assert_ne!(given_back().await, before);
 }
