@@ -23,11 +23,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::ask::Ask;
 use super::entry::Entry;
 use super::freshness::Freshness;
 use super::generations::{Stamp, Verdict};
 use super::load::Seen;
-use super::path::Ask;
 use super::patience::{Patience, Waited};
 use super::tier::{Claim, Ended, Lease, Leasing, Lookup, SharedTier};
 use super::{Cache, tier};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::ask::Ask;
 use super::entry::{Content, Draft, Entry, EntryKind};
 use super::failures::Remembered;
 use super::flight::{FlightResult, Loaded, LoadedBy};
@@ -11,7 +12,6 @@ use super::freshness::{Freshness, Times, jittered, millis};
 use super::generations::{Mode, Scope, Stamp, Verdict};
 use super::lease::{Right, Taken};
 use super::memory::Mark;
-use super::path::Ask;
 use super::patience::{Patience, Waited};
 use super::source::{Outcome, Question};
 use super::tier::{Put, SharedTier};

@@ -12,6 +12,7 @@
 //!
 //! Knows neither axum nor wasmtime; names its neighbours only through [`Loader`], [`tier::SharedTier`] and [`clock::Clock`].
 
+mod ask;
 mod bounded;
 pub mod clock;
 mod common;
@@ -40,7 +41,8 @@ mod written;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-pub use path::{Answer, Ask, AtHand, Forward, StaleReason, TierName};
+pub use ask::Ask;
+pub use path::{Answer, AtHand, Forward, StaleReason, TierName};
 pub use source::{Absence, Batching, Found, Loader, Outcome, Question, Renewal, Validator};
 
 use crate::key::Resource;

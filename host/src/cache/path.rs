@@ -8,51 +8,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::Cache;
+use super::ask::Ask;
 use super::entry::{Entry, EntryKind};
 use super::flight::{Boarding, Flight, FlightGuard, FlightResult, Loaded, LoadedBy, overloaded};
-use super::freshness::{Bounds, Freshness};
+use super::freshness::Freshness;
 use super::generations::{Covered, Verdict};
 use super::load::{Known, Seen};
 use super::places::{Full, Kind};
 use super::tier::Lookup;
-use super::{Binding, Cache};
 use crate::error::{Failure, FailureKind};
-use crate::key::{Key, Parts, Visibility};
 use crate::sync::{spawn, timeout};
 use crate::trace::Span;
-
-/// A question to the cache: a route's binding, a key and what the loader may know.
-#[derive(Clone)]
-pub struct Ask {
-    /// The route as it was when the request came.
-    pub binding: Arc<Binding>,
-    /// Where the answer lives.
-    pub key: Key,
-    /// All that a loader is told.
-    pub parts: Parts,
-    /// Who may share the answer.
-    pub visibility: Visibility,
-    /// How long the answer lives, as the binding says.
-    bounds: Bounds,
-}
-
-impl Ask {
-    /// A question to the loaders of `binding`.
-    pub fn new(binding: Arc<Binding>, key: Key, parts: Parts, visibility: Visibility) -> Self {
-        Self {
-            bounds: binding.policy.bounds(),
-            binding,
-            key,
-            parts,
-            visibility,
-        }
-    }
-
-    /// How long the answer lives.
-    pub fn bounds(&self) -> &Bounds {
-        &self.bounds
-    }
-}
 
 /// Which tier answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -399,7 +366,7 @@ impl Cache {
     /// Reloads behind what is still fresh for `left_ms` more, if its route wants that by now.
     #[inline]
     pub fn refresh_ahead(self: &Arc<Self>, ask: &Ask, entry: &Entry, left_ms: u64) {
-        if ask.bounds.refreshes_ahead {
+        if ask.bounds().refreshes_ahead {
             self.refresh_if_due(ask, entry, left_ms);
         }
     }
@@ -412,7 +379,7 @@ impl Cache {
         const WOBBLE_MS: u64 = 100;
         let (policy, counters) = (&ask.binding.policy, &ask.binding.counters);
         let load_ms = counters.load_us.load(Ordering::Relaxed) as f64 / 1000.0;
-        let ttl_ms = entry.times().ttl_within(&ask.bounds);
+        let ttl_ms = entry.times().ttl_within(ask.bounds());
         let ahead = policy.refresh_ahead;
         if !ahead.is_due(left_ms, ttl_ms, load_ms, rand::random())
             || self.remembered_failure(ask).is_some()
@@ -573,7 +540,7 @@ impl Cache {
     }
 
     fn freshness(&self, ask: &Ask, entry: &Entry, verdict: Verdict, now_ms: u64) -> Freshness {
-        let freshness = entry.times().freshness(now_ms, verdict, &ask.bounds);
+        let freshness = entry.times().freshness(now_ms, verdict, ask.bounds());
         match (entry.kind(), freshness) {
             // An absence has no windows: past its ttl it is asked again.
             (EntryKind::Missing, Freshness::Stale { .. }) => Freshness::Dead,

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::Cache;
+use super::ask::Ask;
 use super::entry::Entry;
 use super::generations::Stamp;
 use super::lease::Right;
 use super::load::put;
-use super::path::Ask;
 use super::patience::Patience;
 use super::source::{Found, Outcome};
 use super::tier::{Claim, Leasing};
