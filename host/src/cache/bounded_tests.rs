@@ -1,3 +1,5 @@
+//! Who is let in again, and that it is learned how soon: against requests whose best is known.
+
 use std::hash::{BuildHasherDefault, Hasher};
 
 use super::*;

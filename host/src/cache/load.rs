@@ -9,7 +9,7 @@ use super::entry::{Content, Draft, Entry, EntryKind};
 use super::failures::Remembered;
 use super::flight::{FlightResult, Loaded, LoadedBy};
 use super::freshness::{Freshness, Times, jittered, millis};
-use super::generations::{Mode, Scope, Stamp, Verdict};
+use super::generations::{Stamp, Verdict};
 use super::lease::{Right, Taken};
 use super::memory::Mark;
 use super::patience::{Patience, Waited};
@@ -122,12 +122,15 @@ impl Cache {
                         drop(span);
                         put
                     }
+                    Some((shared, right, patience)) if self.is_hidden(ask, &entry, &known) => {
+                        put(shared, (&ask.key, &ended(ask, &entry)), right, patience).await;
+                        None
+                    }
                     _ => None,
                 };
                 let stored = self.keep(ask, &entry, put, mark);
                 if let Some(known) = known.filter(|_| !stored) {
-                    let everywhere = !alone && entry.times().ttl_ms == 0;
-                    self.supersede(ask, &known, everywhere).await;
+                    self.memory.remove_if_same(&ask.key, &known.entry);
                 }
                 Ok(Loaded { entry, stored, by })
             }
@@ -181,19 +184,11 @@ impl Cache {
         in_memory || put == Some(Put::Stored)
     }
 
-    /// Lets the entry go that was in hand when something was loaded which is not kept: the source has said something else, or
-    /// that there is nothing, and no window of the older answer may hide that. `everywhere`: this flight has the lease, so
-    /// nobody has stored anything since.
-    async fn supersede(&self, ask: &Ask, known: &Known, everywhere: bool) {
-        self.memory.remove_if_same(&ask.key, &known.entry);
-        if let Some(shared) = self.shared.as_ref().filter(|_| everywhere) {
-            let scope = Scope::Variant(ask.key.resource().clone(), ask.key.variant().into());
-            let mut patience = Patience::of(shared.patience(), Duration::ZERO);
-            let shared = Arc::clone(shared);
-            patience
-                .wait(async move { shared.purge(&scope, Mode::Delete).await })
-                .await;
-        }
+    /// Whether something that is not to be kept would be hidden by the entry that was in hand, which has a window left: the
+    /// source has said something else since, or that there is nothing.
+    fn is_hidden(&self, ask: &Ask, entry: &Entry, known: &Option<Known>) -> bool {
+        let is_served = |known: &Known| !matches!(self.judge(ask, &known.entry).1, Freshness::Dead);
+        entry.times().ttl_ms == 0 && known.as_ref().is_some_and(is_served)
     }
 
     pub(super) fn may_store(&self, ask: &Ask, entry: &Entry) -> bool {
@@ -436,6 +431,24 @@ impl Cache {
             sie_ms: millis(sie),
         }
     }
+}
+
+/// What is stored in place of an entry that something has ended which is not kept itself: an absence that is past its ttl from
+/// the beginning. The tier has it for the shortest time there is; the copies of other nodes go at once, as with any store.
+fn ended(ask: &Ask, by: &Entry) -> Entry {
+    let times = Times {
+        ttl_ms: 0,
+        swr_ms: 1,
+        sie_ms: 0,
+        ..by.times()
+    };
+    let draft = Draft {
+        content: Content::missing(Vec::new(), by.maker(), ask.visibility),
+        times,
+        stamp: by.stamp(),
+        as_of_ms: by.as_of_ms(),
+    };
+    draft.keep(ask.key.text())
 }
 
 /// Who an entry is of that no loader has made.

@@ -9,7 +9,8 @@
 //! One is made when a call finds none idle, in a task of its own: a call that cannot wait for it leaves it to the next. The
 //! task holds the call's place for as long as it lasts, so there are never more instances, those that are being made
 //! included, than places. After one trapped, or could not be made, none is made for a while ([`Rest`]). That is a moment,
-//! and not a wait of each call: when it has come the next call makes one, whatever became of the calls before it.
+//! and not a wait of each call: when it has come the next call makes one, whatever became of the calls before it. Whoever waits
+//! takes what becomes idle meanwhile.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +18,7 @@ use std::time::Instant as Clock;
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::backoff::Backoff;
@@ -39,7 +40,10 @@ pub(super) struct BlockingLoader {
 struct Pool {
     mould: Mould,
     places: Arc<Places>,
-    idle: Mutex<Vec<Live>>,
+    /// None once the pool was emptied: what comes back then is stopped.
+    idle: Mutex<Option<Vec<Live>>>,
+    /// One became idle.
+    idled: Notify,
     rest: Mutex<Rest>,
     /// Why the last instance could not be made.
     restarting: Mutex<Option<String>>,
@@ -90,7 +94,8 @@ impl BlockingLoader {
                 mould.kit.limits.instances,
                 mould.kit.limits.queue,
             ),
-            idle: Mutex::new(vec![first]),
+            idle: Mutex::new(Some(vec![first])),
+            idled: Notify::new(),
             rest: Mutex::default(),
             restarting: Mutex::default(),
             stopped: AtomicBool::new(false),
@@ -120,8 +125,8 @@ impl BlockingLoader {
         // Nobody who holds a place needs longer than its deadline, so an error here only means that we waited enough.
         let _ = timeout_at(bound, pool.places.all_free()).await;
         pool.places.close();
-        let idle = std::mem::take(&mut *pool.idle.lock());
-        for live in idle {
+        let idle = pool.idle.lock().take();
+        for live in idle.into_iter().flatten() {
             pool.mould.stop(live).await;
         }
     }
@@ -198,7 +203,7 @@ impl Pool {
         match called {
             Ok(answer) => {
                 self.rest.lock().end(Instant::now());
-                self.idle.lock().push(live);
+                self.keep(live).await;
                 Ok(answer)
             }
             Err(error) => {
@@ -208,50 +213,72 @@ impl Pool {
         }
     }
 
-    /// An idle instance, or a new one, which may take as long as it likes: who does not wait for it finds it idle later.
+    /// An idle instance, or a new one, which may take as long as it likes: who does not wait for it leaves it to the next.
     async fn take(self: &Arc<Self>, place: &Arc<Place>) -> Result<Live, Failure> {
-        if let Some(live) = self.idle() {
-            return Ok(live);
-        }
-        let until = self.rest.lock().until;
-        if until > Instant::now() {
-            sleep_until(until).await;
-            if let Some(live) = self.idle() {
-                return Ok(live);
+        let mut made = None;
+        loop {
+            // Before it is looked: what is put there from now on wakes it.
+            let idled = self.idled.notified();
+            match &mut *self.idle.lock() {
+                None => return Err(fault::stopped(&self.mould.kit.name)),
+                Some(idle) => {
+                    if let Some(live) = idle.pop() {
+                        return Ok(live);
+                    }
+                }
+            }
+            let until = self.rest.lock().until;
+            match &mut made {
+                None if until > Instant::now() => tokio::select! {
+                    () = sleep_until(until) => {}
+                    () = idled => {}
+                },
+                None => made = Some(self.make(place)),
+                Some(failed) => tokio::select! {
+                    () = idled => {}
+                    failed = failed => match failed {
+                        Ok(failure) => return Err(failure),
+                        // It is made. If another takes it first, one more is.
+                        Err(_) => made = None,
+                    },
+                },
             }
         }
-        let (give, given) = oneshot::channel();
+    }
+
+    /// Makes an instance, in a task of its own: it is idle then. Why not, if it cannot be made.
+    fn make(self: &Arc<Self>, place: &Arc<Place>) -> oneshot::Receiver<Failure> {
+        let (failed, why) = oneshot::channel();
         let (pool, place) = (Arc::clone(self), Arc::clone(place));
         tokio::spawn(async move {
             let begun = pool.mould.begin(meter(&pool.mould)).await;
-            if begun.is_err() {
-                pool.rest.lock().begin(Instant::now());
-            }
             *pool.restarting.lock() = begun.as_ref().err().map(ToString::to_string);
-            if let Err(Ok(late)) = give.send(begun) {
-                pool.keep(late).await;
+            match begun {
+                Ok(live) => pool.keep(live).await,
+                Err(failure) => {
+                    pool.rest.lock().begin(Instant::now());
+                    // Who has left by now does not want to know.
+                    let _ = failed.send(failure);
+                }
             }
             drop(place);
         });
-        let given = given.await;
-        given.unwrap_or_else(|_| Err(fault::stopped(&self.mould.kit.name)))
+        why
     }
 
-    fn idle(&self) -> Option<Live> {
-        self.idle.lock().pop()
-    }
-
-    /// Keeps an instance for the next call. A pool that is being stopped says so before it takes what is idle: either it takes
-    /// this one, or it is seen here that it is stopping.
+    /// Keeps an instance for the next call, or stops it if there will be none.
     async fn keep(&self, live: Live) {
-        {
-            let mut idle = self.idle.lock();
-            if !self.stopped.load(Ordering::Acquire) {
+        let late = match &mut *self.idle.lock() {
+            None => Some(live),
+            Some(idle) => {
                 idle.push(live);
-                return;
+                None
             }
+        };
+        match late {
+            None => self.idled.notify_one(),
+            Some(live) => self.mould.stop(live).await,
         }
-        self.mould.stop(live).await;
     }
 }
 

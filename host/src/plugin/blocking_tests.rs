@@ -89,8 +89,40 @@ async fn after_a_trap_an_instance_rests_and_who_cannot_wait_for_it_is_not_to_bla
     }
     let early = ask_within(&loader, "ok", Duration::from_millis(20)).await;
     let early = early.unwrap_err();
-    assert_eq!((&*early.code, early.origin), ("timeout", Origin::Host));
+    assert_eq!(
+        (&*early.code, early.origin),
+        ("plugin-starting", Origin::Host)
+    );
     assert_eq!(json(ask(&loader, "ok").await)["data"], "ok");
+}
+
+/// Who rests after another's trap takes what becomes idle meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_an_instance_takes_the_first_that_is_idle() {
+    let loader = Launch::new("faulty-blocking")
+        .limits(PluginLimits {
+            instances: Some(2),
+            ..PluginLimits::default()
+        })
+        .tune(|limits| limits.timeout = Duration::from_secs(20))
+        .loader()
+        .await;
+    // It has one of two instances; the other's rests are of 0, 100 … 3200 ms, and the last, of 5 s, ends two seconds after it.
+    let mut slow = Box::pin(ask_within(&loader, "slow-9000", Duration::from_secs(20)));
+    assert!(futures_util::poll!(&mut slow).is_pending());
+    let others = async {
+        for _ in 0..8 {
+            assert_eq!(ask(&loader, "panic").await.unwrap_err().code, "trap");
+        }
+        json(ask(&loader, "ok").await)["load"].as_u64()
+    };
+    let (slow, load) = tokio::join!(slow, others);
+    assert_eq!(json(slow)["load"], 1);
+    assert_eq!(
+        load,
+        Some(2),
+        "it was answered by the instance that came back"
+    );
 }
 
 /// Waiting is no computing: a call may wait for longer than its `cpu`.

@@ -157,9 +157,9 @@ impl Breaker {
 impl Admission<'_> {
     /// The call ended: `fault` is why, if the plugin is to blame.
     pub(super) fn ended<T>(self, now: Instant, result: &Result<T, Failure>) {
-        // A call that the host turned away, or gave no place or instance to, says nothing of the plugin: it never reached the
-        // guest. A trial that ended so leaves the breaker as it is.
+        // A call that was turned away is none.
         if let Err(failure) = result
+            && failure.kind == FailureKind::Overloaded
             && failure.origin == Origin::Host
         {
             return;
@@ -178,6 +178,13 @@ impl Admission<'_> {
             (Err(_), Some(_)) => {
                 calls.faults.fetch_add(1, Ordering::Relaxed);
             }
+        }
+        // One that never reached the guest, for want of a place or of an instance, says nothing of it: a trial that ended so
+        // leaves the breaker as it is.
+        if let Err(failure) = result
+            && failure.origin == Origin::Host
+        {
+            return;
         }
         match (self.trial, fault) {
             (false, fault) => self.breaker.count(now, fault),

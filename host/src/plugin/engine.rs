@@ -9,9 +9,10 @@
 //! runs in, an engine of wasmtime's that cannot do that. One that is more runs in the other, whatever it is asked.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
@@ -64,6 +65,8 @@ pub struct Engine {
     compiler: Compiler,
     /// What is in use, for whoever brings the same bytes.
     compiled: Shared<Compiled>,
+    /// Whose pages were given back. None as long as the program's were not.
+    given: Mutex<Option<Vec<Weak<Compiled>>>>,
     loaders: Linker<State>,
     /// For key policies that are loaders, too.
     policies: Linker<State>,
@@ -110,6 +113,7 @@ impl Engine {
             policies: linkers::for_policies(&waiting).map_err(unlinked)?,
             pure_policies: linkers::for_policies(&pure).map_err(unlinked)?,
             compiled: Shared::default(),
+            given: Mutex::default(),
             tally: Tally::default(),
             turns: Turns::new(),
             waiting,
@@ -164,10 +168,27 @@ impl Engine {
             .await
     }
 
-    /// Lets go of the pages of files that only a start needs: of the program, and of everything compiled that is in use.
-    /// Blocks for as long as reading the process's mappings takes.
+    /// Lets go of the pages of files that only loading needs: of everything compiled that is in use, and the first time, which
+    /// is at the end of a start, of the program. Later that would cost more than it gives: who is served runs code of it. Blocks
+    /// for as long as reading the process's mappings takes.
     pub(super) fn give_pages_back(&self) {
-        match pages::give_back(&self.compiled.all()) {
+        let mut given = self.given.lock();
+        let with_program = given.is_none();
+        let given = given.get_or_insert_default();
+        given.retain(|compiled| compiled.strong_count() > 0);
+        let is_new = |compiled: &Arc<Compiled>| {
+            let known = given.iter().map(Weak::as_ptr);
+            !known
+                .into_iter()
+                .any(|known| known == Arc::as_ptr(compiled))
+        };
+        let mut held = self.compiled.all();
+        held.retain(is_new);
+        if held.is_empty() && !with_program {
+            return;
+        }
+        given.extend(held.iter().map(Arc::downgrade));
+        match pages::give_back(with_program, &held) {
             Ok(bytes) => tracing::debug!(bytes, "let go of pages that a start needs"),
             Err(error) => tracing::debug!(%error, "pages that a start needs stay"),
         }

@@ -132,15 +132,18 @@ pub(super) fn no_place(name: &str, after: Duration) -> Failure {
     )
 }
 
-/// A call that never reached the guest: no instance was ready in time. Not the call's fault.
+/// A call that never reached the guest: no instance was ready in time. It says nothing of the source, so it is not remembered.
 pub(super) fn no_instance(name: &str, after: Duration) -> Failure {
-    Failure::host(
-        FailureKind::Timeout,
-        "timeout",
-        format!(
-            "`{name}` had no instance ready within {after:?}: one is being started, or rests after a fault; ask again"
-        ),
-    )
+    Failure {
+        retry_after: Some(Duration::from_secs(1)),
+        ..Failure::host(
+            FailureKind::Overloaded,
+            "plugin-starting",
+            format!(
+                "`{name}` had no instance ready within {after:?}: one is being started, or rests after a fault; ask again"
+            ),
+        )
+    }
 }
 
 /// A neighbour killed the instance that a call was in, and there was no time left to ask again. Not the call's fault.

@@ -2,7 +2,7 @@
 //!
 //! A derivation is on the path of every request, so it takes no task, no fiber and no lock but the pool's: about a
 //! microsecond. That is sound because a policy can only compute: its linker holds nothing that waits, and its epochs end
-//! it after `[limits] cpu`.
+//! it after `[limits] cpu`, and up to two long ones more (see `ticker`).
 
 use std::sync::Arc;
 use std::sync::OnceLock;

@@ -5,7 +5,7 @@
 //!
 //! Each end of an epoch takes the core from whoever serves for a moment, a thousand times in a second. Key policies are called
 //! for a microsecond each, and it is nearly always in vain; so while nothing else runs, epochs are longer. A call that meets
-//! the end of a long one is not short, so what follows is counted in milliseconds.
+//! the end of two is not short, so what follows is counted in milliseconds; the end of one is met by many that are.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use wasmtime::EngineWeak;
 
-/// The length of an epoch: the grain of every `cpu` limit.
+/// The length of an epoch: the grain of every `cpu` limit, but for that of a key policy, which may be noticed two long ones later.
 pub(super) const EPOCH: Duration = Duration::from_millis(1);
 /// The length of one in which only short calls begin: so much later is it noticed that one of them is not.
 const LONG_EPOCH: Duration = Duration::from_millis(5);
@@ -71,11 +71,12 @@ impl Ticker {
 
     /// The interleaving: the thread announces what its epoch is `made_for` and then looks at what `ran` again; a caller raises
     /// `ran` and then looks at `made_for`. Both orders are sequentially consistent, so at least one of the two sees the
-    /// other. A caller that finds `ran` as high already comes before the swap that clears it, and the thread makes
-    /// no longer epochs for some time after that.
+    /// other. A caller that finds both as high already has nothing to say: the swap that clears `ran` comes later, and the
+    /// thread makes no longer epochs for some time after that. One that finds `ran` so and `made_for` not has met another
+    /// that is between the two, and does not rely on it: its thread may be held up there.
     fn runs(&self, what: u8) {
         let Shared { ran, made_for } = &*self.shared;
-        if ran.load(Ordering::SeqCst) >= what {
+        if ran.load(Ordering::SeqCst) >= what && made_for.load(Ordering::SeqCst) >= what {
             return;
         }
         ran.fetch_max(what, Ordering::SeqCst);
@@ -187,6 +188,10 @@ mod tests {
         ticker.pulse();
         assert_eq!(state(), (ANY, ANY));
         ticker.pulse_short();
+        assert_eq!(state(), (ANY, ANY));
+        // Another is held up after it has raised the one, and before it raises the other.
+        shared.made_for.store(NOTHING, Ordering::SeqCst);
+        ticker.pulse();
         assert_eq!(state(), (ANY, ANY));
         // The epoch has ended; the next one is as short as it was.
         shared.ran.store(NOTHING, Ordering::SeqCst);

@@ -80,7 +80,8 @@ unsafe fn give_back(pointer: *mut u8, layout: Layout) {
 
 // SAFETY: a block comes from the system with the layout of its list and goes back with the same one, or it is in one list, and
 // nobody has it: it is put there when it is freed, and taken out before it is given. `place` depends on the layout alone, and who
-// frees a block says the layout that it was asked for with.
+// frees a block says the layout that it was asked for with. What the host writes is asked for by `cabi_realloc`, which is
+// wit-bindgen's, and that asks this allocator: Rust frees what the host has written.
 unsafe impl GlobalAlloc for Heap {
     #[inline(never)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
