@@ -31,7 +31,7 @@ const WARM_CALLS: usize = 15_000;
 /// or the calls.
 const DESCRIPTORS_FLOOR: usize = 8;
 /// Of how many looks in a row the lowest counts as resting.
-const LOOKS: usize = 20;
+const LOOKS: usize = 40;
 
 fn numbers() -> (usize, usize) {
     let given = std::env::var("LARDER_SOAK").ok();

@@ -65,8 +65,8 @@ pub struct Engine {
     compiler: Compiler,
     /// What is in use, for whoever brings the same bytes.
     compiled: Shared<Compiled>,
-    /// Whose pages were given back. None as long as the program's were not.
-    given: Mutex<Option<Vec<Weak<Compiled>>>>,
+    /// Whose pages were given back.
+    given: Mutex<Vec<Weak<Compiled>>>,
     loaders: Linker<State>,
     /// For key policies that are loaders, too.
     policies: Linker<State>,
@@ -168,27 +168,18 @@ impl Engine {
             .await
     }
 
-    /// Lets go of the pages of files that only loading needs: of everything compiled that is in use, and the first time, which
-    /// is at the end of a start, of the program. Later that would cost more than it gives: who is served runs code of it. Blocks
-    /// for as long as reading the process's mappings takes.
+    /// Lets go of the pages of files that only loading needs: of the program, and of what was compiled and is in use, each once:
+    /// who is served runs the rest of it. Blocks for as long as reading the process's mappings takes.
     pub(super) fn give_pages_back(&self) {
         let mut given = self.given.lock();
-        let with_program = given.is_none();
-        let given = given.get_or_insert_default();
         given.retain(|compiled| compiled.strong_count() > 0);
-        let is_new = |compiled: &Arc<Compiled>| {
-            let known = given.iter().map(Weak::as_ptr);
-            !known
-                .into_iter()
-                .any(|known| known == Arc::as_ptr(compiled))
-        };
         let mut held = self.compiled.all();
-        held.retain(is_new);
-        if held.is_empty() && !with_program {
-            return;
-        }
+        held.retain(|compiled| {
+            let mut known = given.iter().map(Weak::as_ptr);
+            !known.any(|known| known == Arc::as_ptr(compiled))
+        });
         given.extend(held.iter().map(Arc::downgrade));
-        match pages::give_back(with_program, &held) {
+        match pages::give_back(&held) {
             Ok(bytes) => tracing::debug!(bytes, "let go of pages that a start needs"),
             Err(error) => tracing::debug!(%error, "pages that a start needs stay"),
         }

@@ -45,22 +45,21 @@ impl Mapping {
     }
 }
 
-/// Lets go of the pages of these components, and of the program if that is wanted. Returns how many bytes of address space those were; nothing
+/// Lets go of the pages of the program and of these components. Returns how many bytes of address space those were; nothing
 /// is lost by an error. It reads all mappings of the process: some 5 ms with ten plugins, 90 with a thousand. Whatever is
 /// mapped or unmapped meanwhile waits no longer than for a part of that; who runs code that was let go of waits for it to be
 /// mapped again.
 ///
 /// # Errors
 /// The kernel does not say what is mapped.
-pub(super) fn give_back(with_program: bool, held: &[Arc<Compiled>]) -> io::Result<usize> {
+pub(super) fn give_back(held: &[Arc<Compiled>]) -> io::Result<usize> {
     let smaps = io::BufReader::with_capacity(1 << 16, std::fs::File::open("/proc/self/smaps")?);
     let mut images: Vec<_> = held.iter().map(|compiled| compiled.image()).collect();
     images.sort_unstable_by_key(|image| image.start);
     // Something of the program's code, and something of its constants.
     let program = [give_back as *const () as usize, CONSTANT.as_ptr().addr()];
-    let program = if with_program { &program[..] } else { &[] };
     let mut given = 0;
-    for mapping in ours(mappings(smaps)?, program, &images) {
+    for mapping in ours(mappings(smaps)?, &program, &images) {
         if let_go(&mapping).is_ok() {
             given += mapping.addresses.len();
         }
