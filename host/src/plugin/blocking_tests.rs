@@ -20,9 +20,10 @@ async fn a_pool_of_instances_runs_calls_side_by_side() {
     for answer in answers {
         assert_eq!(json(answer)["data"], "slow-300");
     }
+    // Of eight instances all but one are made now.
     assert!(
-        began.elapsed() < Duration::from_millis(4800),
-        "one after the other they take 4.8 s; took {:?}",
+        began.elapsed() < Duration::from_millis(2400),
+        "one after the other they take 4.8 s, two at a time half of that; took {:?}",
         began.elapsed()
     );
 }
@@ -57,21 +58,6 @@ async fn a_source_that_hung_is_asked_again_as_soon_as_it_answers() {
         assert_eq!(hung.unwrap_err().code, "timeout");
     }
     assert_eq!(json(ask(&loader, "ok").await)["data"], "ok");
-}
-
-/// A pool that was not asked before has one instance, and makes the others when they are needed, at once.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cold_pool_grows_at_once() {
-    let loader = Launch::new("faulty-blocking").loader().await;
-    let began = Instant::now();
-    for answer in join_all((0..8).map(|_| ask(&loader, "slow-300"))).await {
-        assert_eq!(json(answer)["data"], "slow-300");
-    }
-    assert!(
-        began.elapsed() < Duration::from_secs(2),
-        "one after the other they take 2.4 s; took {:?}",
-        began.elapsed()
-    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
