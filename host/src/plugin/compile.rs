@@ -26,6 +26,7 @@ use tokio::sync::{OnceCell, Semaphore, watch};
 use wasmtime::component::Component;
 use xxhash_rust::xxh3::Xxh3;
 
+use super::adapter;
 use super::descriptor::Descriptor;
 use super::engine::Description;
 use super::examine;
@@ -177,10 +178,23 @@ pub(super) struct Compiler {
     mapped: AtomicU64,
 }
 
+/// The code of a component: of a key policy, with the adapter in it. What cannot have one is compiled as it is, and asked at
+/// greater length; what is wrong with a component is told of it as it came.
+fn code_of(engine: &wasmtime::Engine, bytes: &[u8]) -> wasmtime::Result<Vec<u8>> {
+    if examine::only_derives(bytes)
+        && let Some(with) = adapter::with_adapter(bytes)
+        && let Ok(code) = engine.precompile_component(&with)
+    {
+        return Ok(code);
+    }
+    engine.precompile_component(bytes)
+}
+
 /// Says which engines can run the same compiled code.
 fn compatibility(engine: &wasmtime::Engine) -> u64 {
     let mut hash = Xxh3::new();
     engine.precompile_compatibility_hash().hash(&mut hash);
+    adapter::TEXT.hash(&mut hash);
     hash.finish()
 }
 

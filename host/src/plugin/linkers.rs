@@ -20,6 +20,7 @@ use wasmtime_wasi::p2::bindings::{cli, clocks, random};
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, DynPollable, StreamError, StreamResult};
 use wasmtime_wasi::random::{WasiRandom, WasiRandomView as _};
 
+use super::adapter;
 use super::bindings::{log, secrets, settings, types};
 use super::sockets;
 use super::state::State;
@@ -368,10 +369,9 @@ pub(super) fn imports_of(component: &Component) -> Vec<String> {
 /// What a component exports, in its own order.
 pub(super) fn exports_of(component: &Component) -> Vec<String> {
     let world = component.component_type();
-    let names = world
-        .exports(component.engine())
-        .map(|(name, _)| name.to_owned());
-    names.collect()
+    let names = world.exports(component.engine()).map(|(name, _)| name);
+    let its_own = names.filter(|name| *name != adapter::EXPORT);
+    its_own.map(str::to_owned).collect()
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@
 //! Of what a plugin tells by itself (`feeds`), applying it is somebody else's: it is handed to [`Changes`].
 
 mod account;
+mod adapter;
 mod asking;
 mod async_loader;
 mod backoff;

@@ -11,15 +11,16 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use wasmtime::Store;
-use wasmtime::component::{ComponentType, Lower, TypedFunc};
+use wasmtime::component::{ComponentType, Lower, TypedFunc, WasmList};
 
+use super::adapter::{self, Said};
 use super::bindings::{self, key_policy};
 use super::breaker::Breaker;
 use super::engine::Engine;
 use super::fault;
 use super::instance;
 use super::meter::Meter;
-use super::prepared::Pure;
+use super::prepared::{self, Pure};
 use super::state::{self, Kit, Purity, State};
 use super::turns::APART_MAX;
 use crate::error::{Failure, FailureKind};
@@ -41,8 +42,18 @@ pub(super) struct Policy {
 /// One instance.
 struct Deriver {
     store: Store<State>,
-    /// Called with requests that do not live as long: it copies, and keeps nothing.
-    derive: TypedFunc<(Request<'static>,), (key_policy::Decision,)>,
+    derive: Derive,
+}
+
+/// What is called. It is called with requests that do not live as long as its type says: it copies, and keeps nothing.
+enum Derive {
+    /// The adapter's, with what a request was written to, for the next one.
+    Whole(
+        TypedFunc<(&'static [u8],), ((u32, WasmList<u8>),)>,
+        Vec<u8>,
+    ),
+    /// The policy's own.
+    Each(TypedFunc<(Request<'static>,), (key_policy::Decision,)>),
 }
 
 /// The contract's `request`, lowered from where it lies.
@@ -111,7 +122,16 @@ impl Policy {
             .pure
             .pre
             .instantiate(&mut store)
-            .and_then(|instance| instance.get_typed_func(&mut store, self.pure.derive));
+            .and_then(|instance| {
+                Ok(match self.pure.derive {
+                    prepared::Derive::Whole(index) => {
+                        Derive::Whole(instance.get_typed_func(&mut store, index)?, Vec::new())
+                    }
+                    prepared::Derive::Each(index) => {
+                        Derive::Each(instance.get_typed_func(&mut store, index)?)
+                    }
+                })
+            });
         match made {
             Ok(derive) => Ok(Deriver { store, derive }),
             Err(error) => Err(fault::of(&error, &self.kit, store.data_mut())),
@@ -163,22 +183,15 @@ impl Policy {
         let Deriver { store, derive } = deriver;
         store.data().meter.reset();
         store.set_epoch_deadline(1);
-        let (path, query, headers) = (
-            pairs(&request.path),
-            pairs(&request.query),
-            pairs(&request.headers),
-        );
-        let request = Request {
-            method: request.method,
-            route: &request.route,
-            path: &path,
-            query: &query,
-            headers: &headers,
+        let decision = match derive {
+            Derive::Whole(derive, piece) => {
+                adapter::request(request, piece);
+                whole(store, *derive, piece, self.kit.limits.handed)
+            }
+            Derive::Each(derive) => each(store, *derive, request),
         };
-        let derive: TypedFunc<(Request<'_>,), _> = *derive;
-        match derive.call(&mut *store, (request,)) {
-            Ok((decision,)) => {
-                let decision = bindings::decision(decision);
+        match decision {
+            Ok(decision) => {
                 // It is refused for that in a moment. To make it and to hand it over took its thread as long as a loop does.
                 if bytes(&decision) > key::PARTS_BYTES_MAX {
                     self.kit.suspicion.arises();
@@ -188,6 +201,40 @@ impl Policy {
             Err(error) => Err(fault::of(&error, &self.kit, store.data_mut())),
         }
     }
+}
+
+/// Asks through the adapter.
+fn whole(
+    store: &mut Store<State>,
+    derive: TypedFunc<(&[u8],), ((u32, WasmList<u8>),)>,
+    piece: &[u8],
+    most: usize,
+) -> wasmtime::Result<Decision> {
+    let ((at, memory),) = derive.call(&mut *store, (piece,))?;
+    let said = Said::new(memory.as_le_slice(&*store), most);
+    Ok(said.decision(at)?)
+}
+
+/// Asks the policy itself, lowering each text from where it lies.
+fn each(
+    store: &mut Store<State>,
+    derive: TypedFunc<(Request<'_>,), (key_policy::Decision,)>,
+    request: &PolicyRequest,
+) -> wasmtime::Result<Decision> {
+    let (path, query, headers) = (
+        pairs(&request.path),
+        pairs(&request.query),
+        pairs(&request.headers),
+    );
+    let request = Request {
+        method: request.method,
+        route: &request.route,
+        path: &path,
+        query: &query,
+        headers: &headers,
+    };
+    let (decision,) = derive.call(store, (request,))?;
+    Ok(bindings::decision(decision))
 }
 
 /// What came of a call, and when.

@@ -2,6 +2,7 @@
 
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre};
 
+use super::adapter;
 use super::bindings::{
     batch_loader, blocking_loader, change_feed, key_policy, lifecycle, loader, metadata, writer,
 };
@@ -36,8 +37,17 @@ pub(super) struct Worldly {
 #[derive(Clone)]
 pub(super) struct Pure {
     pub(super) pre: InstancePre<State>,
-    pub(super) derive: ComponentExportIndex,
+    pub(super) derive: Derive,
     pub(super) metadata: Option<metadata::GuestIndices>,
+}
+
+/// How a key policy is asked.
+#[derive(Clone, Copy)]
+pub(super) enum Derive {
+    /// Through the adapter, which takes a request in one piece.
+    Whole(ComponentExportIndex),
+    /// By the function of the contract, which takes each text by itself.
+    Each(ComponentExportIndex),
 }
 
 impl Prepared {
@@ -71,9 +81,15 @@ impl Prepared {
             let pre = linker.instantiate_pre(component)?;
             // Looks the interface up; derivations use a typed function of their own, which lowers without copying.
             key_policy::GuestIndices::new(&pre)?;
-            let derive = component
-                .get_export_index(None, "larder:plugin/key-policy@0.1.0")
-                .and_then(|interface| component.get_export_index(Some(&interface), "derive"))
+            let whole = component.get_export_index(None, adapter::EXPORT);
+            let each = || {
+                let interface =
+                    component.get_export_index(None, "larder:plugin/key-policy@0.1.0")?;
+                component.get_export_index(Some(&interface), "derive")
+            };
+            let derive = whole
+                .map(Derive::Whole)
+                .or_else(|| each().map(Derive::Each))
                 .ok_or_else(|| wasmtime::format_err!("`key-policy` exports no `derive`"))?;
             prepared.pure = Some(Pure {
                 derive,

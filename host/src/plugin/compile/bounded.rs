@@ -95,7 +95,7 @@ fn compile(task: Task) -> Result<(), Fault> {
     std::thread::Builder::new()
         .spawn(end_with_the_host)
         .map_err(|error| (exit::MEMORY, format!("no thread can be started: {error}")))?;
-    let code = engine.precompile_component(&component).map_err(|error| {
+    let code = super::code_of(&engine, &component).map_err(|error| {
         let code = match error.downcast_ref::<wasmtime::OutOfMemory>() {
             Some(_) => exit::MEMORY,
             None => exit::INVALID,

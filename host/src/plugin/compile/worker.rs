@@ -128,7 +128,7 @@ impl Worker {
             Self::Here => {
                 let (engine, name) = (engine.clone(), name.to_owned());
                 let work = move || {
-                    let code = engine.precompile_component(&bytes);
+                    let code = super::code_of(&engine, &bytes);
                     code.map_err(|error| {
                         examine::not_compiled(&name, bytes.len(), &format!("{error:#}"))
                     })

@@ -1,0 +1,113 @@
+;; Makes the request of a key policy in the memory of the policy, and hands the decision out. `mod.rs` says why, and puts
+;; this module into the policy's component; `layout.rs` writes the piece and reads the decision.
+(module
+  (import "policy" "memory" (memory 0))
+  (import "policy" "realloc" (func $realloc (param i32 i32 i32 i32) (result i32)))
+  ;; Texts and lists as address and length: method, route, path, query, headers. The result is where the decision lies.
+  (import "policy" "derive" (func $derive (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
+  ;; Takes back what a decision is made of.
+  (import "policy" "post-return" (func $post-return (param i32)))
+
+  ;; The last decision, until it is taken back: at the next call, for the host reads it after this one.
+  (global $said (mut i32) (i32.const 0))
+  ;; Where the pieces lie, one after the other: the policy never sees it, so it is never freed.
+  (global $piece (mut i32) (i32.const 0))
+  (global $room (mut i32) (i32.const 0))
+  ;; What is next to be read of the piece: lengths and counts, and texts.
+  (global $number (mut i32) (i32.const 0))
+  (global $text (mut i32) (i32.const 0))
+
+  ;; What the host asks for room for is the piece, once in a call.
+  (func (export "realloc") (param i32 i32 i32) (param $bytes i32) (result i32)
+    (if (i32.gt_u (local.get $bytes) (global.get $room))
+      (then
+        (global.set $piece
+          (call $realloc (global.get $piece) (global.get $room) (i32.const 8) (local.get $bytes)))
+        (global.set $room (local.get $bytes))))
+    (global.get $piece))
+
+  ;; The piece: five numbers, the lengths of the method and of the route and how long the three lists are; two numbers for each
+  ;; of their pairs, the lengths of name and value; then all texts in the same order. The result is where it says where the
+  ;; decision lies, and which bytes there are to read: all. That is written over the piece, which is longer.
+  (func (export "derive") (param $piece i32) (param $bytes i32) (result i32)
+    (local $method i32) (local $route i32) (local $path i32) (local $query i32) (local $headers i32)
+    (local $methods i32) (local $routes i32) (local $paths i32) (local $queries i32) (local $headerss i32)
+    (if (global.get $said)
+      (then (call $post-return (global.get $said))))
+    (local.set $methods (i32.load offset=0 (local.get $piece)))
+    (local.set $routes (i32.load offset=4 (local.get $piece)))
+    (local.set $paths (i32.load offset=8 (local.get $piece)))
+    (local.set $queries (i32.load offset=12 (local.get $piece)))
+    (local.set $headerss (i32.load offset=16 (local.get $piece)))
+    (global.set $number (i32.add (local.get $piece) (i32.const 20)))
+    (global.set $text (i32.add (global.get $number) (i32.shl
+      (i32.add (i32.add (local.get $paths) (local.get $queries)) (local.get $headerss))
+      (i32.const 3))))
+    (local.set $method (call $made (local.get $methods)))
+    (local.set $route (call $made (local.get $routes)))
+    (local.set $path (call $list (local.get $paths)))
+    (local.set $query (call $list (local.get $queries)))
+    (local.set $headers (call $list (local.get $headerss)))
+    (global.set $said (call $derive
+      (local.get $method) (local.get $methods) (local.get $route) (local.get $routes)
+      (local.get $path) (local.get $paths) (local.get $query) (local.get $queries)
+      (local.get $headers) (local.get $headerss)))
+    (i32.store offset=0 (local.get $piece) (global.get $said))
+    (i32.store offset=4 (local.get $piece) (i32.const 0))
+    (i32.store offset=8 (local.get $piece) (i32.shl (memory.size) (i32.const 16)))
+    (local.get $piece))
+
+  ;; The next pairs, as a list of the policy's own.
+  (func $list (param $pairs i32) (result i32)
+    (local $list i32) (local $at i32) (local $end i32)
+    (local.set $list (call $realloc
+      (i32.const 0) (i32.const 0) (i32.const 4) (i32.shl (local.get $pairs) (i32.const 4))))
+    (local.set $at (local.get $list))
+    (local.set $end (i32.add (local.get $list) (i32.shl (local.get $pairs) (i32.const 4))))
+    (block $done
+      (loop $pair
+        (br_if $done (i32.eq (local.get $at) (local.get $end)))
+        (call $half (local.get $at) (i32.load offset=0 (global.get $number)))
+        (call $half (i32.add (local.get $at) (i32.const 8)) (i32.load offset=4 (global.get $number)))
+        (global.set $number (i32.add (global.get $number) (i32.const 8)))
+        (local.set $at (i32.add (local.get $at) (i32.const 16)))
+        (br $pair)))
+    (local.get $list))
+
+  ;; A name or a value.
+  (func $half (param $at i32) (param $bytes i32)
+    (i32.store offset=0 (local.get $at) (call $made (local.get $bytes)))
+    (i32.store offset=4 (local.get $at) (local.get $bytes)))
+
+  ;; The next text, in a block of the policy's own. Most are a few bytes, for which `memory.copy` takes longer than this.
+  (func $made (param $bytes i32) (result i32)
+    (local $made i32) (local $to i32) (local $from i32)
+    (local.set $made (local.tee $to
+      (call $realloc (i32.const 0) (i32.const 0) (i32.const 1) (local.get $bytes))))
+    (local.set $from (global.get $text))
+    (global.set $text (i32.add (local.get $from) (local.get $bytes)))
+    (if (i32.ge_u (local.get $bytes) (i32.const 128))
+      (then
+        (memory.copy (local.get $to) (local.get $from) (local.get $bytes))
+        (return (local.get $made))))
+    (block $rest
+      (loop $eight
+        (br_if $rest (i32.lt_u (local.get $bytes) (i32.const 8)))
+        (i64.store align=1 (local.get $to) (i64.load align=1 (local.get $from)))
+        (local.set $to (i32.add (local.get $to) (i32.const 8)))
+        (local.set $from (i32.add (local.get $from) (i32.const 8)))
+        (local.set $bytes (i32.sub (local.get $bytes) (i32.const 8)))
+        (br $eight)))
+    (if (i32.and (local.get $bytes) (i32.const 4))
+      (then
+        (i32.store align=1 (local.get $to) (i32.load align=1 (local.get $from)))
+        (local.set $to (i32.add (local.get $to) (i32.const 4)))
+        (local.set $from (i32.add (local.get $from) (i32.const 4)))))
+    (if (i32.and (local.get $bytes) (i32.const 2))
+      (then
+        (i32.store16 align=1 (local.get $to) (i32.load16_u align=1 (local.get $from)))
+        (local.set $to (i32.add (local.get $to) (i32.const 2)))
+        (local.set $from (i32.add (local.get $from) (i32.const 2)))))
+    (if (i32.and (local.get $bytes) (i32.const 1))
+      (then (i32.store8 (local.get $to) (i32.load8_u (local.get $from)))))
+    (local.get $made)))

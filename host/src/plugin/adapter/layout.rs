@@ -1,0 +1,183 @@
+//! How a request is written for the adapter, and how a decision lies in a policy's memory: the canonical ABI's layout of the
+//! contract's records, in little endian. What a policy says is judged here: addresses, texts, and how much it is.
+//!
+//! Pure.
+
+use std::cell::Cell;
+
+use super::super::bindings::{self, types};
+use crate::key::{Decision, Derivation, Param, PolicyRequest, Visibility};
+
+/// An address and a length.
+type Pair = [u8; 8];
+/// Those of a name and of a value.
+const PARAM_BYTES: usize = 2 * size_of::<Pair>();
+/// What a decision says lies so far behind the number of its case: the alignment of a failure's `u64`.
+const CASE_BYTES: usize = 8;
+
+/// Writes the request as the adapter takes it: see `derive` in `adapter.wat`.
+pub(in super::super) fn request(request: &PolicyRequest, piece: &mut Vec<u8>) {
+    let lists = [&request.path, &request.query, &request.headers];
+    let params = || lists.into_iter().flatten();
+    piece.clear();
+    let [path, query, headers] = lists.map(Vec::len);
+    for number in [request.method.len(), request.route.len(), path, query, headers] {
+        put(piece, number);
+    }
+    for Param { name, value } in params() {
+        put(piece, name.len());
+        put(piece, value.len());
+    }
+    piece.extend_from_slice(request.method.as_bytes());
+    piece.extend_from_slice(request.route.as_bytes());
+    for Param { name, value } in params() {
+        piece.extend_from_slice(name.as_bytes());
+        piece.extend_from_slice(value.as_bytes());
+    }
+}
+
+/// What does not fit into 32 bits does not fit into the policy's memory either, which is asked for first.
+fn put(piece: &mut Vec<u8>, number: usize) {
+    piece.extend_from_slice(&(number as u32).to_le_bytes());
+}
+
+/// Why what a policy has left is no decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(in super::super) enum Unreadable {
+    /// An address that is not in its memory, a text that is not UTF-8, a case that there is not.
+    #[error("what `derive` returned is no decision of the contract")]
+    Malformed,
+    /// It says more than it may.
+    #[error("`derive` returned too much")]
+    TooMuch,
+}
+
+/// A policy's memory after it has decided.
+pub(in super::super) struct Said<'a> {
+    memory: &'a [u8],
+    /// Bytes that may still be read: a policy may say the same megabyte a million times.
+    left: Cell<usize>,
+}
+
+impl<'a> Said<'a> {
+    /// At most so many bytes of it are read.
+    pub(in super::super) fn new(memory: &'a [u8], most: usize) -> Self {
+        Self {
+            memory,
+            left: Cell::new(most),
+        }
+    }
+
+    /// The decision that lies at this address.
+    ///
+    /// # Errors
+    /// It is none, or too long.
+    pub(in super::super) fn decision(&self, at: u32) -> Result<Decision, Unreadable> {
+        let at = at as usize;
+        let said = at.saturating_add(CASE_BYTES);
+        Ok(match self.byte(at)? {
+            0 => Decision::Cache(self.derivation(said)?),
+            1 => Decision::Bypass(self.derivation(said)?),
+            2 => Decision::Reject(bindings::failure(self.failure(said)?)),
+            _ => return Err(Unreadable::Malformed),
+        })
+    }
+
+    fn derivation(&self, at: usize) -> Result<Derivation, Unreadable> {
+        let record: [u8; 20] = self.bytes(at)?;
+        Ok(Derivation {
+            parts: self.params(pair(&record, 0), Param::new)?,
+            visibility: match record[8] {
+                0 => Visibility::Public,
+                1 => Visibility::Private,
+                _ => return Err(Unreadable::Malformed),
+            },
+            hints: self.params(pair(&record, 12), Param::new)?,
+        })
+    }
+
+    fn failure(&self, at: usize) -> Result<types::Failure, Unreadable> {
+        use types::FailureKind::{
+            Conflict, Denied, Internal, InvalidRequest, RateLimited, Timeout, Unavailable,
+        };
+        let kinds = [
+            InvalidRequest,
+            Denied,
+            Conflict,
+            Unavailable,
+            Timeout,
+            RateLimited,
+            Internal,
+        ];
+        let record: [u8; 48] = self.bytes(at)?;
+        let kind = kinds.get(usize::from(record[0]));
+        Ok(types::Failure {
+            kind: *kind.ok_or(Unreadable::Malformed)?,
+            code: self.text(pair(&record, 4))?,
+            message: self.text(pair(&record, 12))?,
+            retry_after_ms: match record[24] {
+                0 => None,
+                1 => Some(u64::from_le_bytes(pair(&record, 32))),
+                _ => return Err(Unreadable::Malformed),
+            },
+            details: self.params(pair(&record, 40), |name, value| types::Param {
+                name,
+                value,
+            })?,
+        })
+    }
+
+    fn params<T>(
+        &self,
+        list: Pair,
+        param: impl Fn(String, String) -> T,
+    ) -> Result<Vec<T>, Unreadable> {
+        let list = self.slice(list, PARAM_BYTES, size_of::<Param>())?;
+        let (list, _) = list.as_chunks::<PARAM_BYTES>();
+        let mut params = Vec::with_capacity(list.len());
+        for said in list {
+            let [name, value] = [pair(said, 0), pair(said, 8)];
+            params.push(param(self.text(name)?, self.text(value)?));
+        }
+        Ok(params)
+    }
+
+    fn text(&self, text: Pair) -> Result<String, Unreadable> {
+        let text = std::str::from_utf8(self.slice(text, 1, 1)?);
+        text.map(str::to_owned).map_err(|_| Unreadable::Malformed)
+    }
+
+    /// So many things, of so many bytes each there and here.
+    fn slice(
+        &self,
+        [a, b, c, d, e, f, g, h]: Pair,
+        each: usize,
+        each_here: usize,
+    ) -> Result<&'a [u8], Unreadable> {
+        let [address, count] = [[a, b, c, d], [e, f, g, h]].map(u32::from_le_bytes);
+        let (address, count) = (address as usize, count as usize);
+        let left = count
+            .checked_mul(each_here)
+            .and_then(|bytes| self.left.get().checked_sub(bytes));
+        self.left.set(left.ok_or(Unreadable::TooMuch)?);
+        // It is less than `each_here` of each, so it does not overflow either.
+        self.memory
+            .get(address..)
+            .and_then(|rest| rest.get(..count * each))
+            .ok_or(Unreadable::Malformed)
+    }
+
+    fn byte(&self, at: usize) -> Result<u8, Unreadable> {
+        self.memory.get(at).copied().ok_or(Unreadable::Malformed)
+    }
+
+    fn bytes<const N: usize>(&self, at: usize) -> Result<[u8; N], Unreadable> {
+        let record = self.memory.get(at..).and_then(|rest| rest.first_chunk());
+        record.copied().ok_or(Unreadable::Malformed)
+    }
+}
+
+/// The pair that lies so far behind the start of a record.
+fn pair(record: &[u8], at: usize) -> Pair {
+    *record[at..].first_chunk().expect("records are longer")
+}

@@ -1,0 +1,26 @@
+//! The adapter that key policies are compiled with: a short way in, through which a request goes in one piece.
+//!
+//! By the function of the contract wasmtime enters a policy once for each text and each list of a request, to ask its allocator
+//! for room: eleven times for a small one, which takes longer than to derive. The adapter (`adapter.wat`) is a core module that is put
+//! beside the policy's own, into the same component. It is handed all of a request at once, makes the texts and the lists of
+//! it in the policy's memory, with the policy's allocator, and calls what the policy has for `derive`: all inside of Wasm. The
+//! decision is read from where the policy has left it, and taken back as the contract has it.
+//!
+//! A policy cannot tell the difference: what it is called with is what the rules of the component model would have made. It
+//! gains nothing either. What it says is judged as it is read (`layout.rs`), as wasmtime would.
+//!
+//! What is needed is found by the names that the tools give to the core function behind `derive`. A component that has it otherwise
+//! is left alone, and asked by the function of the contract.
+//!
+//! Must not know instances, limits or the cache of compiled code.
+
+mod append;
+mod layout;
+
+pub(super) use append::with_adapter;
+pub(super) use layout::{Said, request};
+
+/// The component's export through which it is asked, if there is an adapter.
+pub(super) const EXPORT: &str = "derive-in-one-piece";
+/// The adapter itself.
+pub(super) const TEXT: &str = include_str!("adapter.wat");
