@@ -7,6 +7,7 @@ use wasmtime::component::ResourceTableError;
 use wasmtime_wasi::I32Exit;
 
 use super::Egress;
+use super::adapter::Unreadable;
 use super::linkers::Impure;
 use super::state::{Grown, Kit, State};
 use crate::error::{Failure, FailureKind, Origin};
@@ -22,7 +23,7 @@ pub(super) fn of(error: &wasmtime::Error, kit: &Kit, state: &mut State) -> Failu
             limits.cpu
         );
         (Origin::Limit, "cpu-limit", message)
-    } else if is_host_data(error) {
+    } else if is_host_data(error) || said_too_much(error) {
         let message = format!(
             "`{name}` handed over more than {} bytes in one call ([limits] {} and {} bytes beside it)",
             limits.handed,
@@ -87,6 +88,11 @@ pub(super) fn of(error: &wasmtime::Error, kit: &Kit, state: &mut State) -> Failu
         kit.suspicion.arises();
     }
     Failure::fault(origin, code, message)
+}
+
+/// As wasmtime's error for exhausted hostcall fuel, where Larder reads what a guest has left.
+fn said_too_much(error: &wasmtime::Error) -> bool {
+    error.downcast_ref() == Some(&Unreadable::TooMuch)
 }
 
 /// wasmtime's error for exhausted hostcall fuel is private, and so known by its text.

@@ -48,10 +48,7 @@ struct Deriver {
 /// What is called. It is called with requests that do not live as long as its type says: it copies, and keeps nothing.
 enum Derive {
     /// The adapter's, with what a request was written to, for the next one.
-    Whole(
-        TypedFunc<(&'static [u8],), ((u32, WasmList<u8>),)>,
-        Vec<u8>,
-    ),
+    Whole(TypedFunc<(&'static [u8],), ((u32, WasmList<u8>),)>, Vec<u8>),
     /// The policy's own.
     Each(TypedFunc<(Request<'static>,), (key_policy::Decision,)>),
 }
@@ -118,20 +115,16 @@ impl Policy {
         )
         .map_err(|error| instance::host(&self.kit, &error))?;
         self.engine.pulse();
-        let made = self
-            .pure
-            .pre
-            .instantiate(&mut store)
-            .and_then(|instance| {
-                Ok(match self.pure.derive {
-                    prepared::Derive::Whole(index) => {
-                        Derive::Whole(instance.get_typed_func(&mut store, index)?, Vec::new())
-                    }
-                    prepared::Derive::Each(index) => {
-                        Derive::Each(instance.get_typed_func(&mut store, index)?)
-                    }
-                })
-            });
+        let made = self.pure.pre.instantiate(&mut store).and_then(|instance| {
+            Ok(match self.pure.derive {
+                prepared::Derive::Whole(index) => {
+                    Derive::Whole(instance.get_typed_func(&mut store, index)?, Vec::new())
+                }
+                prepared::Derive::Each(index) => {
+                    Derive::Each(instance.get_typed_func(&mut store, index)?)
+                }
+            })
+        });
         match made {
             Ok(derive) => Ok(Deriver { store, derive }),
             Err(error) => Err(fault::of(&error, &self.kit, store.data_mut())),

@@ -54,7 +54,10 @@
       (local.get $headers) (local.get $headerss)))
     (i32.store offset=0 (local.get $piece) (global.get $said))
     (i32.store offset=4 (local.get $piece) (i32.const 0))
-    (i32.store offset=8 (local.get $piece) (i32.shl (memory.size) (i32.const 16)))
+    (i32.store offset=8 (local.get $piece) (select
+      (i32.shl (memory.size) (i32.const 16))
+      (i32.const -1)
+      (i32.ne (memory.size) (i32.const 65536))))
     (local.get $piece))
 
   ;; The next pairs, as a list of the policy's own.

@@ -21,7 +21,13 @@ pub(in super::super) fn request(request: &PolicyRequest, piece: &mut Vec<u8>) {
     let params = || lists.into_iter().flatten();
     piece.clear();
     let [path, query, headers] = lists.map(Vec::len);
-    for number in [request.method.len(), request.route.len(), path, query, headers] {
+    for number in [
+        request.method.len(),
+        request.route.len(),
+        path,
+        query,
+        headers,
+    ] {
         put(piece, number);
     }
     for Param { name, value } in params() {
@@ -180,4 +186,75 @@ impl<'a> Said<'a> {
 /// The pair that lies so far behind the start of a record.
 fn pair(record: &[u8], at: usize) -> Pair {
     *record[at..].first_chunk().expect("records are longer")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Memory in which a decision lies at 16, a list of one pair at 100, and `text` at 200.
+    fn memory() -> Vec<u8> {
+        let mut memory = vec![0; 204];
+        let mut put = |at: usize, numbers: &[u32]| {
+            for (nth, number) in numbers.iter().enumerate() {
+                memory[at + nth * 4..][..4].copy_from_slice(&number.to_le_bytes());
+            }
+        };
+        // The parts, the visibility, the hints.
+        put(24, &[100, 1, 0, 0, 0]);
+        put(100, &[200, 2, 202, 2]);
+        memory[200..].copy_from_slice(b"text");
+        memory
+    }
+
+    fn read(memory: &[u8], most: usize) -> Result<Vec<Param>, Unreadable> {
+        match Said::new(memory, most).decision(16)? {
+            Decision::Cache(derivation) => Ok(derivation.parts),
+            other => panic!("not to be cached: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_decision_is_read_where_it_lies() {
+        assert_eq!(read(&memory(), 1000), Ok(vec![Param::new("te", "xt")]));
+    }
+
+    #[test]
+    fn what_lies_elsewhere_or_is_no_text_is_no_decision() {
+        for (at, byte) in [
+            (16, 3),    // A case that there is not.
+            (27, 1),    // A list far away,
+            (29, 1),    // one that is too long for the memory,
+            (103, 255), // a name far away,
+            (108, 203), // a value that ends behind the memory.
+            (200, 255), // Not UTF-8.
+            (32, 2),    // Neither public nor private.
+        ] {
+            let mut memory = memory();
+            memory[at] = byte;
+            let read = read(&memory, usize::MAX);
+            assert_eq!(read, Err(Unreadable::Malformed), "{byte} at {at}");
+        }
+        for at in [204, u32::MAX] {
+            let memory = memory();
+            let read = Said::new(&memory, usize::MAX).decision(at);
+            assert_eq!(read, Err(Unreadable::Malformed));
+        }
+        // All of it, to the last byte but one.
+        for bytes in 0..204 {
+            let read = read(&memory()[..bytes], usize::MAX);
+            assert_eq!(read, Err(Unreadable::Malformed), "{bytes}");
+        }
+    }
+
+    /// Law 12: what is read is bounded, also where a policy says the same text again and again.
+    #[test]
+    fn law_12_no_more_is_read_than_may_be() {
+        let one = size_of::<Param>() + 4;
+        assert!(read(&memory(), one).is_ok());
+        assert_eq!(read(&memory(), one - 1), Err(Unreadable::TooMuch));
+        let mut many = memory();
+        many[28..32].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(read(&many, 1 << 20), Err(Unreadable::TooMuch));
+    }
 }

@@ -18,7 +18,7 @@ mod append;
 mod layout;
 
 pub(super) use append::with_adapter;
-pub(super) use layout::{Said, request};
+pub(super) use layout::{Said, Unreadable, request};
 
 /// The component's export through which it is asked, if there is an adapter.
 pub(super) const EXPORT: &str = "derive-in-one-piece";

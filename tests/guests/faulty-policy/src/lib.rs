@@ -11,6 +11,7 @@
 //! | `impure` | adds `count`: how often this instance has been asked |
 //! | `clock`, `random`, `env` | adds what the clocks say; what a new random state hashes to; the environment |
 //! | `file` | adds what it comes to when it reads a file |
+//! | `tell`, `tell-bypass`, `tell-reject` | tells everything of the request in what it decides |
 //! | `big-part`, `big-part-N` | adds `big`, of 100,000 (N) bytes |
 //! | `panic`, `loop`, `sleep` | panics; computes for ever; blocks for a minute |
 //! | `print` | prints a line to standard error and logs one |
@@ -48,6 +49,9 @@ impl key_policy::Guest for FaultyPolicy {
             .iter()
             .find(|param| param.name == "key")
             .map_or(String::new(), |param| param.value.clone());
+        if let Some(how) = key.strip_prefix("tell") {
+            return tell(request, how);
+        }
         let mut parts = request.path;
         let mut add = |name: &str, value: String| {
             parts.push(Param {
@@ -114,6 +118,32 @@ impl key_policy::Guest for FaultyPolicy {
         } else {
             Decision::Cache(derivation)
         }
+    }
+}
+
+/// The request as parts, and its headers as hints; or all of it as details.
+fn tell(request: Request, how: &str) -> Decision {
+    let told = |name: &str, value: String| Param {
+        name: name.to_owned(),
+        value,
+    };
+    let mut parts = vec![told("method", request.method), told("route", request.route)];
+    parts.extend(request.path);
+    parts.push(told("query", String::new()));
+    parts.extend(request.query);
+    let derivation = Derivation {
+        parts,
+        visibility: Visibility::Private,
+        hints: request.headers,
+    };
+    match how {
+        "-bypass" => Decision::Bypass(derivation),
+        "-reject" => Decision::Reject(Failure {
+            retry_after_ms: Some(u64::MAX / 3),
+            details: [derivation.parts, derivation.hints].concat(),
+            ..reject("rate-limited")
+        }),
+        _ => Decision::Cache(derivation),
     }
 }
 
