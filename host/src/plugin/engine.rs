@@ -303,7 +303,8 @@ pub(super) fn config(pooling: bool, waiting: Waiting) -> Config {
         let mut pool = PoolingAllocationConfig::new();
         pool.total_component_instances(POOL)
             .total_core_instances(POOL * 20)
-            .total_memories(POOL)
+            // A key policy has the memory of its adapter beside its own.
+            .total_memories(if can_wait { POOL } else { 2 * POOL })
             .total_tables(POOL * 2)
             .total_stacks(POOL)
             .total_gc_heaps(POOL / 20)

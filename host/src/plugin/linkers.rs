@@ -370,7 +370,7 @@ pub(super) fn imports_of(component: &Component) -> Vec<String> {
 pub(super) fn exports_of(component: &Component) -> Vec<String> {
     let world = component.component_type();
     let names = world.exports(component.engine()).map(|(name, _)| name);
-    let its_own = names.filter(|name| *name != adapter::EXPORT);
+    let its_own = names.filter(|name| ![adapter::DERIVE_WHOLE, adapter::MEMORY].contains(name));
     its_own.map(str::to_owned).collect()
 }
 

@@ -29,6 +29,9 @@ use crate::key::{self, Decision, KeyPolicy, Param, PolicyRequest};
 /// Idle instances that are kept; there are rarely more than threads.
 const IDLE_MAX: usize = 64;
 
+/// Bytes of a page of memory.
+const PAGE: u64 = 64 * 1024;
+
 /// A running key policy.
 pub(super) struct Policy {
     engine: Arc<Engine>,
@@ -47,10 +50,21 @@ struct Deriver {
 
 /// What is called. It is called with requests that do not live as long as its type says: it copies, and keeps nothing.
 enum Derive {
-    /// The adapter's, with what a request was written to, for the next one.
-    Whole(TypedFunc<(&'static [u8],), ((u32, WasmList<u8>),)>, Vec<u8>),
+    /// The adapter's.
+    Whole(Whole),
     /// The policy's own.
     Each(TypedFunc<(Request<'static>,), (key_policy::Decision,)>),
+}
+
+/// How an instance is asked through the adapter.
+struct Whole {
+    derive: TypedFunc<(&'static [u8],), (u64,)>,
+    memory_of_policy: TypedFunc<(), (WasmList<u8>,)>,
+    /// The policy's memory, as long as it was when it was asked for: it grows, and nothing else. What a policy says is read in it
+    /// before the instance is called again.
+    memory: WasmList<u8>,
+    /// What the last request was written to.
+    piece: Vec<u8>,
 }
 
 /// The contract's `request`, lowered from where it lies.
@@ -117,8 +131,16 @@ impl Policy {
         self.engine.pulse();
         let made = self.pure.pre.instantiate(&mut store).and_then(|instance| {
             Ok(match self.pure.derive {
-                prepared::Derive::Whole(index) => {
-                    Derive::Whole(instance.get_typed_func(&mut store, index)?, Vec::new())
+                prepared::Derive::Whole { derive, memory } => {
+                    let memory_of_policy: TypedFunc<(), (WasmList<u8>,)> =
+                        instance.get_typed_func(&mut store, memory)?;
+                    let memory = lent(&mut store, memory_of_policy)?;
+                    Derive::Whole(Whole {
+                        derive: instance.get_typed_func(&mut store, derive)?,
+                        memory_of_policy,
+                        memory,
+                        piece: Vec::new(),
+                    })
                 }
                 prepared::Derive::Each(index) => {
                     Derive::Each(instance.get_typed_func(&mut store, index)?)
@@ -177,10 +199,7 @@ impl Policy {
         store.data().meter.reset();
         store.set_epoch_deadline(1);
         let decision = match derive {
-            Derive::Whole(derive, piece) => {
-                adapter::request(request, piece);
-                whole(store, *derive, piece, self.kit.limits.handed)
-            }
+            Derive::Whole(by) => whole(store, by, request, self.kit.limits.handed),
             Derive::Each(derive) => each(store, *derive, request),
         };
         match decision {
@@ -196,16 +215,35 @@ impl Policy {
     }
 }
 
-/// Asks through the adapter.
+/// Asks through the adapter. At most so many bytes of the decision are read.
 fn whole(
     store: &mut Store<State>,
-    derive: TypedFunc<(&[u8],), ((u32, WasmList<u8>),)>,
-    piece: &[u8],
+    by: &mut Whole,
+    request: &PolicyRequest,
     most: usize,
 ) -> wasmtime::Result<Decision> {
-    let ((at, memory),) = derive.call(&mut *store, (piece,))?;
-    let said = Said::new(memory.as_le_slice(&*store), most);
+    adapter::request(request, &mut by.piece);
+    let derive: TypedFunc<(&[u8],), _> = by.derive;
+    let (said,) = derive.call(&mut *store, (&by.piece,))?;
+    let (pages, at) = (said >> 32, said as u32);
+    if pages * PAGE > by.memory.len() as u64 {
+        by.memory = lent(store, by.memory_of_policy)?;
+    }
+    let said = Said::new(by.memory.as_le_slice(&*store), most);
     Ok(said.decision(at)?)
+}
+
+/// The policy's memory. It is not handed over: what is read of it is counted as it is read. What the policy's allocator, which is called
+/// for it, may tell the host meanwhile is bounded by that memory.
+fn lent(
+    store: &mut Store<State>,
+    memory_of_policy: TypedFunc<(), (WasmList<u8>,)>,
+) -> wasmtime::Result<WasmList<u8>> {
+    let most = store.hostcall_fuel();
+    store.set_hostcall_fuel(usize::MAX);
+    let memory = memory_of_policy.call(&mut *store, ());
+    store.set_hostcall_fuel(most);
+    Ok(memory?.0)
 }
 
 /// Asks the policy itself, lowering each text from where it lies.

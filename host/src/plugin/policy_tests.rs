@@ -28,7 +28,7 @@ async fn policy_by_the_contract() -> Arc<dyn KeyPolicy> {
     } = &*spec.compiled;
     let pure = prepared.pure.clone().expect("a key policy");
     assert!(
-        matches!(pure.derive, Derive::Whole(_)),
+        matches!(pure.derive, Derive::Whole { .. }),
         "the adapter was put into it"
     );
     let component = pure.pre.component();
@@ -146,6 +146,22 @@ async fn a_policy_that_says_too_much_or_nothing_readable_fails_alone_and_by_name
             "{failed}"
         );
         cached(policy.derive(&request("42")));
+    }
+}
+
+/// The memory that a decision is read in grows, and may be larger than what a plugin may hand over at once.
+#[tokio::test]
+async fn a_policy_may_have_more_memory_than_it_may_hand_over() {
+    let policy = policy().await;
+    cached(policy.derive(&request("42")));
+    let (length, handed) = (20_000_000, Limits::default().handed);
+    assert!(length > handed);
+    let failed = policy.derive(&request(&format!("big-part-{length}")));
+    assert_eq!(failed.unwrap_err().code, "output-limit");
+    // Ten texts that are allowed, each in memory that was not there when the one before was read.
+    for length in (1..10).map(|megabytes| megabytes * 1_000_000) {
+        let (parts, _) = cached(policy.derive(&request(&format!("big-part-{length}"))));
+        assert_eq!(parts[1].value.len(), length);
     }
 }
 

@@ -44,8 +44,13 @@ pub(super) struct Pure {
 /// How a key policy is asked.
 #[derive(Clone, Copy)]
 pub(super) enum Derive {
-    /// Through the adapter, which takes a request in one piece.
-    Whole(ComponentExportIndex),
+    /// Through the adapter, which takes a request in one piece, and lends the policy's memory.
+    Whole {
+        /// Asks.
+        derive: ComponentExportIndex,
+        /// The memory.
+        memory: ComponentExportIndex,
+    },
     /// By the function of the contract, which takes each text by itself.
     Each(ComponentExportIndex),
 }
@@ -81,14 +86,18 @@ impl Prepared {
             let pre = linker.instantiate_pre(component)?;
             // Looks the interface up; derivations use a typed function of their own, which lowers without copying.
             key_policy::GuestIndices::new(&pre)?;
-            let whole = component.get_export_index(None, adapter::EXPORT);
+            let whole = || {
+                Some(Derive::Whole {
+                    derive: component.get_export_index(None, adapter::DERIVE_WHOLE)?,
+                    memory: component.get_export_index(None, adapter::MEMORY)?,
+                })
+            };
             let each = || {
                 let interface =
                     component.get_export_index(None, "larder:plugin/key-policy@0.1.0")?;
                 component.get_export_index(Some(&interface), "derive")
             };
-            let derive = whole
-                .map(Derive::Whole)
+            let derive = whole()
                 .or_else(|| each().map(Derive::Each))
                 .ok_or_else(|| wasmtime::format_err!("`key-policy` exports no `derive`"))?;
             prepared.pure = Some(Pure {

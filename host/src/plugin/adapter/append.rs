@@ -3,7 +3,7 @@
 //! Validates nothing: whoever compiles the component does.
 
 use wasm_encoder::{
-    Alias, CanonicalFunctionSection, CanonicalOption as Option_, ComponentAliasSection,
+    Alias, CanonicalFunctionSection, CanonicalOption as CanonicalOptionTo, ComponentAliasSection,
     ComponentExportKind, ComponentExportSection, ComponentSection, ComponentSectionId,
     ComponentTypeSection, ComponentValType, ExportKind, InstanceSection, ModuleArg,
     PrimitiveValType, RawSection,
@@ -13,7 +13,7 @@ use wasmparser::{
     ComponentOuterAliasKind, ComponentTypeRef, ExternalKind, Parser, Payload,
 };
 
-use super::{EXPORT, TEXT};
+use super::{DERIVE_WHOLE, MEMORY, TEXT};
 
 /// What tools that make components call the core function behind `derive`.
 const DERIVE: &str = "larder:plugin/key-policy@0.1.0#derive";
@@ -43,42 +43,47 @@ pub(in super::super) fn with_adapter(component: &[u8]) -> Option<Vec<u8>> {
     append(&instances);
 
     let mut aliases = ComponentAliasSection::new();
-    for name in ["derive", "realloc"] {
+    for (kind, name) in [
+        (ExportKind::Func, "derive"),
+        (ExportKind::Func, "memory-of-policy"),
+        (ExportKind::Func, "realloc"),
+        (ExportKind::Memory, "memory"),
+    ] {
         aliases.alias(Alias::CoreInstanceExport {
             instance: next.core_instances + 1,
-            kind: ExportKind::Func,
+            kind,
             name,
         });
     }
     append(&aliases);
-    let [derive, realloc] = [0, 1].map(|nth| next.core_functions + nth);
+    let [derive, memory_of_policy, realloc] = [0, 1, 2].map(|nth| next.core_functions + nth);
 
-    // A request, and: where the decision lies, and in what.
     let mut types = ComponentTypeSection::new();
-    let [bytes, said] = [next.types, next.types + 1].map(ComponentValType::Type);
+    let bytes = ComponentValType::Type(next.types);
+    let number = ComponentValType::Primitive(PrimitiveValType::U64);
     types.defined_type().list(PrimitiveValType::U8);
-    types
-        .defined_type()
-        .tuple([ComponentValType::Primitive(PrimitiveValType::U32), bytes]);
     types
         .function()
         .params([("request", bytes)])
-        .result(Some(said));
+        .result(Some(number));
+    let none: [(&str, ComponentValType); 0] = [];
+    types.function().params(none).result(Some(bytes));
     append(&types);
 
     let mut lifted = CanonicalFunctionSection::new();
-    lifted.lift(
-        derive,
-        next.types + 2,
-        [
-            Option_::UTF8,
-            Option_::Memory(policy.memory),
-            Option_::Realloc(realloc),
-        ],
-    );
+    let own = [
+        CanonicalOptionTo::Memory(next.core_memories),
+        CanonicalOptionTo::Realloc(realloc),
+    ];
+    lifted.lift(derive, next.types + 1, own);
+    let of_policy = [CanonicalOptionTo::Memory(policy.memory)];
+    lifted.lift(memory_of_policy, next.types + 2, of_policy);
     append(&lifted);
     let mut exports = ComponentExportSection::new();
-    exports.export(EXPORT, ComponentExportKind::Func, next.functions, None);
+    // An export has a number of its own among the functions, too.
+    for (nth, name) in [(0, DERIVE_WHOLE), (1, MEMORY)] {
+        exports.export(name, ComponentExportKind::Func, next.functions + nth, None);
+    }
     append(&exports);
     Some(with)
 }
@@ -119,6 +124,7 @@ struct Next {
     core_modules: u32,
     core_instances: u32,
     core_functions: u32,
+    core_memories: u32,
     functions: u32,
     types: u32,
 }
@@ -184,6 +190,10 @@ fn read(component: &[u8]) -> Option<(Policy, Next)> {
                             }
                             next.core_functions += 1;
                         }
+                        ComponentAlias::CoreInstanceExport {
+                            kind: ExternalKind::Memory,
+                            ..
+                        } => next.core_memories += 1,
                         ComponentAlias::CoreInstanceExport { .. } => {}
                         ComponentAlias::Outer { kind, .. } => match kind {
                             ComponentOuterAliasKind::CoreModule => next.core_modules += 1,

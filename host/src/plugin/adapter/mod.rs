@@ -20,7 +20,10 @@ mod layout;
 pub(super) use append::with_adapter;
 pub(super) use layout::{Said, Unreadable, request};
 
-/// The component's export through which it is asked, if there is an adapter.
-pub(super) const EXPORT: &str = "derive-in-one-piece";
+/// The component's export through which it is asked, if there is an adapter: with the piece that [`request`] writes, for where the
+/// decision lies and, in the upper half, how many pages the policy's memory has.
+pub(super) const DERIVE_WHOLE: &str = "derive-in-one-piece";
+/// Its export that gives the policy's memory.
+pub(super) const MEMORY: &str = "memory-of-policy";
 /// The adapter itself.
 pub(super) const TEXT: &str = include_str!("adapter.wat");
