@@ -490,6 +490,7 @@ async fn a_new_project_in_python_builds_and_is_served() {
         .await;
     assert_ended(&ran, 1);
     assert_says(&ran, &["\"key\" is required", "--part key="]);
+    decides(&home, "python").await;
     served(home, "weather").await;
 }
 
@@ -499,7 +500,33 @@ async fn a_new_project_in_javascript_builds_and_is_served() {
     let ran = made(&home, &["weather", "--lang", "js"], &["--part", "key=42"]).await;
     assert_ended(&ran, 0);
     assert_says(&ran, &["Hello, 42"]);
+    decides(&home, "js").await;
     served(home, "weather").await;
+}
+
+/// A new key policy in this language, told of a request and asked for the parts. Each language makes and frees what it is told
+/// and what it says in its own way.
+async fn decides(home: &Home, language: &str) {
+    let ran = made(
+        home,
+        &["tenants", "--lang", language, "--kind", "key-policy"],
+        &[
+            "--request",
+            "GET /data/42?lang=de&page=1",
+            "--header",
+            "x-tenant: acmé",
+        ],
+    )
+    .await;
+    assert_ended(&ran, 0);
+    let parts = ["tenant = \"acmé\"", "key = \"42\"", "lang = \"de\""];
+    assert_says(&ran, &parts);
+    let file = "tenants/dist/tenants.wasm";
+    let ran = home
+        .run(&["plugin", "call", file, "--request", "GET /data/42"])
+        .await;
+    assert_ended(&ran, 1);
+    assert_says(&ran, &["rejected", "tenant-missing"]);
 }
 
 /// The rest of the guide: copied into the plugin directory it is served, the second time from the cache.
