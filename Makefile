@@ -77,7 +77,7 @@ bench-inner: build ## measures the inner pieces of an answer, each alone. INNER=
 
 # A workspace of its own: in one, the peers' features would be added to the host's dependencies, and the host that
 # is measured would not be the one that is used.
-bench: bench-build ## makes every measurement of Larder beside others, for three quarters of an hour: tables, samples and a plot
+bench: bench-build ## makes every measurement of Larder beside others, for half an hour and more: tables, samples and a plot
 	bench/loaders/build
 	$(TARGET)/release/larder-bench all --directory $(TARGET)/bench $(BENCH)
 
