@@ -194,7 +194,7 @@ fn code_of(engine: &wasmtime::Engine, bytes: &[u8]) -> wasmtime::Result<Vec<u8>>
 fn compatibility(engine: &wasmtime::Engine) -> u64 {
     let mut hash = Xxh3::new();
     engine.precompile_compatibility_hash().hash(&mut hash);
-    [adapter::TEXT, adapter::DERIVE_WHOLE, adapter::MEMORY].hash(&mut hash);
+    adapter::REVISION.hash(&mut hash);
     hash.finish()
 }
 

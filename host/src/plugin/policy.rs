@@ -19,6 +19,7 @@ use super::breaker::Breaker;
 use super::engine::Engine;
 use super::fault;
 use super::instance;
+use super::limits::Limits;
 use super::meter::Meter;
 use super::prepared::{self, Pure};
 use super::state::{self, Kit, Purity, State};
@@ -62,7 +63,7 @@ struct Whole {
     memory_of_policy: TypedFunc<(), (WasmList<u8>,)>,
     /// The policy's memory, as long as it was when it was asked for: it grows, and nothing else. What a policy says is read in it
     /// before the instance is called again.
-    memory: WasmList<u8>,
+    memory: Option<WasmList<u8>>,
     /// What the last request was written to.
     piece: Vec<u8>,
 }
@@ -131,17 +132,12 @@ impl Policy {
         self.engine.pulse();
         let made = self.pure.pre.instantiate(&mut store).and_then(|instance| {
             Ok(match self.pure.derive {
-                prepared::Derive::Whole { derive, memory } => {
-                    let memory_of_policy: TypedFunc<(), (WasmList<u8>,)> =
-                        instance.get_typed_func(&mut store, memory)?;
-                    let memory = lent(&mut store, memory_of_policy)?;
-                    Derive::Whole(Whole {
-                        derive: instance.get_typed_func(&mut store, derive)?,
-                        memory_of_policy,
-                        memory,
-                        piece: Vec::new(),
-                    })
-                }
+                prepared::Derive::Whole { derive, memory } => Derive::Whole(Whole {
+                    derive: instance.get_typed_func(&mut store, derive)?,
+                    memory_of_policy: instance.get_typed_func(&mut store, memory)?,
+                    memory: None,
+                    piece: Vec::new(),
+                }),
                 prepared::Derive::Each(index) => {
                     Derive::Each(instance.get_typed_func(&mut store, index)?)
                 }
@@ -199,7 +195,7 @@ impl Policy {
         store.data().meter.reset();
         store.set_epoch_deadline(1);
         let decision = match derive {
-            Derive::Whole(by) => whole(store, by, request, self.kit.limits.handed),
+            Derive::Whole(by) => whole(store, by, request, &self.kit.limits),
             Derive::Each(derive) => each(store, *derive, request),
         };
         match decision {
@@ -215,32 +211,36 @@ impl Policy {
     }
 }
 
-/// Asks through the adapter. At most so many bytes of the decision are read.
+/// Asks through the adapter. As many bytes of the decision are read as a plugin may hand over.
 fn whole(
     store: &mut Store<State>,
     by: &mut Whole,
     request: &PolicyRequest,
-    most: usize,
+    limits: &Limits,
 ) -> wasmtime::Result<Decision> {
     adapter::request(request, &mut by.piece);
     let derive: TypedFunc<(&[u8],), _> = by.derive;
     let (said,) = derive.call(&mut *store, (&by.piece,))?;
     let (pages, at) = (said >> 32, said as u32);
-    if pages * PAGE > by.memory.len() as u64 {
-        by.memory = lent(store, by.memory_of_policy)?;
-    }
-    let said = Said::new(by.memory.as_le_slice(&*store), most);
-    Ok(said.decision(at)?)
+    let known = by.memory.take();
+    let memory = match known.filter(|memory| memory.len() as u64 >= pages * PAGE) {
+        Some(memory) => memory,
+        None => lent(store, by.memory_of_policy, limits.memory)?,
+    };
+    let said = Said::new(memory.as_le_slice(&*store), limits.handed).decision(at);
+    by.memory = Some(memory);
+    Ok(said?)
 }
 
-/// The policy's memory. It is not handed over: what is read of it is counted as it is read. What the policy's allocator, which is called
-/// for it, may tell the host meanwhile is bounded by that memory.
+/// The policy's memory. It is not handed over: what is read of it is counted as it is read. Its length may be as much as a policy's
+/// memories may be, and no more, for a component that is not what it seems.
 fn lent(
     store: &mut Store<State>,
     memory_of_policy: TypedFunc<(), (WasmList<u8>,)>,
+    longest: usize,
 ) -> wasmtime::Result<WasmList<u8>> {
     let most = store.hostcall_fuel();
-    store.set_hostcall_fuel(usize::MAX);
+    store.set_hostcall_fuel(longest);
     let memory = memory_of_policy.call(&mut *store, ());
     store.set_hostcall_fuel(most);
     Ok(memory?.0)

@@ -124,7 +124,10 @@ async fn both_ways_of_asking_come_to_the_same() {
                 };
                 let [whole, each] = [&whole, &each].map(|policy| policy.derive(&request));
                 // Neither is shown: they are long.
-                assert!(whole == each, "{how}, text {from}, {count} of each");
+                assert!(
+                    whole.is_ok() && whole == each,
+                    "{how}, text {from}, {count} of each"
+                );
             }
         }
     }
@@ -154,14 +157,10 @@ async fn a_policy_that_says_too_much_or_nothing_readable_fails_alone_and_by_name
 async fn a_policy_may_have_more_memory_than_it_may_hand_over() {
     let policy = policy().await;
     cached(policy.derive(&request("42")));
-    let (length, handed) = (20_000_000, Limits::default().handed);
-    assert!(length > handed);
-    let failed = policy.derive(&request(&format!("big-part-{length}")));
-    assert_eq!(failed.unwrap_err().code, "output-limit");
-    // Ten texts that are allowed, each in memory that was not there when the one before was read.
-    for length in (1..10).map(|megabytes| megabytes * 1_000_000) {
-        let (parts, _) = cached(policy.derive(&request(&format!("big-part-{length}"))));
-        assert_eq!(parts[1].value.len(), length);
+    for megabytes in [20, 30, 40] {
+        assert!(megabytes * 1_000_000 > Limits::default().handed);
+        let (parts, _) = cached(policy.derive(&request(&format!("hold-{megabytes}000000"))));
+        assert_eq!(parts.len(), 1);
     }
 }
 

@@ -11,8 +11,10 @@
   (import "policy" "post-return" (func $post-return (param i32)))
   (memory $own (export "memory") 1)
 
-  ;; The last decision, until it is taken back: at the next call, for the host reads it after this one.
-  (global $said (mut i32) (i32.const 0))
+  ;; The last decision, until it is taken back: at the next call, for the host reads it after this one. No decision lies at -1.
+  (global $said (mut i32) (i32.const -1))
+  ;; The policy's own bytes, where the host is told of its memory.
+  (global $kept (mut i64) (i64.const 0))
   ;; What is next to be read of the piece: lengths and counts, and texts.
   (global $number (mut i32) (i32.const 0))
   (global $text (mut i32) (i32.const 0))
@@ -35,7 +37,7 @@
   (func (export "derive") (param $piece i32) (param $bytes i32) (result i64)
     (local $method i32) (local $route i32) (local $path i32) (local $query i32) (local $headers i32)
     (local $method# i32) (local $route# i32) (local $path# i32) (local $query# i32) (local $headers# i32)
-    (if (global.get $said)
+    (if (i32.ne (global.get $said) (i32.const -1))
       (then (call $post-return (global.get $said))))
     (local.set $method# (i32.load $own offset=0 (local.get $piece)))
     (local.set $route# (i32.load $own offset=4 (local.get $piece)))
@@ -59,16 +61,18 @@
       (i64.extend_i32_u (global.get $said))
       (i64.shl (i64.extend_i32_u (memory.size $policy)) (i64.const 32))))
 
-  ;; The policy's memory as a list of bytes. Asked for when it has grown. What says so lies in it, and is given to the policy.
+  ;; The policy's memory as a list of bytes, asked for when it has grown. What says so must lie in it: at its start, until the host has
+  ;; read that. Nothing of the policy runs here: a decision may lie there that is not read yet.
   (func (export "memory-of-policy") (result i32)
-    (local $pair i32)
-    (local.set $pair (call $realloc (i32.const 0) (i32.const 0) (i32.const 4) (i32.const 8)))
-    (i32.store $policy offset=0 (local.get $pair) (i32.const 0))
-    (i32.store $policy offset=4 (local.get $pair) (select
+    (global.set $kept (i64.load $policy (i32.const 0)))
+    (i32.store $policy offset=0 (i32.const 0) (i32.const 0))
+    (i32.store $policy offset=4 (i32.const 0) (select
       (i32.shl (memory.size $policy) (i32.const 16))
       (i32.const -1)
       (i32.ne (memory.size $policy) (i32.const 65536))))
-    (local.get $pair))
+    (i32.const 0))
+  (func (export "post-memory-of-policy") (param i32)
+    (i64.store $policy (i32.const 0) (global.get $kept)))
 
   ;; The next pairs, as a list of the policy's own.
   (func $list (param $pairs i32) (result i32)

@@ -46,6 +46,7 @@ pub(in super::super) fn with_adapter(component: &[u8]) -> Option<Vec<u8>> {
     for (kind, name) in [
         (ExportKind::Func, "derive"),
         (ExportKind::Func, "memory-of-policy"),
+        (ExportKind::Func, "post-memory-of-policy"),
         (ExportKind::Func, "realloc"),
         (ExportKind::Memory, "memory"),
     ] {
@@ -56,7 +57,8 @@ pub(in super::super) fn with_adapter(component: &[u8]) -> Option<Vec<u8>> {
         });
     }
     append(&aliases);
-    let [derive, memory_of_policy, realloc] = [0, 1, 2].map(|nth| next.core_functions + nth);
+    let [derive, memory_of_policy, post_memory, realloc] =
+        [0, 1, 2, 3].map(|nth| next.core_functions + nth);
 
     let mut types = ComponentTypeSection::new();
     let bytes = ComponentValType::Type(next.types);
@@ -76,7 +78,10 @@ pub(in super::super) fn with_adapter(component: &[u8]) -> Option<Vec<u8>> {
         CanonicalOptionTo::Realloc(realloc),
     ];
     lifted.lift(derive, next.types + 1, own);
-    let of_policy = [CanonicalOptionTo::Memory(policy.memory)];
+    let of_policy = [
+        CanonicalOptionTo::Memory(policy.memory),
+        CanonicalOptionTo::PostReturn(post_memory),
+    ];
     lifted.lift(memory_of_policy, next.types + 2, of_policy);
     append(&lifted);
     let mut exports = ComponentExportSection::new();

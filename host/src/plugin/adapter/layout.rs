@@ -14,6 +14,8 @@ type Pair = [u8; 8];
 const PARAM_BYTES: usize = 2 * size_of::<Pair>();
 /// What a decision says lies so far behind the number of its case: the alignment of a failure's `u64`.
 const CASE_BYTES: usize = 8;
+/// All of a decision, with the longest case.
+const DECISION_BYTES: usize = CASE_BYTES + 48;
 
 /// Writes the request as the adapter takes it: see `derive` in `adapter.wat`.
 pub(in super::super) fn request(request: &PolicyRequest, piece: &mut Vec<u8>) {
@@ -42,7 +44,7 @@ pub(in super::super) fn request(request: &PolicyRequest, piece: &mut Vec<u8>) {
     }
 }
 
-/// What does not fit into 32 bits does not fit into the policy's memory either, which is asked for first.
+/// What does not fit into 32 bits, wasmtime does not hand over: the piece is longer.
 fn put(piece: &mut Vec<u8>, number: usize) {
     piece.extend_from_slice(&(number as u32).to_le_bytes());
 }
@@ -81,6 +83,10 @@ impl<'a> Said<'a> {
     pub(in super::super) fn decision(&self, at: u32) -> Result<Decision, Unreadable> {
         let at = at as usize;
         let said = at.saturating_add(CASE_BYTES);
+        let _: [u8; DECISION_BYTES] = self.bytes(at)?;
+        if !at.is_multiple_of(8) {
+            return Err(Unreadable::Malformed);
+        }
         Ok(match self.byte(at)? {
             0 => Decision::Cache(self.derivation(said)?),
             1 => Decision::Bypass(self.derivation(said)?),
@@ -162,15 +168,16 @@ impl<'a> Said<'a> {
     ) -> Result<&'a [u8], Unreadable> {
         let [address, count] = [[a, b, c, d], [e, f, g, h]].map(u32::from_le_bytes);
         let (address, count) = (address as usize, count as usize);
+        // A text may begin anywhere, a list where its addresses may.
+        let is_aligned = each == 1 || address.is_multiple_of(4);
+        let bytes = count.checked_mul(each).filter(|_| is_aligned);
+        let slice = bytes.and_then(|bytes| self.memory.get(address..)?.get(..bytes));
+        let slice = slice.ok_or(Unreadable::Malformed)?;
         let left = count
             .checked_mul(each_here)
             .and_then(|bytes| self.left.get().checked_sub(bytes));
         self.left.set(left.ok_or(Unreadable::TooMuch)?);
-        // It is less than `each_here` of each, so it does not overflow either.
-        self.memory
-            .get(address..)
-            .and_then(|rest| rest.get(..count * each))
-            .ok_or(Unreadable::Malformed)
+        Ok(slice)
     }
 
     fn byte(&self, at: usize) -> Result<u8, Unreadable> {
@@ -223,7 +230,8 @@ mod tests {
     fn what_lies_elsewhere_or_is_no_text_is_no_decision() {
         for (at, byte) in [
             (16, 3),    // A case that there is not.
-            (27, 1),    // A list far away,
+            (24, 101),  // A list that is not where one may begin,
+            (27, 1),    // one far away,
             (29, 1),    // one that is too long for the memory,
             (103, 255), // a name far away,
             (108, 203), // a value that ends behind the memory.
@@ -235,12 +243,13 @@ mod tests {
             let read = read(&memory, usize::MAX);
             assert_eq!(read, Err(Unreadable::Malformed), "{byte} at {at}");
         }
-        for at in [204, u32::MAX] {
+        // Behind the end, over the end, and where no decision may begin.
+        for at in [204, u32::MAX, 152, 20] {
             let memory = memory();
             let read = Said::new(&memory, usize::MAX).decision(at);
             assert_eq!(read, Err(Unreadable::Malformed));
         }
-        // All of it, to the last byte but one.
+        // All of it is needed, to the last byte.
         for bytes in 0..204 {
             let read = read(&memory()[..bytes], usize::MAX);
             assert_eq!(read, Err(Unreadable::Malformed), "{bytes}");
@@ -253,8 +262,13 @@ mod tests {
         let one = size_of::<Param>() + 4;
         assert!(read(&memory(), one).is_ok());
         assert_eq!(read(&memory(), one - 1), Err(Unreadable::TooMuch));
+        // A thousand times the same text, of which two bytes may be read five hundred times.
         let mut many = memory();
-        many[28..32].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert_eq!(read(&many, 1 << 20), Err(Unreadable::TooMuch));
+        many[24..32].copy_from_slice(&[204_u32, 1000].map(u32::to_le_bytes).concat());
+        let same = [200_u32, 1, 201, 1].map(u32::to_le_bytes).concat();
+        many.extend(same.repeat(1000));
+        let each = size_of::<Param>() + 2;
+        assert_eq!(read(&many, 1000 * each).map(|parts| parts.len()), Ok(1000));
+        assert_eq!(read(&many, 1000 * each - 1), Err(Unreadable::TooMuch));
     }
 }

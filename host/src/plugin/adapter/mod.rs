@@ -6,8 +6,12 @@
 //! it in the policy's memory, with the policy's allocator, and calls what the policy has for `derive`: all inside of Wasm. The
 //! decision is read from where the policy has left it, and taken back as the contract has it.
 //!
-//! A policy cannot tell the difference: what it is called with is what the rules of the component model would have made. It
-//! gains nothing either. What it says is judged as it is read (`layout.rs`), as wasmtime would.
+//! What a policy is called with is what the rules of the component model would have made, and what it says is judged as it is read
+//! (`layout.rs`). Two things differ. Its allocator may call imports while a request is made, which that model forbids. And its
+//! post-return runs at the start of the next call: what it uses of `[limits] cpu` is that call's, and if it traps, so does that
+//! call, on an instance that is then dropped.
+//!
+//! A component that exports these names by itself is asked through them: it could say the same by the contract.
 //!
 //! What is needed is found by the names that the tools give to the core function behind `derive`. A component that has it otherwise
 //! is left alone, and asked by the function of the contract.
@@ -26,4 +30,6 @@ pub(super) const DERIVE_WHOLE: &str = "derive-in-one-piece";
 /// Its export that gives the policy's memory.
 pub(super) const MEMORY: &str = "memory-of-policy";
 /// The adapter itself.
-pub(super) const TEXT: &str = include_str!("adapter.wat");
+const TEXT: &str = include_str!("adapter.wat");
+/// All that what is compiled depends on.
+pub(super) const REVISION: [&str; 3] = [TEXT, include_str!("append.rs"), include_str!("mod.rs")];

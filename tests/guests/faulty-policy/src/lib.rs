@@ -13,6 +13,7 @@
 //! | `file` | adds what it comes to when it reads a file |
 //! | `tell`, `tell-bypass`, `tell-reject` | tells everything of the request in what it decides |
 //! | `big-part`, `big-part-N` | adds `big`, of 100,000 (N) bytes |
+//! | `hold-N` | has N bytes while it derives |
 //! | `panic`, `loop`, `sleep` | panics; computes for ever; blocks for a minute |
 //! | `print` | prints a line to standard error and logs one |
 
@@ -93,6 +94,9 @@ impl key_policy::Guest for FaultyPolicy {
                 log::log(Level::Info, "the policy logs on purpose", &[]);
             }
             _ => {}
+        }
+        if let Some(length) = key.strip_prefix("hold-") {
+            black_box(vec![1_u8; length.parse().unwrap_or(0)]);
         }
         if let Some(length) = key.strip_prefix("big-part") {
             add(
